@@ -1,0 +1,5 @@
+"""``python -m dynexport``."""
+
+from dynexport.cli import main
+
+main()

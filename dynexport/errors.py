@@ -1,0 +1,73 @@
+"""What can go wrong, and the exit code the command line gives it.
+
+DynexportError
+├── InputError               2  what was given cannot be used as it is
+│   ├── CheckpointError          the file of weights
+│   ├── ScheduleError            keep ratios and counts
+│   ├── ModelError               a model configuration, variant or family
+│   ├── ModelFileError           an ONNX file or a reference bundle
+│   └── ImageError               a folder or array of images
+├── MissingExtraError        2  an optional dependency is not installed
+└── VerificationError        1  the outputs were compared and differ
+
+Every message says what was found, what was expected and what to do next.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DynexportError(Exception):
+    """Base of every error dynexport raises on purpose; its text is one clear sentence."""
+
+    exit_code = 2
+
+
+class InputError(DynexportError):
+    """What was given cannot be used as it is."""
+
+
+class CheckpointError(InputError):
+    """The checkpoint cannot be read, or does not fit the model it should fill."""
+
+
+class ScheduleError(InputError):
+    """The keep ratios make no valid schedule."""
+
+
+class ModelError(InputError):
+    """A model configuration, variant or family is not valid."""
+
+
+class ModelFileError(InputError):
+    """An ONNX file or reference bundle cannot be read, or lacks what is needed."""
+
+
+class ImageError(InputError):
+    """Images cannot be read, or are too few."""
+
+
+class MissingExtraError(DynexportError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(
+            f"{package} is not installed, and this step needs it: "
+            f"run  pip install 'dynexport[{extra}]'"
+        )
+
+
+class VerificationError(DynexportError):
+    """The comparison ran and failed, or could compare nothing."""
+
+    exit_code = 1
+
+
+def unknown_choice(kind: str, found: str, choices: Iterable[str]) -> str:
+    """One sentence for a wrong name: what was found, the nearest name, all the names."""
+    names = list(choices)
+    near = difflib.get_close_matches(found, names, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"unknown {kind} {found!r}: {hint}choose from {', '.join(names)}"

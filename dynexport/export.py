@@ -1,0 +1,147 @@
+"""Inference form to a lean ONNX graph.
+
+PyTorch's own exporter translates; what it leaves over is folded, freed from the batch it was
+traced with, and named after the model's modules. The graph is traced once, whatever batch sizes
+it will take: `dynexport.graph.batch` says how.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxscript.optimizer
+import torch
+from numpy.typing import NDArray
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+from onnxscript import opset20
+from torch import Tensor, nn
+
+from dynexport.errors import InputError
+from dynexport.graph.batch import free_batch, set_batch
+from dynexport.graph.names import name_after_modules
+from dynexport.graph.selection import add_kept_outputs
+from dynexport.metadata import Batch, Metadata
+from dynexport.reference import ReferenceBundle
+
+TRACED_BATCH = 2
+"""Any size but 1 would do: exporters treat 1 as a constant."""
+
+OPSETS = (20, 21, 22, 23)
+"""20 brought Gelu. Newer ones change nothing these graphs use."""
+
+
+class LogitsOnly(nn.Module):
+    """A model as the exporter should see it: one tensor in, one tensor out."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.model(images).logits
+        return logits
+
+
+def export_onnx(
+    model: nn.Module,
+    metadata: Metadata,
+    batch: Batch,
+    *,
+    emit_kept: bool = False,
+    opset: int = OPSETS[0],
+) -> ir.Model:
+    """The graph of an inference form: ``images`` float32 (B, 3, H, W) -> ``logits`` (B, classes).
+
+    With ``emit_kept`` also ``kept_0 ...`` int64 (B, K), see `dynexport.graph.selection`. The
+    same model gives the same bytes.
+    """
+    if opset not in OPSETS:
+        raise InputError(f"opset {opset} is not supported: choose from {OPSETS}")
+    config = model.config
+    example = torch.zeros(TRACED_BATCH, config.in_chans, config.img_size, config.img_size)
+    graph = _translate(LogitsOnly(model), example, opset)
+    onnxscript.optimizer.optimize_ir(
+        graph,
+        num_iterations=1,
+        onnx_shape_inference=False,
+        input_size_limit=2**62,
+        output_size_limit=2**62,
+    )
+    free_batch(graph)
+    RemoveUnusedNodesPass()(graph)
+    name_after_modules(graph, root="model")
+    set_batch(graph, batch)
+    if emit_kept:
+        add_kept_outputs(graph, metadata.selection)
+    graph.producer_name = "dynexport"
+    graph.producer_version = metadata.versions["dynexport"]
+    graph.metadata_props.clear()
+    graph.metadata_props.update(metadata.to_properties())
+    return graph
+
+
+def _translate(module: nn.Module, example: Tensor, opset: int) -> ir.Model:
+    """PyTorch's exporter, quietly: its remarks are about operators these models do not use."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(module, (example,), strict=False)
+            exported = torch.onnx.export(
+                program,
+                dynamo=True,
+                opset_version=opset,
+                optimize=False,
+                verbose=False,
+                input_names=["images"],
+                output_names=["logits"],
+                custom_translation_table={torch.ops.dynexport.take_rows.default: _take_rows},
+            )
+    finally:
+        logger.setLevel(level)
+    assert exported is not None
+    return exported.model
+
+
+def _take_rows(x: Any, rows: Any) -> Any:
+    """`dynexport.models.sparsifiers.take_rows` in ONNX: whole rows, one index a row."""
+    return opset20.GatherND(x, rows, batch_dims=1)
+
+
+@torch.inference_mode()
+def record_reference(
+    model: nn.Module, metadata: Metadata, images: NDArray[np.uint8]
+) -> ReferenceBundle:
+    """What PyTorch says of these images, uint8 (P, H, W, 3): logits, kept sets and scores of an
+    inference form."""
+    batch = torch.from_numpy(metadata.preprocessing.normalise(images))
+    output = model(batch)
+    return ReferenceBundle(
+        images=images,
+        logits=output.logits.numpy(),
+        kept=tuple(kept.sort(dim=1).values.numpy() for kept in output.tokens.kept),
+        scores=tuple(
+            _on_grid(scores, before, metadata.num_tokens).numpy()
+            for scores, before in zip(
+                output.tokens.scores, (None, *output.tokens.kept[:-1]), strict=True
+            )
+        )
+        if output.tokens.kept
+        else (),
+        made_for=ReferenceBundle.identity(metadata),
+    )
+
+
+def _on_grid(scores: Tensor, positions: Tensor | None, tokens: int) -> Tensor:
+    """Scores of the tokens left, (B, N_left), put where they stand in the grid: (B, N), -inf
+    where nothing is left. ``positions`` None: all are."""
+    if positions is None or scores.shape[1] == tokens:
+        return scores
+    grid = scores.new_full((len(scores), tokens), -torch.inf)
+    return grid.scatter(1, positions, scores)

@@ -1,0 +1,1 @@
+"""Passes over ONNX graphs, one small file each, on `onnx_ir.Model`; none needs PyTorch."""

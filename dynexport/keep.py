@@ -1,0 +1,89 @@
+"""Keep ratios and keep counts: how many tokens are left after each pruning stage.
+
+The reference code (arXiv 2207.01580) derives three ratios from one base ratio r and turns
+each into a count with ``int(N * ratio)`` in binary floating point, N being the size of the
+whole patch grid. Both steps are reproduced to the bit: 0.7 - 0.2 is a hair under 0.5, so a
+14 x 14 grid keeps 97 tokens there, not 98.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from dynexport.errors import ScheduleError, unknown_choice
+
+
+@dataclass(frozen=True)
+class KeepSchedule:
+    """The share of the patch grid kept after each pruning stage, in (0, 1], never increasing."""
+
+    ratios: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.ratios:
+            raise ScheduleError("no keep ratio was given: give one per pruning stage")
+        for stage, ratio in enumerate(self.ratios, start=1):
+            if not (math.isfinite(ratio) and 0.0 < ratio <= 1.0):
+                raise ScheduleError(
+                    f"keep ratio of stage {stage} is {ratio:g}: it must lie in (0, 1] "
+                    f"(all stages: {format_ratios(self.ratios)})"
+                )
+        for earlier, later in zip(self.ratios, self.ratios[1:], strict=False):
+            if later > earlier:
+                raise ScheduleError(
+                    f"keep ratios {format_ratios(self.ratios)} increase from {earlier:g} to "
+                    f"{later:g}: a dropped token never comes back, so give ratios that fall or stay"
+                )
+
+    def counts(self, tokens: int) -> tuple[int, ...]:
+        """Tokens kept after each stage out of a grid of ``tokens``: ``int(tokens * ratio)``."""
+        counts = tuple(int(tokens * ratio) for ratio in self.ratios)
+        for stage, (ratio, count) in enumerate(zip(self.ratios, counts, strict=True), start=1):
+            if count < 1:
+                raise ScheduleError(
+                    f"keep ratio {ratio:g} of stage {stage} keeps none of {tokens} tokens: "
+                    f"the smallest ratio that keeps one is {1 / tokens:.4g}"
+                )
+        return counts
+
+
+def power_schedule(base: float, stages: int = 3) -> KeepSchedule:
+    """Ratios r, r^2, r^3 ...: the schedule of DeiT and LV-ViT (paper, section 4.1)."""
+    return KeepSchedule(tuple(base if i == 0 else base ** (i + 1) for i in range(stages)))
+
+
+def linear_schedule(base: float, stages: int = 3) -> KeepSchedule:
+    """Ratios r, r - 0.2, r - 0.4 ...: the schedule of Swin and ConvNeXt."""
+    return KeepSchedule(tuple(base if i == 0 else base - 0.2 * i for i in range(stages)))
+
+
+SCHEDULES: Mapping[str, Callable[[float, int], KeepSchedule]] = MappingProxyType(
+    {"power": power_schedule, "linear": linear_schedule}
+)
+
+
+def schedule_from_base(kind: str, base: float, stages: int) -> KeepSchedule:
+    """The family's schedule (``kind`` names it in SCHEDULES) for one base ratio in (0, 1]."""
+    if kind not in SCHEDULES:
+        raise ScheduleError(unknown_choice("keep schedule", kind, SCHEDULES))
+    if not (math.isfinite(base) and 0.0 < base <= 1.0):
+        raise ScheduleError(f"keep ratio {base:g} is out of range: it must lie in (0, 1]")
+    return SCHEDULES[kind](base, stages)
+
+
+def parse_ratios(text: str) -> KeepSchedule:
+    """``"0.9,0.8,0.7"`` to a schedule."""
+    try:
+        return KeepSchedule(tuple(float(part) for part in text.split(",")))
+    except ValueError:
+        raise ScheduleError(
+            f"keep ratios {text!r} are not numbers: write them as 0.9,0.8,0.7"
+        ) from None
+
+
+def format_ratios(ratios: tuple[float, ...]) -> str:
+    """Ratios for people: ``0.7, 0.49, 0.343``."""
+    return ", ".join(f"{ratio:.4g}" for ratio in ratios)

@@ -1,0 +1,125 @@
+"""What an exported ONNX file says of itself, in its metadata: enough to run it with no PyTorch.
+
+Each field of `Metadata` is one entry ``dynexport.<field>`` whose value is JSON, so any tool that
+shows ONNX metadata shows it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dynexport.calibration import Preprocessing
+from dynexport.errors import InputError, ModelFileError
+
+PREFIX = "dynexport."
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The batch sizes a graph takes: one, or a range with the size to optimise for."""
+
+    smallest: int
+    optimal: int
+    largest: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.smallest <= self.optimal <= self.largest:
+            raise InputError(
+                f"batch {self} is not valid: sizes are at least 1 and rise, as in 8 or 1:8:64"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> Batch:
+        """``"8"`` (static) or ``"1:8:64"`` (smallest, optimal, largest)."""
+        try:
+            sizes = [int(part) for part in text.split(":")]
+        except ValueError:
+            sizes = []
+        if len(sizes) not in (1, 3):
+            raise InputError(f"batch {text!r} is not valid: write one size, 8, or a range, 1:8:64")
+        return cls(sizes[0], sizes[len(sizes) // 2], sizes[-1])
+
+    @property
+    def dynamic(self) -> bool:
+        return self.smallest != self.largest
+
+    def __str__(self) -> str:
+        if not self.dynamic:
+            return str(self.optimal)
+        return f"{self.smallest}:{self.optimal}:{self.largest}"
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """The facts of an exported model.
+
+    family, variant    its name; variant is the family's where it is no published one
+    config             the family's configuration, by field
+    ratios             keep ratio per stage; None for a dense twin
+    keep_counts        tokens kept per stage; empty for a dense twin
+    num_tokens         patches in the grid
+    selection          "nested" or "grid", see `dynexport.models.Family`
+    batch              batch sizes, as `Batch` writes them
+    classes            length of a row of logits
+    macs_dense, macs_sparse  multiply-accumulates for one image
+    preprocessing      from a picture to the input
+    checkpoint_sha256  of the file it was made from; weights: which of its state dicts
+    versions           of what made it
+    """
+
+    family: str
+    variant: str
+    config: dict[str, Any]
+    ratios: tuple[float, ...] | None
+    keep_counts: tuple[int, ...]
+    num_tokens: int
+    selection: str
+    batch: str
+    classes: int
+    macs_dense: int
+    macs_sparse: int
+    preprocessing: Preprocessing
+    checkpoint_sha256: str
+    weights: str
+    versions: dict[str, str]
+
+    def to_properties(self) -> dict[str, str]:
+        """As ONNX metadata entries."""
+        return {PREFIX + key: json.dumps(value) for key, value in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_properties(cls, properties: Mapping[str, str], name: str) -> Metadata:
+        """Read back from ONNX metadata entries; ModelFileError if dynexport wrote none."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        missing = [key for key in names if PREFIX + key not in properties]
+        if missing:
+            raise ModelFileError(
+                f"{name} carries no dynexport metadata ({missing[0]} is missing): "
+                "give an ONNX file that `dynexport convert` wrote"
+            )
+        try:
+            values = {key: json.loads(properties[PREFIX + key]) for key in names}
+            for key in ("ratios", "keep_counts"):
+                values[key] = None if values[key] is None else tuple(values[key])
+            steps = values["preprocessing"]
+            for key in ("mean", "std"):
+                steps[key] = tuple(steps[key])
+            values["preprocessing"] = Preprocessing(**steps)
+            return cls(**values)
+        except (ValueError, TypeError, KeyError):
+            raise ModelFileError(
+                f"the dynexport metadata of {name} is damaged: convert the checkpoint again"
+            ) from None
+
+    def dense(self) -> Metadata:
+        """The same model, nothing dropped."""
+        return dataclasses.replace(self, ratios=None, keep_counts=())
+
+    @property
+    def ideal_speedup(self) -> float:
+        """Dense twin's multiply-accumulates over this model's: what sparsity could give."""
+        return self.macs_dense / (self.macs_sparse if self.keep_counts else self.macs_dense)

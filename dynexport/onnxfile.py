@@ -1,0 +1,36 @@
+"""Reading ONNX files: what is needed of one, or one clear sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from dynexport.errors import ModelFileError
+from dynexport.files import existing_file
+from dynexport.metadata import Metadata
+
+
+def read_model(path: str | Path) -> ir.Model:
+    """Load an ONNX file; ModelFileError if it is none, or is cut short."""
+    path = existing_file(path, "an ONNX file")
+    try:
+        proto = onnx.load(str(path))
+        if not proto.graph.node:
+            raise ValueError("no nodes")
+        return ir.serde.deserialize_model(proto)
+    except Exception:  # protobuf, onnx and ir each raise their own kinds for a damaged file
+        raise ModelFileError(f"{path} is not a complete ONNX file: export it again") from None
+
+
+def read_metadata(path: str | Path, model: ir.Model | None = None) -> Metadata:
+    """What dynexport wrote into an ONNX file; ModelFileError if it did not write it."""
+    model = model or read_model(path)
+    return Metadata.from_properties(dict(model.metadata_props), str(path))
+
+
+def to_bytes(model: ir.Model) -> bytes:
+    """The ONNX file of a graph, the same bytes for the same graph."""
+    proto: onnx.ModelProto = ir.serde.serialize_model(model)
+    return proto.SerializeToString(deterministic=True)

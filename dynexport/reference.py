@@ -1,0 +1,106 @@
+"""The reference bundle: what PyTorch answered, kept in a file, so that `verify` needs no PyTorch.
+
+An .npz beside the ONNX file: images, PyTorch's logits, and per pruning stage the positions it
+kept and the scores it ranked. Nothing in it is executed when it is read.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dynexport.calibration import Preprocessing
+from dynexport.errors import ModelFileError
+from dynexport.files import existing_file
+from dynexport.metadata import Metadata
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ReferenceBundle:
+    """PyTorch's answers for P images.
+
+    images    uint8 (P, H, W, 3) cropped to the input size, or float32 (P, 3, H, W) normalised
+    logits    float32 (P, classes)
+    kept      per stage int64 (P, K), grid positions, ascending; none for a dense model
+    scores    per stage float32 (P, N) over the grid, -inf where a token was gone before
+    made_for  what it belongs to: checkpoint, weights, ratios
+    """
+
+    images: NDArray[Any]
+    logits: NDArray[np.float32]
+    kept: tuple[NDArray[np.int64], ...]
+    scores: tuple[NDArray[np.float32], ...]
+    made_for: dict[str, Any]
+
+    @staticmethod
+    def identity(metadata: Metadata) -> dict[str, Any]:
+        """What must agree between a bundle and an ONNX file."""
+        ratios = None if metadata.ratios is None else list(metadata.ratios)
+        return {
+            "checkpoint_sha256": metadata.checkpoint_sha256,
+            "weights": metadata.weights,
+            "ratios": ratios,
+        }
+
+    @staticmethod
+    def path_beside(onnx: Path) -> Path:
+        """``NAME.onnx`` to ``NAME.reference.npz``."""
+        return onnx.with_suffix(".reference.npz")
+
+    def inputs(self, preprocessing: Preprocessing) -> NDArray[np.float32]:
+        """The model's input for every image, float32 (P, 3, H, W)."""
+        if self.images.dtype == np.uint8:
+            return preprocessing.normalise(self.images)
+        return self.images
+
+    def save(self, path: Path) -> None:
+        """Write the .npz; the same answers give the same bytes."""
+        arrays: dict[str, NDArray[Any]] = {"images": self.images, "logits": self.logits}
+        for stage, (kept, scores) in enumerate(zip(self.kept, self.scores, strict=True)):
+            arrays[f"kept_{stage}"], arrays[f"scores_{stage}"] = kept, scores
+        facts = json.dumps({"format": FORMAT, **self.made_for}, sort_keys=True)
+        arrays["facts"] = np.frombuffer(facts.encode(), dtype=np.uint8)
+        with path.open("wb") as stream:
+            np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, path: str | Path) -> ReferenceBundle:
+        """Read a bundle; ModelFileError if the file is none or is damaged."""
+        path = existing_file(path, "a reference bundle (.reference.npz)")
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                facts = json.loads(arrays["facts"].tobytes().decode())
+                if facts.pop("format") != FORMAT:
+                    raise ValueError("format")
+                stages = range(sum(name.startswith("kept_") for name in arrays))
+                return cls(
+                    images=arrays["images"],
+                    logits=arrays["logits"],
+                    kept=tuple(arrays[f"kept_{stage}"] for stage in stages),
+                    scores=tuple(arrays[f"scores_{stage}"] for stage in stages),
+                    made_for=facts,
+                )
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+            raise ModelFileError(
+                f"{path} is not a complete reference bundle: convert the checkpoint again, or "
+                "give another with --reference"
+            ) from None
+
+    def require_made_for(self, metadata: Metadata, path: Path, model: Path) -> None:
+        """ModelFileError unless this bundle answers for the model ``metadata`` describes."""
+        expected = self.identity(metadata)
+        for key, value in expected.items():
+            if self.made_for.get(key) != value:
+                raise ModelFileError(
+                    f"{path} was recorded for {key} {self.made_for.get(key)}, but {model} has "
+                    f"{value}: give the bundle that was written with it"
+                )

@@ -1,0 +1,122 @@
+"""Training form to inference form, and the proof that nothing but rounding changed.
+
+    training form ──► oracle ──────────────► inference form
+    Gumbel masks      the same top-k masks    top-k gathers, algebra folded, no mask
+
+The oracle is the dense training form with each sparsifier swapped for a deterministic top-k
+mask. Each module that has an ``inference_form()`` is then swapped for it.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dynexport.errors import ScheduleError, VerificationError
+from dynexport.keep import KeepSchedule, format_ratios
+from dynexport.models import KeepAll
+
+TOLERANCE = 1e-4
+"""Largest accepted difference between oracle and inference form, relative to the largest logit
+(but at least to one). float32 gives about 1e-5; a wrong fold gives 1e-2 and more."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Oracle against inference form on the same images.
+
+    images          how many were compared
+    max_abs_error   on logits, with the inference form's selection replayed in the oracle
+    scale           the largest logit of the oracle, by magnitude
+    selection_gap   per stage, how far below the oracle's own cut the worst token kept scored;
+                    0 where both choose the same set, a rounding error where they tie
+    """
+
+    images: int
+    max_abs_error: float
+    scale: float
+    selection_gap: tuple[float, ...]
+
+
+def keep_counts(model: nn.Module, keep: KeepSchedule) -> tuple[int, ...]:
+    """Tokens kept after each stage of this model; ScheduleError if the stages differ."""
+    stages = len(model.config.prune_at)
+    if len(keep.ratios) != stages:
+        raise ScheduleError(
+            f"{len(keep.ratios)} keep ratios ({format_ratios(keep.ratios)}) for a model with "
+            f"{stages} pruning stages: give {stages}"
+        )
+    return keep.counts(model.config.num_tokens)
+
+
+def oracle(
+    model: nn.Module, keep: KeepSchedule | None, replay: tuple[Tensor, ...] | None = None
+) -> nn.Module:
+    """The dense masked form: the same top-k, as a mask over tokens that are all still computed.
+
+    ``replay`` holds, per stage, grid positions (B, K) to keep in place of its own choice; a
+    ``keep`` of None drops nothing. Weights are shared with ``model``, modules are not.
+    """
+    weights = (*model.parameters(), *model.buffers())
+    masked = copy.deepcopy(model, {id(tensor): tensor for tensor in weights}).eval()
+    stages = getattr(masked, masked.sparsifiers)
+    if keep is None:
+        for stage in range(len(stages)):
+            stages[stage] = KeepAll()
+        return masked
+    left = masked.config.num_tokens
+    for stage, count in enumerate(keep_counts(model, keep)):
+        stages[stage] = stages[stage].top_k(count, left)
+        stages[stage].replay = None if replay is None else replay[stage]
+        left = count
+    return masked
+
+
+def rewrite(model: nn.Module, keep: KeepSchedule | None) -> nn.Module:
+    """A copy of a training form in inference form, keeping ``keep``; None drops nothing."""
+    lean = oracle(copy.deepcopy(model), keep)
+    for name, module in list(lean.named_modules()):
+        if hasattr(module, "inference_form"):
+            lean.set_submodule(name, module.inference_form())
+    return lean.requires_grad_(False)
+
+
+@torch.inference_mode()
+def prove(
+    model: nn.Module, inference: nn.Module, keep: KeepSchedule | None, images: Tensor
+) -> Proof:
+    """Compare the two forms on ``images`` (B, C, H, W); VerificationError if they differ.
+
+    The inference form chooses and the oracle replays that choice, so that logits are compared
+    for numeric error alone; whether the oracle would have chosen the same is judged apart.
+    """
+    ours = inference(images)
+    theirs = oracle(model, keep, replay=ours.tokens.kept if keep else None)(images)
+    error = (ours.logits - theirs.logits).abs().max().item()
+    scale = theirs.logits.abs().max().item()
+    gaps = tuple(
+        _gap_at_cut(scores, kept)
+        for scores, kept in zip(theirs.tokens.scores, ours.tokens.kept, strict=True)
+    )
+    if not error <= TOLERANCE * max(1.0, scale):
+        raise VerificationError(
+            f"the rewritten model differs from its training form by {error:.3g} on logits up to "
+            f"{scale:.3g}, more than {TOLERANCE:g} of that: nothing was exported"
+        )
+    for stage, gap in enumerate(gaps, start=1):
+        if not gap <= TOLERANCE:
+            raise VerificationError(
+                f"stage {stage} of the rewritten model kept a token whose log-probability lies "
+                f"{gap:.3g} below the training form's cut, more than rounding explains "
+                f"({TOLERANCE:g}): nothing was exported"
+            )
+    return Proof(len(images), error, scale, gaps)
+
+
+def _gap_at_cut(scores: Tensor, kept: Tensor) -> float:
+    """By how much the worst kept token scores under the k-th best; scores (B, N), kept (B, K)."""
+    cut = scores.topk(kept.shape[1], dim=1).values[:, -1]
+    return (cut - scores.gather(1, kept).amin(dim=1)).max().item()

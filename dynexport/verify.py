@@ -1,0 +1,257 @@
+"""Verification that understands top-k: an ONNX file against PyTorch's recorded answers.
+
+A top-k is discontinuous. Where a candidate keeps another token than PyTorch did, its logits
+differ, and no tolerance tells a rounding tie from a fault. So the two are judged apart:
+
+- images whose kept sets agree are compared tightly, number by number;
+- where they differ, every token swapped must have scored within the margin of rounding of the
+  cut, in PyTorch's own scores; then it is a tie, and anything else is a fault.
+
+A comparison that compared nothing has not passed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from dynexport.backends import Runner, open_runner
+from dynexport.errors import VerificationError
+from dynexport.graph.selection import add_kept_outputs
+from dynexport.metadata import Batch, Metadata
+from dynexport.onnxfile import read_metadata, read_model, to_bytes
+from dynexport.reference import ReferenceBundle
+
+TOLERANCE = 1e-4
+"""Accepted error of float32 logits, relative to the largest one (but at least to one)."""
+
+TIE_MARGIN = 1e-4
+"""Two scores this close, relative to the largest (but at least to one), may change places by
+rounding."""
+
+
+@dataclass(frozen=True)
+class StageOverlap:
+    """Kept sets of one pruning stage, over all images.
+
+    overlap: mean share of kept tokens both chose; ties, faults: tokens swapped inside and
+    outside the margin of rounding.
+    """
+
+    overlap: float
+    ties: int
+    faults: int
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Logits against the reference.
+
+    max_abs, mean_abs  of the differences, over images whose kept sets agree
+    scale              largest logit of the reference, by magnitude
+    cosine             smallest cosine of two rows of logits
+    top1_agreement     share of images with the same best class
+    """
+
+    max_abs: float
+    mean_abs: float
+    scale: float
+    cosine: float
+    top1_agreement: float
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The outcome; ``failures`` is empty when it passed.
+
+    images       images compared number by number, of ``images_run``; the others hold ties
+    batch_sizes  batch sizes that were run, each on all images
+    """
+
+    model: str
+    reference: str
+    backend: str
+    images: int
+    images_run: int
+    batch_sizes: tuple[int, ...]
+    errors: Errors
+    stages: tuple[StageOverlap, ...]
+    tolerance: float
+    failures: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        return not self.failures
+
+    def require_passed(self) -> None:
+        """VerificationError that says what failed, if anything did."""
+        if self.failures:
+            raise VerificationError(f"{self.model} failed verification: {'; '.join(self.failures)}")
+
+
+def verify(
+    model: str | Path,
+    reference: str | Path | None = None,
+    *,
+    backend: str = "onnxruntime",
+    tolerance: float = TOLERANCE,
+    tie_margin: float = TIE_MARGIN,
+) -> Verification:
+    """Replay a reference bundle (by default the one beside it) through an ONNX file."""
+    model = Path(model)
+    metadata = read_metadata(model)
+    path = Path(reference) if reference else ReferenceBundle.path_beside(model)
+    bundle = ReferenceBundle.load(path)
+    bundle.require_made_for(metadata, path, model)
+    return compare(model, bundle, str(path), backend, tolerance, tie_margin)
+
+
+def compare(
+    model: Path,
+    bundle: ReferenceBundle,
+    reference: str,
+    backend: str = "onnxruntime",
+    tolerance: float = TOLERANCE,
+    tie_margin: float = TIE_MARGIN,
+) -> Verification:
+    """Compare an ONNX file with a bundle in hand; ``reference`` is what reports call it."""
+    graph = read_model(model)
+    metadata = read_metadata(model, graph)
+    images = bundle.inputs(metadata.preprocessing)
+    sizes = batch_sizes(Batch.parse(metadata.batch))
+    with open_runner(backend, model) as runner:
+        runs = [_run_all(runner, images, size)["logits"] for size in sizes]
+    kept = _kept_sets(graph, metadata, backend, images, sizes[-1]) if bundle.kept else ()
+    stages, tied = judge_selection(bundle, kept, tie_margin)
+    errors, failures = _judge_logits(bundle.logits, np.stack(runs), tied, tolerance)
+    return Verification(
+        model=str(model),
+        reference=reference,
+        backend=backend,
+        images=len(images) - int(tied.sum()),
+        images_run=len(images),
+        batch_sizes=sizes,
+        errors=errors,
+        stages=stages,
+        tolerance=tolerance,
+        failures=(*_selection_failures(stages), *failures),
+    )
+
+
+def batch_sizes(batch: Batch) -> tuple[int, ...]:
+    """Sizes worth running: the only one, or the smallest, the optimal, and one just above it."""
+    if not batch.dynamic:
+        return (batch.optimal,)
+    above = min(batch.optimal + 1, batch.largest)
+    return tuple(sorted({batch.smallest, batch.optimal, above}))
+
+
+def _run_all(
+    runner: Runner, images: NDArray[np.float32], size: int
+) -> dict[str, NDArray[np.generic]]:
+    """Every image once, in batches of ``size``; the last batch is filled up from the front."""
+    answers: dict[str, list[NDArray[np.generic]]] = {}
+    for start in range(0, len(images), size):
+        rows = np.arange(start, start + size) % len(images)
+        for name, values in runner.run(np.ascontiguousarray(images[rows])).items():
+            answers.setdefault(name, []).append(values)
+    return {name: np.concatenate(parts)[: len(images)] for name, parts in answers.items()}
+
+
+def _kept_sets(
+    graph: ir.Model, metadata: Metadata, backend: str, images: NDArray[np.float32], size: int
+) -> tuple[NDArray[np.int64], ...]:
+    """What the graph keeps, from a probe copy, so that the product carries no extra output."""
+    names = add_kept_outputs(graph, metadata.selection)
+    with open_runner(backend, to_bytes(graph)) as runner:
+        answers = _run_all(runner, images, size)
+    return tuple(np.sort(answers[name].astype(np.int64), axis=1) for name in names)
+
+
+def judge_selection(
+    bundle: ReferenceBundle, kept: tuple[NDArray[np.int64], ...], margin: float
+) -> tuple[tuple[StageOverlap, ...], NDArray[np.bool_]]:
+    """Per stage the overlap with the reference, and which images (P,) hold a swapped token."""
+    tied = np.zeros(len(bundle.images), dtype=bool)
+    stages = []
+    for theirs, ours, scores in zip(bundle.kept, kept, bundle.scores, strict=True):
+        shares, ties, faults = [], 0, 0
+        for image in range(len(theirs)):
+            swapped = np.setxor1d(theirs[image], ours[image])
+            shares.append(np.intersect1d(theirs[image], ours[image]).size / theirs.shape[1])
+            if not swapped.size:
+                continue
+            outside = _outside_margin(scores[image], theirs[image], swapped, margin, tied[image])
+            faults += outside
+            ties += swapped.size - outside
+            tied[image] = True
+        stages.append(StageOverlap(float(np.mean(shares)), ties, faults))
+    return tuple(stages), tied
+
+
+def _outside_margin(
+    scores: NDArray[np.float32],
+    kept: NDArray[np.int64],
+    swapped: NDArray[np.int64],
+    margin: float,
+    tied_before: bool,
+) -> int:
+    """How many of the tokens ``swapped`` scored too far from the cut for rounding to explain.
+
+    After a tie at an earlier stage, a token the reference no longer had (score -inf) follows
+    from that tie and is not counted.
+    """
+    cut = scores[kept].min()
+    room = margin * max(1.0, float(np.abs(scores[np.isfinite(scores)]).max()))
+    on_grid = swapped[(swapped >= 0) & (swapped < scores.size)]
+    distance = np.abs(scores[on_grid] - cut)
+    explained = distance <= room
+    if tied_before:
+        explained |= np.isinf(distance)
+    return int(swapped.size - explained.sum())
+
+
+def _selection_failures(stages: tuple[StageOverlap, ...]) -> tuple[str, ...]:
+    return tuple(
+        f"stage {number} swapped {stage.faults} tokens that rounding does not explain "
+        f"(overlap {stage.overlap:.1%})"
+        for number, stage in enumerate(stages, start=1)
+        if stage.faults
+    )
+
+
+def _judge_logits(
+    expected: NDArray[np.float32],
+    found: NDArray[np.generic],
+    tied: NDArray[np.bool_],
+    tolerance: float,
+) -> tuple[Errors, tuple[str, ...]]:
+    """Numbers and failures for logits (runs, P, classes) against expected (P, classes)."""
+    reference, logits = expected.astype(np.float64), found.astype(np.float64)
+    scale = float(np.abs(reference).max(initial=0.0))
+    incomparable = Errors(np.inf, np.inf, scale, 0.0, 0.0)
+    if logits.shape[1:] != reference.shape:
+        return incomparable, (
+            f"logits are {list(logits.shape[1:])}, expected {list(reference.shape)}",
+        )
+    differences = np.abs(logits - reference)[:, ~tied]
+    if not differences.size:
+        return incomparable, ("there was nothing to compare: every image holds a tie",)
+    lengths = np.linalg.norm(logits, axis=2) * np.linalg.norm(reference, axis=1)
+    cosines = (logits * reference).sum(axis=2) / np.maximum(lengths, np.finfo(np.float64).tiny)
+    same_class = logits.argmax(axis=2) == reference.argmax(axis=1)
+    errors = Errors(
+        max_abs=float(differences.max()),
+        mean_abs=float(differences.mean()),
+        scale=scale,
+        cosine=float(cosines.min()),
+        top1_agreement=float(same_class.mean()),
+    )
+    limit = tolerance * max(1.0, scale)
+    if errors.max_abs <= limit:
+        return errors, ()
+    return errors, (f"logits differ by {errors.max_abs:.3g}, more than {limit:.3g} allows",)

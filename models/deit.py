@@ -1,0 +1,193 @@
+"""DynamicDeiT: a plain vision transformer that drops patch tokens at a few depths.
+
+Backbone: DeiT (arXiv 2012.12877). Sparsification: DynamicViT (arXiv 2106.02034, 2207.01580).
+Parameter names are those of the public code, so its checkpoints load strictly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dynexport.errors import ModelError
+from dynexport.models.layers import DropPath, MaskedAttention, Mlp, add_class_and_position
+from dynexport.models.protocol import (
+    Family,
+    Hints,
+    Output,
+    Shapes,
+    count_modules,
+    read_heads,
+    read_prune_at,
+    shape_of,
+    square_side,
+)
+from dynexport.models.sparsifiers import GumbelMask, Tokens
+
+
+@dataclass(frozen=True)
+class DeiTConfig:
+    """Everything that shapes a DynamicDeiT. Sizes in pixels, ``prune_at`` in block numbers."""
+
+    embed_dim: int
+    num_heads: int
+    depth: int = 12
+    prune_at: tuple[int, ...] = (3, 6, 9)
+    patch_size: int = 16
+    img_size: int = 224
+    num_classes: int = 1000
+    in_chans: int = 3
+    mlp_dim: int = 0
+    qkv_bias: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.mlp_dim:
+            object.__setattr__(self, "mlp_dim", 4 * self.embed_dim)
+        object.__setattr__(self, "prune_at", tuple(self.prune_at))
+        if min(self.embed_dim, self.num_heads, self.depth, self.patch_size, self.num_classes) < 1:
+            raise ModelError(f"every size of a DeiT must be at least 1, found {self}")
+        if self.embed_dim % self.num_heads:
+            raise ModelError(
+                f"{self.embed_dim} channels do not divide into {self.num_heads} heads: "
+                "give a number of heads that divides the width"
+            )
+        if self.img_size < self.patch_size or self.img_size % self.patch_size:
+            raise ModelError(
+                f"image size {self.img_size} is no multiple of the patch size {self.patch_size}"
+            )
+        ordered = all(a < b for a, b in zip(self.prune_at, self.prune_at[1:], strict=False))
+        if not ordered or not all(0 <= block < self.depth for block in self.prune_at):
+            raise ModelError(
+                f"pruning locations {list(self.prune_at)} are not valid for {self.depth} blocks: "
+                f"give increasing block numbers from 0 to {self.depth - 1}"
+            )
+
+    @property
+    def num_tokens(self) -> int:
+        """Patches in the grid, the class token not counted."""
+        return (self.img_size // self.patch_size) ** 2
+
+
+class PatchEmbed(nn.Module):
+    """Image (B, 3, H, W) to patch tokens (B, N, C) with one strided convolution."""
+
+    def __init__(self, in_chans: int, embed_dim: int, patch_size: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size=patch_size, stride=patch_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.proj(images).flatten(2).transpose(1, 2)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block."""
+
+    def __init__(self, config: DeiTConfig, drop_path: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.embed_dim, eps=1e-6)
+        self.attn = MaskedAttention(config.embed_dim, config.num_heads, config.qkv_bias)
+        self.drop_path = DropPath(drop_path)
+        self.norm2 = nn.LayerNorm(config.embed_dim, eps=1e-6)
+        self.mlp = Mlp(config.embed_dim, config.mlp_dim)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x), mask))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class DynamicDeiT(nn.Module):
+    """DeiT with a sparsifier before each block of ``config.prune_at``.
+
+    images (B, 3, H, W) -> `Output`: logits (B, classes), the tokens' history, and in training
+    mode the normalised patch features (B, N, C) that distillation compares.
+    """
+
+    sparsifiers = "score_predictor"
+
+    def __init__(self, config: DeiTConfig, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.embed_dim
+        rates = [drop_path * i / max(1, config.depth - 1) for i in range(config.depth)]
+        self.patch_embed = PatchEmbed(config.in_chans, dim, config.patch_size)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + config.num_tokens, dim))
+        self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.head = nn.Linear(dim, config.num_classes)
+        self.score_predictor = nn.ModuleList(GumbelMask(dim) for _ in config.prune_at)
+
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Truncated normal weights (std 0.02), zero biases, unit norms: DeiT's initialisation."""
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, images: Tensor) -> Output:
+        patches = self.patch_embed(images)
+        tokens = Tokens(add_class_and_position(patches, self.cls_token, self.pos_embed))
+        stage_at = {block: stage for stage, block in enumerate(self.config.prune_at)}
+        for index, block in enumerate(self.blocks):
+            if index in stage_at:
+                tokens = self.score_predictor[stage_at[index]](tokens)
+            tokens = tokens._replace(x=block(tokens.x, tokens.mask))
+        if self.training:
+            x = self.norm(tokens.x)
+            return Output(self.head(x[:, 0]), tokens, features=x[:, 1:])
+        return Output(self.head(self.norm(tokens.x[:, 0])), tokens)
+
+
+def matches(shapes: Shapes) -> bool:
+    """Whether these tensors are a DynamicDeiT's: transformer blocks, predictors, a flat stem."""
+    marks = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight")
+    return (
+        all(name in shapes for name in marks)
+        and "aux_head.weight" not in shapes
+        and "patch_embed.conv1.weight" not in shapes
+    )
+
+
+def read_config(shapes: Shapes, hints: Hints) -> DeiTConfig:
+    """The configuration these tensors describe; ``hints`` settles what shapes cannot say."""
+    embed_dim, in_chans, patch_size, _ = shape_of(shapes, "patch_embed.proj.weight", 4)
+    grid = square_side(shape_of(shapes, "pos_embed", 3)[1] - 1, "pos_embed")
+    depth = count_modules(shapes, "blocks")
+    return DeiTConfig(
+        embed_dim=embed_dim,
+        num_heads=read_heads(embed_dim, hints),
+        depth=depth,
+        prune_at=read_prune_at(shapes, "score_predictor", depth, VARIANTS, hints),
+        patch_size=patch_size,
+        img_size=grid * patch_size,
+        num_classes=shape_of(shapes, "head.weight", 2)[0],
+        in_chans=in_chans,
+        mlp_dim=shape_of(shapes, "blocks.0.mlp.fc1.weight", 2)[0],
+        qkv_bias="blocks.0.attn.qkv.bias" in shapes,
+    )
+
+
+VARIANTS = {
+    "deit-256": DeiTConfig(embed_dim=256, num_heads=4),
+    "deit-s": DeiTConfig(embed_dim=384, num_heads=6),
+    "deit-b": DeiTConfig(embed_dim=768, num_heads=12),
+}
+
+FAMILY = Family(
+    name="deit",
+    model=DynamicDeiT,
+    config=DeiTConfig,
+    variants=VARIANTS,
+    schedule="power",
+    selection="nested",
+    matches=matches,
+    read_config=read_config,
+    published_top1={"deit-256": 76.53, "deit-s": 79.32, "deit-b": 81.43},
+)

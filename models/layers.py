@@ -1,0 +1,128 @@
+"""Layers that several families share: the training form of each, and its inference form.
+
+A module that changes between the two has a method ``inference_form()``; `dynexport.rewrite`
+swaps every module that has one for what it returns.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def add_class_and_position(patches: Tensor, cls_token: Tensor, pos_embed: Tensor) -> Tensor:
+    """Class token in front, position embeddings added: patches (B, N, C) -> (B, 1 + N, C).
+
+    A row of zeros is padded in front and the class token rides on the position embeddings, so
+    the sum of the two is a constant and the batch size appears nowhere.
+    """
+    offset = pos_embed + F.pad(cls_token, (0, 0, 0, pos_embed.shape[1] - 1))
+    return F.pad(patches, (0, 0, 1, 0)) + offset
+
+
+def masked_softmax(scores: Tensor, mask: Tensor, eps: float = 1e-6) -> Tensor:
+    """Softmax over the tokens alive, differentiable in the mask (arXiv 2106.02034, eq. 10-11).
+
+    scores (B, heads, N, N), mask (B, N) of 1 (alive) and 0. Every token attends to itself even
+    when dropped, so that no row is empty; ``eps`` keeps training stable.
+    """
+    tokens = scores.shape[-1]
+    visible = mask[:, None, None, :]
+    visible = visible + (1.0 - visible) * torch.eye(tokens, dtype=mask.dtype, device=mask.device)
+    weights = (scores - scores.amax(dim=-1, keepdim=True)).exp() * visible
+    return (weights + eps / tokens) / (weights.sum(dim=-1, keepdim=True) + eps)
+
+
+class Mlp(nn.Module):
+    """Linear, GELU (exact), Linear."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (arXiv 1603.09382): in training, drops a residual branch per sample."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: Tensor) -> Tensor:
+        if not self.training or self.rate == 0.0:
+            return branch
+        keep = 1.0 - self.rate
+        shape = (branch.shape[0],) + (1,) * (branch.ndim - 1)
+        return branch * branch.new_empty(shape).bernoulli_(keep) / keep
+
+    def inference_form(self) -> nn.Module:
+        return nn.Identity()
+
+
+class MaskedAttention(nn.Module):
+    """Multi-head self-attention that sees only the tokens alive."""
+
+    def __init__(self, dim: int, num_heads: int, qkv_bias: bool = True) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x (B, N, C), mask (B, N) or None -> (B, N, C)."""
+        batch, tokens, dim = x.shape
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, dim // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        scores = (q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5
+        weights = scores.softmax(dim=-1) if mask is None else masked_softmax(scores, mask)
+        return self.proj((weights @ v).transpose(1, 2).reshape(batch, tokens, dim))
+
+    def inference_form(self) -> Attention:
+        return Attention(self)
+
+
+class Attention(nn.Module):
+    """Attention without a mask, laid out for inference: MatMul, Softmax, MatMul.
+
+    The projections stand apart, so that each is transposed once, straight to where its product
+    needs it (k already as (B, heads, D, N)); the scale is folded into the query projection,
+    which is where the runtimes' fused attention looks for it.
+    """
+
+    def __init__(self, trained: MaskedAttention) -> None:
+        super().__init__()
+        self.num_heads = trained.num_heads
+        dim = trained.proj.out_features
+        weights = trained.qkv.weight.detach().split(dim)
+        biases = (None,) * 3 if trained.qkv.bias is None else trained.qkv.bias.detach().split(dim)
+        scale = (dim // self.num_heads) ** -0.5
+        self.q, self.k, self.v = (
+            linear_from(weight * factor, None if bias is None else bias * factor)
+            for weight, bias, factor in zip(weights, biases, (scale, 1.0, 1.0), strict=True)
+        )
+        self.proj = trained.proj
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x (B, N, C) -> (B, N, C). The inference form has no mask: every row is alive."""
+        batch, tokens, dim = x.shape
+        heads = (batch, tokens, self.num_heads, dim // self.num_heads)
+        q = self.q(x).reshape(heads).permute(0, 2, 1, 3)
+        k = self.k(x).reshape(heads).permute(0, 2, 3, 1)
+        v = self.v(x).reshape(heads).permute(0, 2, 1, 3)
+        mixed = torch.matmul(torch.matmul(q, k).softmax(dim=-1), v)
+        return self.proj(mixed.permute(0, 2, 1, 3).reshape(batch, tokens, dim))
+
+
+def linear_from(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
+    """A Linear with these weights: weight (out, in), bias (out,) or none."""
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight.detach())
+    if bias is not None:
+        linear.bias = nn.Parameter(bias.detach())
+    return linear

@@ -1,0 +1,156 @@
+"""What a family of models is to the rest of the package, and how one reads itself off tensors.
+
+A family is a file that ends in one `Family` value. Everything else (checkpoints, rewriting,
+export, the command line) works through it and knows no family by name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor, nn
+
+from dynexport.errors import ModelError
+from dynexport.models.sparsifiers import Tokens
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Tensor name to shape: a checkpoint as detection sees it."""
+
+Hints = Mapping[str, Any]
+"""What shapes cannot say, from the checkpoint's args and from the user: ``num_heads``,
+``prune_at``."""
+
+
+class Config(Protocol):
+    """What every family's configuration (a frozen dataclass) has."""
+
+    @property
+    def img_size(self) -> int: ...
+    @property
+    def in_chans(self) -> int: ...
+    @property
+    def num_classes(self) -> int: ...
+    @property
+    def num_tokens(self) -> int: ...
+    @property
+    def prune_at(self) -> tuple[int, ...]: ...
+
+
+class Output(NamedTuple):
+    """What a model's forward returns.
+
+    logits    (B, classes)
+    tokens    the history of every decision; see `Tokens`
+    features  (B, N, C) normalised patch features, in training mode only
+    """
+
+    logits: Tensor
+    tokens: Tokens
+    features: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family of sparse models.
+
+    name            as people say it
+    model           ``model(config)`` builds the training form; its attribute ``sparsifiers``
+                    names the ModuleList of sparsifiers that converting swaps
+    config          the configuration class, rebuilt from metadata by keyword
+    variants        published configurations by name
+    schedule        key of `dynexport.keep.SCHEDULES`
+    selection       "nested": each stage ranks the tokens that are left, class token first;
+                    "grid": each stage ranks the whole grid
+    matches         whether a checkpoint's tensors belong to this family
+    read_config     the configuration they describe; ModelError where it cannot be settled
+    published_top1  ImageNet top-1 at ratio 0.7, per cent, by variant
+    """
+
+    name: str
+    model: Callable[[Any], nn.Module]
+    config: Callable[..., Any]
+    variants: Mapping[str, Any]
+    schedule: str
+    selection: str
+    matches: Callable[[Shapes], bool]
+    read_config: Callable[[Shapes, Hints], Any]
+    published_top1: Mapping[str, float] = field(default_factory=dict)
+
+
+def shape_of(shapes: Shapes, name: str, rank: int) -> tuple[int, ...]:
+    """The shape of a tensor that must be there with this rank."""
+    if name not in shapes:
+        raise ModelError(f"the checkpoint has no tensor {name!r}, which its family needs")
+    if len(shapes[name]) != rank:
+        raise ModelError(
+            f"tensor {name!r} has shape {list(shapes[name])}: expected {rank} dimensions"
+        )
+    return shapes[name]
+
+
+def count_modules(shapes: Shapes, prefix: str) -> int:
+    """How many numbered modules stand under ``prefix``, by the highest number: prefix.0 ..."""
+    numbers = [
+        name[len(prefix) + 1 :].split(".")[0] for name in shapes if name.startswith(prefix + ".")
+    ]
+    return 1 + max((int(number) for number in numbers if number.isdigit()), default=-1)
+
+
+def square_side(tokens: int, name: str) -> int:
+    """The side of a square grid of ``tokens`` patches."""
+    side = math.isqrt(max(tokens, 0))
+    if side < 1 or side * side != tokens:
+        raise ModelError(
+            f"tensor {name!r} stands for {tokens} patches, which make no square grid: "
+            "only square images are supported"
+        )
+    return side
+
+
+def read_heads(embed_dim: int, hints: Hints) -> int:
+    """Attention heads: the hint, or the family's 64 channels a head."""
+    if hints.get("num_heads"):
+        return int(hints["num_heads"])
+    if embed_dim % 64 == 0:
+        return embed_dim // 64
+    divisors = [str(n) for n in range(1, embed_dim + 1) if embed_dim % n == 0 and n <= 64]
+    raise ModelError(
+        f"the number of attention heads cannot be read from tensors {embed_dim} wide: "
+        f"say it with --num-heads, one of {', '.join(divisors)}"
+    )
+
+
+def read_prune_at(
+    shapes: Shapes, predictors: str, depth: int, variants: Mapping[str, Any], hints: Hints
+) -> tuple[int, ...]:
+    """Pruning locations: the hint, or those of the published variants this deep."""
+    stages = count_modules(shapes, predictors)
+    if stages == 0:
+        raise ModelError(
+            f"no predictors ({predictors}.0 ...) among the tensors: this is a dense model, "
+            "and there is nothing to prune until it is trained with sparsifiers"
+        )
+    hinted: Sequence[int] | None = hints.get("prune_at")
+    if hinted is not None:
+        if len(hinted) != stages:
+            raise ModelError(
+                f"{len(hinted)} pruning locations {list(hinted)} were given for {stages} "
+                f"predictors: give {stages}, as in --prune-at {_example(stages, depth)}"
+            )
+        return tuple(int(block) for block in hinted)
+    known = {tuple(v.prune_at) for v in variants.values() if v.depth == depth}
+    known = {blocks for blocks in known if len(blocks) == stages}
+    if len(known) == 1:
+        return known.pop()
+    raise ModelError(
+        f"{stages} predictors for {depth} blocks, and nothing in the checkpoint says before "
+        f"which blocks they stand: say it, as in --prune-at {_example(stages, depth)}"
+    )
+
+
+def _example(stages: int, depth: int) -> str:
+    step = max(1, depth // (stages + 1))
+    return ",".join(str(step * (stage + 1)) for stage in range(stages))

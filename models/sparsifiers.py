@@ -1,0 +1,231 @@
+"""Which tokens go on: the paper's predictor, and three ways to act on its scores.
+
+A sparsifier is a submodule that maps `Tokens` to `Tokens`. A model is defined once, in its
+training form, and converting it swaps its sparsifiers (section 3.2 of arXiv 2106.02034 and of
+its extension arXiv 2207.01580):
+
+    GumbelMask   training      a random, differentiable mask; every token is still computed
+    TopKMask     the oracle    the k best as a mask; every token is still computed
+    TopKGather   inference     the k best rows are moved to the front, the rest are gone
+
+The class token is row 0 of ``x`` throughout and is never dropped.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dynexport.errors import ModelError
+from dynexport.models.layers import linear_from
+
+CLASS_TOKEN_SCORE = 1e30
+"""Score of the class token: above any score a predictor gives, finite in float32."""
+
+
+class Tokens(NamedTuple):
+    """Tokens between two blocks, and the history of what was decided about them.
+
+    x       (B, 1 + N, C)  class token first
+    mask    (B, 1 + N)     1 where a token is alive; None where all are (inference form)
+    scores  per stage, (B, N) or (B, N_left): the predictor's preference for keeping each
+            token that stage ranked
+    masks   per stage, (B, N): the mask over the patch grid (training form)
+    kept    per stage, (B, K) int64: grid positions kept (oracle and inference form)
+    """
+
+    x: Tensor
+    mask: Tensor | None = None
+    scores: tuple[Tensor, ...] = ()
+    masks: tuple[Tensor, ...] = ()
+    kept: tuple[Tensor, ...] = ()
+
+
+@torch.library.custom_op("dynexport::take_rows", mutates_args=())
+def take_rows(x: Tensor, rows: Tensor) -> Tensor:
+    """Rows of each item of a batch, moved whole: x (B, N, C), rows (B, K, 1) -> (B, K, C).
+
+    An operator of its own, because ``torch.gather`` says the same only through an index as
+    large as its result, which exporters turn into an element-wise gather.
+    """
+    batch, tokens, channels = x.shape
+    offsets = torch.arange(0, batch * tokens, tokens, device=x.device).view(batch, 1)
+    flat = (rows.squeeze(-1) + offsets).view(-1)
+    return x.reshape(batch * tokens, channels).index_select(0, flat).view(batch, -1, channels)
+
+
+@take_rows.register_fake
+def _(x: Tensor, rows: Tensor) -> Tensor:
+    return x.new_empty(x.shape[0], rows.shape[1], x.shape[2])
+
+
+class Predictor(nn.Module):
+    """Scores patch tokens by themselves and by the mean of those alive (section 3.2, eq. 2-6).
+
+    The first half of the channels stays local; the other half is averaged over the tokens that
+    are alive and appended to every token.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.in_conv = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.GELU())
+        self.out_conv = nn.Sequential(
+            nn.Linear(dim, dim // 2),
+            nn.GELU(),
+            nn.Linear(dim // 2, dim // 4),
+            nn.GELU(),
+            nn.Linear(dim // 4, 2),
+            nn.LogSoftmax(dim=-1),
+        )
+
+    def log_probabilities(self, patches: Tensor, alive: Tensor) -> Tensor:
+        """patches (B, N, C), alive (B, N) in {0, 1} -> log P(keep), log P(drop): (B, N, 2)."""
+        hidden = self.in_conv(patches)
+        half = hidden.shape[-1] // 2
+        weights = alive.unsqueeze(-1)
+        mean = (hidden[..., half:] * weights).sum(1, keepdim=True) / weights.sum(1, keepdim=True)
+        both = torch.cat([hidden[..., :half], mean.expand(-1, hidden.shape[1], -1)], dim=-1)
+        return self.out_conv(both)
+
+
+def _alive(tokens: Tokens) -> Tensor:
+    """The mask over the patch grid, (B, N): what is alive before this stage."""
+    if tokens.mask is None:
+        return torch.ones(tokens.x.shape[0], tokens.x.shape[1] - 1, device=tokens.x.device)
+    return tokens.mask[:, 1:]
+
+
+def _masked(tokens: Tokens, keep: Tensor, scores: Tensor) -> Tokens:
+    """Tokens after a stage that keeps ``keep`` (B, N); the class token stays alive."""
+    class_token = torch.ones_like(keep[:, :1])
+    return tokens._replace(
+        mask=torch.cat([class_token, keep], dim=1),
+        scores=(*tokens.scores, scores),
+        masks=(*tokens.masks, keep),
+    )
+
+
+class GumbelMask(Predictor):
+    """Training: a straight-through Gumbel-softmax sample, multiplied into the mask so far.
+
+    In eval mode the sample is replaced by its mode (keep where keeping is likelier), so nothing
+    is random there; inference at a fixed ratio is what `TopKGather` is for.
+    """
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        alive = _alive(tokens)
+        log_p = self.log_probabilities(tokens.x[:, 1:], alive)
+        if self.training:
+            sample = F.gumbel_softmax(log_p, hard=True)[..., 0]
+        else:
+            sample = (log_p[..., 0] > log_p[..., 1]).to(log_p.dtype)
+        return _masked(tokens, sample * alive, log_p[..., 0])
+
+    def top_k(self, keep_count: int, left: int) -> TopKMask:
+        """The deterministic form that keeps ``keep_count`` of the ``left`` tokens alive."""
+        return TopKMask(self, keep_count, left)
+
+
+class TopKMask(nn.Module):
+    """The oracle: the k best-scored tokens alive stay alive; all of them are still computed.
+
+    With ``replay`` (B, K), grid positions decided elsewhere take the place of its own choice,
+    so that two forms can be compared for numeric error alone.
+    """
+
+    def __init__(
+        self, predictor: Predictor, keep_count: int, left: int, replay: Tensor | None = None
+    ) -> None:
+        super().__init__()
+        if not 1 <= keep_count <= left:
+            raise ModelError(
+                f"a pruning stage cannot keep {keep_count} of {left} tokens: "
+                "keep at least one and at most all that are left"
+            )
+        self.predictor = predictor
+        self.keep_count = keep_count
+        self.left = left
+        self.replay = replay
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        alive = _alive(tokens)
+        scores = self.predictor.log_probabilities(tokens.x[:, 1:], alive)[..., 0]
+        scores = scores.masked_fill(alive == 0, -torch.inf)
+        kept = self.replay
+        if kept is None:
+            kept = scores.topk(self.keep_count, dim=1).indices
+        keep = torch.zeros_like(alive).scatter(1, kept, 1.0)
+        return _masked(tokens, keep, scores)._replace(kept=(*tokens.kept, kept))
+
+    def inference_form(self) -> TopKGather:
+        return TopKGather(self.predictor, self.keep_count, self.left)
+
+
+class TopKGather(nn.Module):
+    """Inference: score, take the k best rows and the class token, forget the rest.
+
+    The same predictor, folded exactly:
+
+    - [local | mean] @ W = local @ W_local + mean @ W_mean, so nothing is expanded or
+      concatenated. W_local keeps a zero half instead of a slice of its input: on CPU the copy a
+      slice makes costs as much as the half product it saves, and this is one node fewer.
+    - Ranking by log P(keep) is ranking by the difference of the two logits, so the last Linear
+      has one output, and neither a bias nor a LogSoftmax.
+    - The class token is ranked along with the patches, its score pinned above all, and left out
+      of the mean by a weight of zero. So no row is sliced off and put back, and as a top-k
+      returns the best first, the class token stays row 0.
+    """
+
+    average: Tensor
+    pin: Tensor
+
+    def __init__(self, predictor: Predictor, keep_count: int, left: int) -> None:
+        super().__init__()
+        norm, first, _ = predictor.in_conv
+        second, _, third, _, last, _ = predictor.out_conv
+        half = first.out_features // 2
+        self.keep_count = keep_count
+        self.norm = norm
+        self.hidden = first
+        self.local = linear_from(_half(second.weight, slice(half, None)))
+        self.mean = linear_from(_half(second.weight, slice(0, half)), second.bias)
+        self.narrow = third
+        self.score = linear_from((last.weight[0] - last.weight[1]).unsqueeze(0))
+        average = torch.full((1, 1 + left), 1.0 / left)
+        average[0, 0] = 0.0
+        pin = torch.zeros(1 + left, 1)
+        pin[0] = CLASS_TOKEN_SCORE
+        self.register_buffer("average", average)
+        self.register_buffer("pin", pin)
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        hidden = F.gelu(self.hidden(self.norm(tokens.x)))
+        mean = self.mean(torch.matmul(self.average, hidden))
+        hidden = F.gelu(self.local(hidden) + mean)
+        scores = self.score(F.gelu(self.narrow(hidden))) + self.pin
+        rows = scores.topk(1 + self.keep_count, dim=1).indices
+        chosen = rows[:, 1:, 0] - 1
+        if tokens.kept:
+            chosen = tokens.kept[-1].gather(1, chosen)
+        return tokens._replace(
+            x=take_rows(tokens.x, rows),
+            scores=(*tokens.scores, scores[:, 1:, 0]),
+            kept=(*tokens.kept, chosen),
+        )
+
+
+class KeepAll(nn.Module):
+    """The dense twin's sparsifier: drops nothing, computes nothing."""
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        return tokens
+
+
+def _half(weight: Tensor, zeroed: slice) -> Tensor:
+    """A copy of ``weight`` with the input channels ``zeroed`` cleared."""
+    weight = weight.detach().clone()
+    weight[:, zeroed] = 0.0
+    return weight

@@ -2,8 +2,10 @@
 
     import dynexport
     result = dynexport.convert("ckpt.pth", ratio=0.7)
+    print(dynexport.bench_model(result.onnx).speedup)
 
-Importing the package imports no runtime; each function imports what it needs when called.
+No public name is that of a submodule, which an import would put in its place. Importing the
+package imports no runtime; each function imports what it needs when called.
 """
 
 from __future__ import annotations
@@ -16,31 +18,27 @@ from dynexport.errors import DynexportError
 if TYPE_CHECKING:
     from dynexport.keep import KeepSchedule
     from dynexport.models import create
-    from dynexport.pipeline import bench, convert, inspect_file
-    from dynexport.pipeline import verify_model as verify
-    from dynexport.rewrite import rewrite
+    from dynexport.pipeline import bench_model, convert, inspect_file, verify_model
 
 __version__ = "0.1.0"
 
 __all__ = [
     "DynexportError",
     "KeepSchedule",
-    "bench",
+    "bench_model",
     "convert",
     "create",
     "inspect_file",
-    "rewrite",
-    "verify",
+    "verify_model",
 ]
 
 _HOME = {
-    "KeepSchedule": ("dynexport.keep", "KeepSchedule"),
-    "bench": ("dynexport.pipeline", "bench"),
-    "convert": ("dynexport.pipeline", "convert"),
-    "create": ("dynexport.models", "create"),
-    "inspect_file": ("dynexport.pipeline", "inspect_file"),
-    "rewrite": ("dynexport.rewrite", "rewrite"),
-    "verify": ("dynexport.pipeline", "verify_model"),
+    "KeepSchedule": "dynexport.keep",
+    "bench_model": "dynexport.pipeline",
+    "convert": "dynexport.pipeline",
+    "create": "dynexport.models",
+    "inspect_file": "dynexport.pipeline",
+    "verify_model": "dynexport.pipeline",
 }
 
 
@@ -48,8 +46,7 @@ def __getattr__(name: str) -> Any:
     """Public names are found on first use (PEP 562), so that importing costs nothing."""
     if name not in _HOME:
         raise AttributeError(f"module 'dynexport' has no attribute {name!r}")
-    module, attribute = _HOME[name]
-    return getattr(importlib.import_module(module), attribute)
+    return getattr(importlib.import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -170,10 +170,10 @@ def bench(
     """Time an ONNX file, its dense twin and PyTorch, each in its own process, in turn."""
     from dynexport.bench import Plan
     from dynexport.console import print_json, progress, show_bench
-    from dynexport.pipeline import bench as run
+    from dynexport.pipeline import bench_model
 
     with progress(quiet) as on_step:
-        result = run(
+        result = bench_model(
             model,
             batch=batch,
             backend=backend,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -19,8 +20,17 @@ if TYPE_CHECKING:
 
 def print_json(result: Any) -> None:
     """A result as JSON, alone on stdout."""
-    plain = dataclasses.asdict(result) if dataclasses.is_dataclass(result) else result
-    print(json.dumps(plain, indent=2))  # type: ignore[arg-type]
+    plain = result if isinstance(result, dict) else dataclasses.asdict(result)
+    print(json.dumps(_finite(plain), indent=2, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they become null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextmanager

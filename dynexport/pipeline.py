@@ -261,7 +261,7 @@ def _answers_of(checkpoint: Path, metadata: Metadata, model: Path) -> ReferenceB
     return record_reference(rewrite(trained, keep), metadata, images)
 
 
-def bench(
+def bench_model(
     model: str | Path,
     *,
     batch: int | None = None,

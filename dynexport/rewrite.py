@@ -62,7 +62,7 @@ def oracle(
     """
     weights = (*model.parameters(), *model.buffers())
     masked = copy.deepcopy(model, {id(tensor): tensor for tensor in weights}).eval()
-    stages = getattr(masked, masked.sparsifiers)
+    stages = masked.get_submodule(masked.sparsifiers)
     if keep is None:
         for stage in range(len(stages)):
             stages[stage] = KeepAll()
@@ -78,7 +78,8 @@ def oracle(
 def rewrite(model: nn.Module, keep: KeepSchedule | None) -> nn.Module:
     """A copy of a training form in inference form, keeping ``keep``; None drops nothing."""
     lean = oracle(copy.deepcopy(model), keep)
-    for name, module in list(lean.named_modules()):
+    for name, _ in reversed(list(lean.named_modules())):  # inner modules before outer ones
+        module = lean.get_submodule(name)
         if hasattr(module, "inference_form"):
             lean.set_submodule(name, module.inference_form())
     return lean.requires_grad_(False)

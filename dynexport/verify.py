@@ -66,7 +66,7 @@ class Errors:
 
 @dataclass(frozen=True)
 class Verification:
-    """The outcome; ``failures`` is empty when it passed.
+    """The outcome; ``failures`` says why where it did not pass.
 
     images       images compared number by number, of ``images_run``; the others hold ties
     batch_sizes  batch sizes that were run, each on all images
@@ -81,15 +81,12 @@ class Verification:
     errors: Errors
     stages: tuple[StageOverlap, ...]
     tolerance: float
+    passed: bool
     failures: tuple[str, ...]
-
-    @property
-    def passed(self) -> bool:
-        return not self.failures
 
     def require_passed(self) -> None:
         """VerificationError that says what failed, if anything did."""
-        if self.failures:
+        if not self.passed:
             raise VerificationError(f"{self.model} failed verification: {'; '.join(self.failures)}")
 
 
@@ -127,7 +124,8 @@ def compare(
         runs = [_run_all(runner, images, size)["logits"] for size in sizes]
     kept = _kept_sets(graph, metadata, backend, images, sizes[-1]) if bundle.kept else ()
     stages, tied = judge_selection(bundle, kept, tie_margin)
-    errors, failures = _judge_logits(bundle.logits, np.stack(runs), tied, tolerance)
+    errors, wrong = _judge_logits(bundle.logits, np.stack(runs), tied, tolerance)
+    failures = (*_selection_failures(stages), *wrong)
     return Verification(
         model=str(model),
         reference=reference,
@@ -138,7 +136,8 @@ def compare(
         errors=errors,
         stages=stages,
         tolerance=tolerance,
-        failures=(*_selection_failures(stages), *failures),
+        passed=not failures,
+        failures=failures,
     )
 
 

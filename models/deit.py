@@ -11,8 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dynexport.errors import ModelError
-from dynexport.models.layers import DropPath, MaskedAttention, Mlp, add_class_and_position
+from dynexport.models.layers import (
+    Block,
+    add_class_and_position,
+    drop_path_rates,
+    initialise,
+)
 from dynexport.models.protocol import (
     Family,
     Hints,
@@ -21,6 +25,7 @@ from dynexport.models.protocol import (
     count_modules,
     read_heads,
     read_prune_at,
+    require_sizes,
     shape_of,
     square_side,
 )
@@ -46,23 +51,7 @@ class DeiTConfig:
         if not self.mlp_dim:
             object.__setattr__(self, "mlp_dim", 4 * self.embed_dim)
         object.__setattr__(self, "prune_at", tuple(self.prune_at))
-        if min(self.embed_dim, self.num_heads, self.depth, self.patch_size, self.num_classes) < 1:
-            raise ModelError(f"every size of a DeiT must be at least 1, found {self}")
-        if self.embed_dim % self.num_heads:
-            raise ModelError(
-                f"{self.embed_dim} channels do not divide into {self.num_heads} heads: "
-                "give a number of heads that divides the width"
-            )
-        if self.img_size < self.patch_size or self.img_size % self.patch_size:
-            raise ModelError(
-                f"image size {self.img_size} is no multiple of the patch size {self.patch_size}"
-            )
-        ordered = all(a < b for a, b in zip(self.prune_at, self.prune_at[1:], strict=False))
-        if not ordered or not all(0 <= block < self.depth for block in self.prune_at):
-            raise ModelError(
-                f"pruning locations {list(self.prune_at)} are not valid for {self.depth} blocks: "
-                f"give increasing block numbers from 0 to {self.depth - 1}"
-            )
+        require_sizes(self)
 
     @property
     def num_tokens(self) -> int:
@@ -81,22 +70,6 @@ class PatchEmbed(nn.Module):
         return self.proj(images).flatten(2).transpose(1, 2)
 
 
-class Block(nn.Module):
-    """Pre-norm transformer block."""
-
-    def __init__(self, config: DeiTConfig, drop_path: float) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(config.embed_dim, eps=1e-6)
-        self.attn = MaskedAttention(config.embed_dim, config.num_heads, config.qkv_bias)
-        self.drop_path = DropPath(drop_path)
-        self.norm2 = nn.LayerNorm(config.embed_dim, eps=1e-6)
-        self.mlp = Mlp(config.embed_dim, config.mlp_dim)
-
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x), mask))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
-
-
 class DynamicDeiT(nn.Module):
     """DeiT with a sparsifier before each block of ``config.prune_at``.
 
@@ -110,26 +83,18 @@ class DynamicDeiT(nn.Module):
         super().__init__()
         self.config = config
         dim = config.embed_dim
-        rates = [drop_path * i / max(1, config.depth - 1) for i in range(config.depth)]
         self.patch_embed = PatchEmbed(config.in_chans, dim, config.patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + config.num_tokens, dim))
-        self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
+        self.blocks = nn.ModuleList(
+            Block(dim, config.num_heads, config.mlp_dim, config.qkv_bias, eps=1e-6, drop_path=rate)
+            for rate in drop_path_rates(drop_path, config.depth)
+        )
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.head = nn.Linear(dim, config.num_classes)
         self.score_predictor = nn.ModuleList(GumbelMask(dim) for _ in config.prune_at)
 
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Truncated normal weights (std 0.02), zero biases, unit norms: DeiT's initialisation."""
-        nn.init.trunc_normal_(self.cls_token, std=0.02)
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        initialise(self)
 
     def forward(self, images: Tensor) -> Output:
         patches = self.patch_embed(images)

@@ -119,6 +119,71 @@ class Attention(nn.Module):
         return self.proj(mixed.permute(0, 2, 1, 3).reshape(batch, tokens, dim))
 
 
+class Block(nn.Module):
+    """Pre-norm transformer block: x + r * attention(norm(x)), then x + r * mlp(norm(x)).
+
+    ``residual`` is r; ``eps`` the layer norms'; ``drop_path`` the rate of stochastic depth.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_dim: int,
+        qkv_bias: bool,
+        eps: float,
+        residual: float = 1.0,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
+        self.attn = MaskedAttention(dim, num_heads, qkv_bias)
+        self.drop_path = DropPath(drop_path)
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.mlp = Mlp(dim, mlp_dim)
+        self.residual = residual
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        x = x + self._scaled(self.drop_path(self.attn(self.norm1(x), mask)))
+        return x + self._scaled(self.drop_path(self.mlp(self.norm2(x))))
+
+    def _scaled(self, branch: Tensor) -> Tensor:
+        return branch if self.residual == 1.0 else branch * self.residual
+
+    def inference_form(self) -> Block:
+        """The same block, its residual factor folded into the last Linear of each branch."""
+        self.attn.proj = scaled_linear(self.attn.proj, self.residual)
+        self.mlp.fc2 = scaled_linear(self.mlp.fc2, self.residual)
+        self.residual = 1.0
+        return self
+
+
+def drop_path_rates(last: float, depth: int) -> list[float]:
+    """Rates of stochastic depth that rise evenly from 0 to ``last`` over the blocks."""
+    return [last * block / max(1, depth - 1) for block in range(depth)]
+
+
+def initialise(model: nn.Module) -> None:
+    """Truncated normal weights and embeddings (std 0.02), zero biases: the backbones' own."""
+    for name, parameter in model.named_parameters():
+        if name in ("cls_token", "pos_embed"):
+            nn.init.trunc_normal_(parameter, std=0.02)
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def scaled_linear(linear: nn.Linear, factor: float | Tensor) -> nn.Linear:
+    """A Linear whose outputs are ``factor`` times those of another; factor: number or (out,)."""
+    if isinstance(factor, float) and factor == 1.0:
+        return linear
+    rows = factor.unsqueeze(1) if isinstance(factor, Tensor) else factor
+    bias = None if linear.bias is None else linear.bias * factor
+    return linear_from(linear.weight * rows, bias)
+
+
 def linear_from(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
     """A Linear with these weights: weight (out, in), bias (out,) or none."""
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")

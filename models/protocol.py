@@ -80,6 +80,34 @@ class Family:
     published_top1: Mapping[str, float] = field(default_factory=dict)
 
 
+def require_sizes(config: Any) -> None:
+    """ModelError unless a vision transformer's sizes make sense together."""
+    sizes = ("embed_dim", "num_heads", "depth", "patch_size", "num_classes", "in_chans")
+    for name in sizes:
+        if getattr(config, name) < 1:
+            raise ModelError(f"{name} is {getattr(config, name)}: it must be at least 1")
+    if config.embed_dim % config.num_heads:
+        raise ModelError(
+            f"{config.embed_dim} channels do not divide into {config.num_heads} heads: "
+            "give a number of heads that divides the width"
+        )
+    if config.img_size < config.patch_size or config.img_size % config.patch_size:
+        raise ModelError(
+            f"image size {config.img_size} is no multiple of the patch size {config.patch_size}"
+        )
+    require_blocks(config.prune_at, config.depth)
+
+
+def require_blocks(prune_at: Sequence[int], depth: int) -> None:
+    """ModelError unless these are increasing numbers of ``depth`` blocks."""
+    ordered = all(a < b for a, b in zip(prune_at, prune_at[1:], strict=False))
+    if not ordered or not all(0 <= block < depth for block in prune_at):
+        raise ModelError(
+            f"pruning locations {list(prune_at)} are not valid for {depth} blocks: "
+            f"give increasing block numbers from 0 to {depth - 1}"
+        )
+
+
 def shape_of(shapes: Shapes, name: str, rank: int) -> tuple[int, ...]:
     """The shape of a tensor that must be there with this rank."""
     if name not in shapes:

@@ -8,10 +8,10 @@ from typing import Any
 from torch import nn
 
 from dynexport.errors import ModelError, unknown_choice
-from dynexport.models import deit
+from dynexport.models import deit, lvvit
 from dynexport.models.protocol import Config, Family
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (deit.FAMILY,)}
+FAMILIES: dict[str, Family] = {family.name: family for family in (deit.FAMILY, lvvit.FAMILY)}
 
 
 def variants() -> dict[str, tuple[Family, Any]]:

@@ -164,48 +164,61 @@ class TopKMask(nn.Module):
         return TopKGather(self.predictor, self.keep_count, self.left)
 
 
-class TopKGather(nn.Module):
-    """Inference: score, take the k best rows and the class token, forget the rest.
-
-    The same predictor, folded exactly:
+class FoldedPredictor(nn.Module):
+    """Inference: the same scores up to a constant, x (B, T, C) -> (B, T, 1), folded exactly.
 
     - [local | mean] @ W = local @ W_local + mean @ W_mean, so nothing is expanded or
       concatenated. W_local keeps a zero half instead of a slice of its input: on CPU the copy a
       slice makes costs as much as the half product it saves, and this is one node fewer.
     - Ranking by log P(keep) is ranking by the difference of the two logits, so the last Linear
       has one output, and neither a bias nor a LogSoftmax.
-    - The class token is ranked along with the patches, its score pinned above all, and left out
-      of the mean by a weight of zero. So no row is sliced off and put back, and as a top-k
-      returns the best first, the class token stays row 0.
+
+    ``weights`` (T,) are those of the mean: 1/N for a patch, 0 for a class token.
     """
 
     average: Tensor
-    pin: Tensor
 
-    def __init__(self, predictor: Predictor, keep_count: int, left: int) -> None:
+    def __init__(self, predictor: Predictor, weights: Tensor) -> None:
         super().__init__()
         norm, first, _ = predictor.in_conv
         second, _, third, _, last, _ = predictor.out_conv
         half = first.out_features // 2
-        self.keep_count = keep_count
         self.norm = norm
         self.hidden = first
         self.local = linear_from(_half(second.weight, slice(half, None)))
         self.mean = linear_from(_half(second.weight, slice(0, half)), second.bias)
         self.narrow = third
         self.score = linear_from((last.weight[0] - last.weight[1]).unsqueeze(0))
-        average = torch.full((1, 1 + left), 1.0 / left)
-        average[0, 0] = 0.0
+        self.register_buffer("average", weights.unsqueeze(0))
+
+    def scores(self, x: Tensor) -> Tensor:
+        """x (B, T, C) -> preference for keeping each token, (B, T, 1)."""
+        hidden = F.gelu(self.hidden(self.norm(x)))
+        mean = self.mean(torch.matmul(self.average, hidden))
+        hidden = F.gelu(self.local(hidden) + mean)
+        scores: Tensor = self.score(F.gelu(self.narrow(hidden)))
+        return scores
+
+
+class TopKGather(FoldedPredictor):
+    """Inference: score, take the k best rows and the class token, forget the rest.
+
+    The class token is ranked along with the patches, its score pinned above all, and left out of
+    the mean by a weight of zero. So no row is sliced off and put back, and as a top-k returns the
+    best first, the class token stays row 0.
+    """
+
+    pin: Tensor
+
+    def __init__(self, predictor: Predictor, keep_count: int, left: int) -> None:
+        super().__init__(predictor, F.pad(torch.full((left,), 1.0 / left), (1, 0)))
+        self.keep_count = keep_count
         pin = torch.zeros(1 + left, 1)
         pin[0] = CLASS_TOKEN_SCORE
-        self.register_buffer("average", average)
         self.register_buffer("pin", pin)
 
     def forward(self, tokens: Tokens) -> Tokens:
-        hidden = F.gelu(self.hidden(self.norm(tokens.x)))
-        mean = self.mean(torch.matmul(self.average, hidden))
-        hidden = F.gelu(self.local(hidden) + mean)
-        scores = self.score(F.gelu(self.narrow(hidden))) + self.pin
+        scores = self.scores(tokens.x) + self.pin
         rows = scores.topk(1 + self.keep_count, dim=1).indices
         chosen = rows[:, 1:, 0] - 1
         if tokens.kept:

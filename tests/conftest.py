@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import json
+import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from dynexport.models.deit import DeiTConfig, DynamicDeiT
 from dynexport.pipeline import Conversion, convert
+
+GOLDEN = Path(__file__).parent / "golden"
 
 TINY = DeiTConfig(
     embed_dim=64,
@@ -62,9 +68,68 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_model: nn.Mod
 
 
 @pytest.fixture(scope="session")
-def tiny_conversion(
-    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path
-) -> Conversion:
+def tiny_conversion(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Conversion:
     """The tiny checkpoint at 0.7, dynamic batch 1:3:5; read-only: tests copy what they change."""
     output = tmp_path_factory.mktemp("onnx") / "tiny.onnx"
     return convert(tiny_checkpoint, ratio=0.7, batch="1:3:5", output=output)
+
+
+@dataclass(frozen=True)
+class GoldenCase:
+    """Recorded outputs of the reference implementation, and the weights they belong to.
+
+    state: the checkpoint's tensors; images float32 (B, 3, H, W), normalised; logits
+    (B, classes); kept: per stage int64 (B, K), ascending.
+    """
+
+    name: str
+    ratio: float
+    state: dict[str, torch.Tensor]
+    images: torch.Tensor
+    logits: torch.Tensor
+    kept: tuple[torch.Tensor, ...]
+
+
+def golden_case(name: str) -> GoldenCase:
+    """Rebuild a case: weights and input are pure functions of names, shapes and a seed."""
+    facts = json.loads((GOLDEN / f"{name}.json").read_text())
+    with np.load(GOLDEN / f"{name}.npz") as arrays:
+        recorded = {key: torch.from_numpy(arrays[key]) for key in arrays}
+    state = {
+        key: recorded.get(f"buffer:{key}", golden_tensor(key, shape, dtype))
+        for key, shape, dtype in facts["state"]
+    }
+    rng = np.random.default_rng(facts["input_seed"])
+    batch, size = facts["batch"], facts["img_size"]
+    coarse = torch.from_numpy(rng.normal(0, 1, (batch, 3, 8, 8)).astype(np.float32))
+    smooth = torch.nn.functional.interpolate(coarse, size=(size, size), mode="bilinear")
+    noise = torch.from_numpy(rng.normal(0, 1, (batch, 3, size, size)).astype(np.float32))
+    kept = tuple(recorded[key].long() for key in sorted(recorded) if key.startswith("kept"))
+    images = smooth + 0.3 * noise
+    return GoldenCase(name, facts["ratio"], state, images, recorded["logits"], kept)
+
+
+def golden_tensor(name: str, shape: list[int], dtype: str) -> torch.Tensor:
+    """The recorded models' weight of this name."""
+    if dtype.startswith("int"):
+        return torch.zeros(shape, dtype=getattr(torch, dtype))
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    leaf = name.rpartition(".")[2]
+    tables = {"cls_token", "pos_embed", "relative_position_bias_table"}
+    if leaf == "running_var":
+        values = rng.uniform(0.5, 1.5, shape)
+    elif "gamma" in leaf:
+        values = rng.uniform(0.2, 0.8, shape)
+    else:
+        centre, spread = 0.0, 1.2 / np.sqrt(np.prod(shape[1:]))
+        if leaf == "running_mean" or len(shape) == 1:
+            centre, spread = float(leaf == "weight"), 0.1
+        elif leaf in tables:
+            spread = 0.5
+        values = rng.normal(centre, spread, shape)
+    return torch.from_numpy(values.astype(np.float32)).reshape(shape)
+
+
+@pytest.fixture(scope="session", params=["deit-s_0.7", "deit-256_0.7"])
+def golden(request: pytest.FixtureRequest) -> GoldenCase:
+    return golden_case(request.param)

@@ -1,0 +1,43 @@
+# Set-up, tests and the demo. Everything is installed into .venv; a second call installs nothing.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find dynexport models calibration -name '*.py') pyproject.toml
+
+.PHONY: setup test lint types unit demo clean
+
+setup: $(VENV)/.package
+
+# PyTorch first and alone: pinned, so that pip takes a CPU build where one is offered.
+$(VENV)/.requirements: requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or later is needed" if sys.version_info < (3, 10) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.txt)"
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+# The package as users get it, not the source tree: a module missing from the wheel shows.
+$(VENV)/.package: $(VENV)/.requirements $(SOURCES)
+	rm -rf build *.egg-info
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --force-reinstall .
+	rm -rf build *.egg-info
+	touch $@
+
+test: lint types unit
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	cd $(VENV) && bin/mypy --config-file ../pyproject.toml -p dynexport
+
+unit: setup
+	$(BIN)/pytest
+
+demo: setup
+	$(BIN)/python examples/mnist/demo.py
+
+clean:
+	rm -rf $(VENV) build dist out *.egg-info

@@ -1,0 +1,192 @@
+"""DynamicLVViT: LV-ViT (arXiv 2104.10858) that drops patch tokens at a few depths.
+
+A vision transformer with a convolutional stem, scaled residuals, and two heads: one reads the
+class token, the auxiliary one every patch token; their logits are added, the latter by its best
+patch. Sparsification as in `dynexport.models.deit`. Parameter names are the public code's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from dynexport.errors import ModelError
+from dynexport.models.layers import (
+    Block,
+    add_class_and_position,
+    drop_path_rates,
+    initialise,
+)
+from dynexport.models.protocol import (
+    Family,
+    Hints,
+    Output,
+    Shapes,
+    count_modules,
+    read_heads,
+    read_prune_at,
+    require_sizes,
+    shape_of,
+    square_side,
+)
+from dynexport.models.sparsifiers import GumbelMask, Tokens
+
+RESIDUAL = 0.5
+"""Every residual branch is halved (the public code's skip_lam of 2)."""
+
+AUXILIARY = 0.5
+"""Weight of the auxiliary head's best patch in the logits."""
+
+
+@dataclass(frozen=True)
+class LVViTConfig:
+    """Everything that shapes a DynamicLVViT. Sizes in pixels, ``prune_at`` in block numbers."""
+
+    embed_dim: int
+    num_heads: int
+    depth: int
+    prune_at: tuple[int, ...]
+    patch_size: int = 16
+    img_size: int = 224
+    num_classes: int = 1000
+    in_chans: int = 3
+    stem_dim: int = 64
+    mlp_dim: int = 0
+    qkv_bias: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.mlp_dim:
+            object.__setattr__(self, "mlp_dim", 3 * self.embed_dim)
+        object.__setattr__(self, "prune_at", tuple(self.prune_at))
+        require_sizes(self)
+        if self.patch_size % 2:
+            raise ModelError(
+                f"patch size {self.patch_size} is odd: LV-ViT's stem halves the image before "
+                "its patches, so give an even one"
+            )
+
+    @property
+    def num_tokens(self) -> int:
+        """Patches in the grid, the class token not counted."""
+        return (self.img_size // self.patch_size) ** 2
+
+
+class ConvStem(nn.Module):
+    """Image (B, 3, H, W) to patch tokens (B, N, C): three convolutions, then a strided one."""
+
+    def __init__(self, config: LVViTConfig) -> None:
+        super().__init__()
+        width, half = config.stem_dim, config.patch_size // 2
+        self.conv1 = nn.Conv2d(config.in_chans, width, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn3 = nn.BatchNorm2d(width)
+        self.proj = nn.Conv2d(width, config.embed_dim, half, stride=half)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(images)))
+        x = F.relu(self.bn2(self.conv2(x)))
+        x = F.relu(self.bn3(self.conv3(x)))
+        return self.proj(x).flatten(2).transpose(1, 2)
+
+    def inference_form(self) -> ConvStem:
+        """The same stem, each batch norm folded into the convolution before it."""
+        for conv, norm in (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")):
+            folded = fuse_conv_bn_eval(self.get_submodule(conv), self.get_submodule(norm))
+            self.set_submodule(conv, folded)
+            self.set_submodule(norm, nn.Identity())
+        return self
+
+
+class DynamicLVViT(nn.Module):
+    """LV-ViT with a sparsifier before each block of ``config.prune_at``.
+
+    images (B, 3, H, W) -> `Output`: logits (B, classes), the tokens' history, and in training
+    mode the auxiliary head's logits for every patch (B, N, classes), which distillation compares.
+    """
+
+    sparsifiers = "score_predictor"
+
+    def __init__(self, config: LVViTConfig, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.embed_dim
+        self.patch_embed = ConvStem(config)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + config.num_tokens, dim))
+        self.blocks = nn.ModuleList(
+            Block(dim, config.num_heads, config.mlp_dim, config.qkv_bias, 1e-5, RESIDUAL, rate)
+            for rate in drop_path_rates(drop_path, config.depth)
+        )
+        self.norm = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, config.num_classes)
+        self.aux_head = nn.Linear(dim, config.num_classes)
+        self.score_predictor = nn.ModuleList(GumbelMask(dim) for _ in config.prune_at)
+        initialise(self)
+
+    def forward(self, images: Tensor) -> Output:
+        patches = self.patch_embed(images)
+        tokens = Tokens(add_class_and_position(patches, self.cls_token, self.pos_embed))
+        stage_at = {block: stage for stage, block in enumerate(self.config.prune_at)}
+        for index, block in enumerate(self.blocks):
+            if index in stage_at:
+                tokens = self.score_predictor[stage_at[index]](tokens)
+            tokens = tokens._replace(x=block(tokens.x, tokens.mask))
+        x = self.norm(tokens.x)
+        auxiliary = self.aux_head(x[:, 1:])
+        alive = auxiliary
+        if tokens.mask is not None and not self.training:
+            # a masked token is still computed here; the gathered form does not have it
+            alive = auxiliary.masked_fill(tokens.mask[:, 1:, None] == 0, -torch.inf)
+        logits = self.head(x[:, 0]) + AUXILIARY * alive.amax(dim=1)
+        return Output(logits, tokens, features=auxiliary if self.training else None)
+
+
+def matches(shapes: Shapes) -> bool:
+    """Whether these tensors are a DynamicLVViT's: a convolutional stem and an auxiliary head."""
+    marks = ("cls_token", "pos_embed", "patch_embed.conv1.weight", "aux_head.weight")
+    return all(name in shapes for name in marks)
+
+
+def read_config(shapes: Shapes, hints: Hints) -> LVViTConfig:
+    """The configuration these tensors describe; ``hints`` settles what shapes cannot say."""
+    embed_dim, stem_dim, half, _ = shape_of(shapes, "patch_embed.proj.weight", 4)
+    grid = square_side(shape_of(shapes, "pos_embed", 3)[1] - 1, "pos_embed")
+    depth = count_modules(shapes, "blocks")
+    return LVViTConfig(
+        embed_dim=embed_dim,
+        num_heads=read_heads(embed_dim, hints),
+        depth=depth,
+        prune_at=read_prune_at(shapes, "score_predictor", depth, VARIANTS, hints),
+        patch_size=2 * half,
+        img_size=grid * 2 * half,
+        num_classes=shape_of(shapes, "head.weight", 2)[0],
+        in_chans=shape_of(shapes, "patch_embed.conv1.weight", 4)[1],
+        stem_dim=stem_dim,
+        mlp_dim=shape_of(shapes, "blocks.0.mlp.fc1.weight", 2)[0],
+        qkv_bias="blocks.0.attn.qkv.bias" in shapes,
+    )
+
+
+VARIANTS = {
+    "lvvit-s": LVViTConfig(embed_dim=384, num_heads=6, depth=16, prune_at=(4, 8, 12)),
+    "lvvit-m": LVViTConfig(embed_dim=512, num_heads=8, depth=20, prune_at=(5, 10, 15)),
+}
+
+FAMILY = Family(
+    name="lvvit",
+    model=DynamicLVViT,
+    config=LVViTConfig,
+    variants=VARIANTS,
+    schedule="power",
+    selection="nested",
+    matches=matches,
+    read_config=read_config,
+    published_top1={"lvvit-s": 83.08, "lvvit-m": 83.82},
+)

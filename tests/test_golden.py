@@ -1,0 +1,56 @@
+"""Against recorded outputs of the reference implementation, at full size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dynexport.backends import open_runner
+from dynexport.checkpoint import build_model, identify, load_checkpoint
+from dynexport.keep import power_schedule
+from dynexport.models import variant_name
+from dynexport.pipeline import convert
+from dynexport.rewrite import prove, rewrite
+
+
+@pytest.fixture(scope="module")
+def checkpoint(golden: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("golden") / f"{golden.name}.pth"
+    torch.save({"model": golden.state}, path)
+    return path
+
+
+def test_pytorch_inference_form_gives_the_recorded_answers(golden: Any, checkpoint: Path) -> None:
+    loaded = load_checkpoint(checkpoint)
+    family, config = identify(loaded)
+    assert variant_name(family, config) == golden.name.split("_")[0]
+    model = build_model(loaded, family, config)
+    keep = power_schedule(golden.ratio)
+    lean = rewrite(model, keep)
+    with torch.inference_mode():
+        output = lean(golden.images)
+    assert (output.logits - golden.logits).abs().max() < 1e-4
+    for ours, theirs in zip(output.tokens.kept, golden.kept, strict=True):
+        assert torch.equal(ours.sort(dim=1).values, theirs)
+    proof = prove(model, lean, keep, golden.images)
+    assert proof.max_abs_error < 1e-5 * max(1.0, proof.scale)
+    assert proof.selection_gap == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("batch", ["3", "1:2:4"])
+def test_onnx_gives_the_recorded_answers(
+    golden: Any, checkpoint: Path, batch: str, tmp_path: Path
+) -> None:
+    onnx = tmp_path / "golden.onnx"
+    result = convert(checkpoint, ratio=golden.ratio, batch=batch, emit_kept=True, output=onnx)
+    with open_runner("onnxruntime", onnx) as runner:
+        answers = runner.run(golden.images.numpy())
+    assert np.abs(answers["logits"] - golden.logits.numpy()).max() < 1e-4
+    for stage, theirs in enumerate(golden.kept):
+        assert np.array_equal(np.sort(answers[f"kept_{stage}"], axis=1), theirs.numpy())
+    added = 3 * 4 - 1  # what --emit-kept adds: three nodes a stage, and a look-up after the first
+    assert result.nodes - added <= 1.15 * result.nodes_dense

@@ -1,0 +1,161 @@
+"""Batch sizes as people write them, and metadata that survives the way through an ONNX file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dynexport.calibration import Preprocessing
+from dynexport.errors import InputError, ModelFileError
+from dynexport.metadata import PREFIX, Batch, Metadata
+from dynexport.onnxfile import read_metadata
+from dynexport.pipeline import Conversion
+
+SPARSE = Metadata(
+    family="deit",
+    variant="deit-s",
+    config={"embed_dim": 384, "prune_at": [3, 6, 9]},
+    ratios=(0.7, 0.7**2, 0.7**3),
+    keep_counts=(137, 96, 67),
+    num_tokens=196,
+    selection="nested",
+    batch="1:8:64",
+    classes=1000,
+    macs_dense=4_600_000_000,
+    macs_sparse=3_000_000_000,
+    preprocessing=Preprocessing.for_size(224),
+    checkpoint_sha256="0" * 64,
+    weights="model_ema",
+    versions={"torch": "2.9.0"},
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "sizes", "dynamic", "shown"),
+    [
+        ("8", (8, 8, 8), False, "8"),
+        ("1", (1, 1, 1), False, "1"),
+        ("1:8:64", (1, 8, 64), True, "1:8:64"),
+        ("1:1:2", (1, 1, 2), True, "1:1:2"),
+        ("4:4:4", (4, 4, 4), False, "4"),
+        (" 2 : 3 : 4 ", (2, 3, 4), True, "2:3:4"),
+    ],
+)
+def test_batch_sizes_are_read_and_shown(
+    text: str, sizes: tuple[int, int, int], dynamic: bool, shown: str
+) -> None:
+    batch = Batch.parse(text)
+    assert (batch.smallest, batch.optimal, batch.largest) == sizes
+    assert batch.dynamic is dynamic
+    assert str(batch) == shown
+
+
+@pytest.mark.parametrize("text", ["", "x", "1:2", "1:2:3:4", "1.5", "1::2", "8:", "1,8,64", "1-8"])
+def test_a_batch_that_is_no_size_and_no_range_is_refused(text: str) -> None:
+    with pytest.raises(InputError) as found:
+        Batch.parse(text)
+    assert str(found.value) == (
+        f"batch {text!r} is not valid: write one size, 8, or a range, 1:8:64"
+    )
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "0:8:64", "8:1:64", "1:64:8", "64:8:1"])
+def test_a_batch_below_1_or_out_of_order_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match=rf"^batch {text} is not valid: .*at least 1 and rise"):
+        Batch.parse(text)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 10**6), min_size=3, max_size=3))
+def test_a_batch_is_read_back_from_what_it_shows(sizes: list[int]) -> None:
+    batch = Batch(*sorted(sizes))
+    assert Batch.parse(str(batch)) == batch
+
+
+@pytest.mark.parametrize("metadata", [SPARSE, SPARSE.dense()], ids=["sparse", "dense"])
+def test_metadata_survives_a_round_trip(metadata: Metadata) -> None:
+    properties = metadata.to_properties()
+    assert set(properties) == {PREFIX + field.name for field in dataclasses.fields(Metadata)}
+    assert all(isinstance(json.loads(value), object) for value in properties.values())
+    assert Metadata.from_properties(properties, "m.onnx") == metadata
+
+
+def test_metadata_of_others_beside_it_is_ignored() -> None:
+    properties = {**SPARSE.to_properties(), "author": "somebody", PREFIX + "future": "1"}
+    assert Metadata.from_properties(properties, "m.onnx") == SPARSE
+
+
+def test_a_dense_twin_keeps_everything_and_gains_nothing() -> None:
+    twin = SPARSE.dense()
+    assert twin.ratios is None
+    assert twin.keep_counts == ()
+    assert twin.ideal_speedup == 1.0
+    assert SPARSE.ideal_speedup == pytest.approx(46 / 30)
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Metadata)])
+def test_a_missing_field_is_named(field: str) -> None:
+    properties = SPARSE.to_properties()
+    del properties[PREFIX + field]
+    with pytest.raises(ModelFileError) as found:
+        Metadata.from_properties(properties, "some.onnx")
+    assert str(found.value) == (
+        f"some.onnx carries no dynexport metadata ({field} is missing): "
+        "give an ONNX file that `dynexport convert` wrote"
+    )
+
+
+def test_a_file_without_any_metadata_is_no_file_of_ours() -> None:
+    with pytest.raises(ModelFileError, match=r"other\.onnx carries no dynexport metadata"):
+        Metadata.from_properties({}, "other.onnx")
+
+
+def unchecked(field: str, value: str) -> object:
+    reason = "the types of metadata values are not checked"
+    return pytest.param(field, value, marks=pytest.mark.xfail(strict=True, reason=reason))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("family", "deit"),
+        ("config", "{"),
+        ("ratios", "5"),
+        ("ratios", ""),
+        ("keep_counts", "true"),
+        ("preprocessing", "null"),
+        ("preprocessing", "7"),
+        ("preprocessing", "[]"),
+        ("preprocessing", '"x"'),
+        ("preprocessing", "{}"),
+        ("preprocessing", '{"mean": [0], "std": [1]}'),
+        ("preprocessing", '{"img_size": 8, "resize": null, "mean": [0], "std": [1], "x": 1}'),
+        unchecked("keep_counts", "null"),
+        unchecked("config", "3"),
+        unchecked("config", "null"),
+        unchecked("batch", "3"),
+        unchecked("batch", '"x"'),
+        unchecked("family", "null"),
+    ],
+)
+def test_a_damaged_field_is_one_clear_error(field: str, value: str) -> None:
+    with pytest.raises(ModelFileError) as found:
+        Metadata.from_properties({**SPARSE.to_properties(), PREFIX + field: value}, "some.onnx")
+    assert str(found.value) == (
+        "the dynexport metadata of some.onnx is damaged: convert the checkpoint again"
+    )
+
+
+def test_the_exported_file_carries_the_metadata_the_conversion_reports(
+    tiny_conversion: Conversion,
+) -> None:
+    metadata = read_metadata(tiny_conversion.onnx)
+    # JSON has lists where Python has tuples
+    assert metadata.to_properties() == tiny_conversion.metadata.to_properties()
+    assert metadata.keep_counts == (34, 24, 16)
+    assert metadata.batch == "1:3:5"
+    assert metadata.weights == "model"

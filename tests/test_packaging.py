@@ -1,0 +1,116 @@
+"""The package as a whole: what it exports, what it imports, what goes into the wheel."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import dynexport
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[1]
+PUBLIC = {
+    "DynexportError",
+    "KeepSchedule",
+    "bench_model",
+    "convert",
+    "create",
+    "inspect_file",
+    "verify_model",
+}
+
+
+def test_public_names() -> None:
+    assert set(dynexport.__all__) == PUBLIC
+    for name in PUBLIC:
+        assert callable(getattr(dynexport, name))
+    modules = {path.stem for path in (ROOT / "dynexport").iterdir()} | {"models", "calibration"}
+    assert not PUBLIC & modules
+
+
+def test_importing_imports_no_runtime() -> None:
+    heavy = "{'torch', 'onnxruntime', 'tensorrt', 'tensorrt_rtx', 'onnx', 'onnxscript'}"
+    script = f"import sys, dynexport, dynexport.cli; print({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.strip() == "set()", done.stderr
+
+
+def test_device_side_needs_no_pytorch() -> None:
+    """Verifying and benching import neither torch nor the models."""
+    script = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import dynexport.pipeline, dynexport.verify, dynexport.bench_worker\n"
+        "print('dynexport.models' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.strip() == "False", done.stderr
+
+
+def test_every_package_is_listed_for_the_wheel() -> None:
+    listed = set(
+        tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    )
+    found = {
+        ".".join(["dynexport", *path.parent.relative_to(ROOT / base).parts, *name])
+        for base, name in (
+            ("dynexport", ()),
+            ("models", ("models",)),
+            ("calibration", ("calibration",)),
+        )
+        for path in (ROOT / base).rglob("__init__.py")
+    }
+    assert listed == found
+
+
+def test_version_is_told_once() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == dynexport.__version__
+
+
+ORDER = {
+    "errors": set(),
+    "keep": {"errors"},
+    "files": {"errors"},
+    "calibration": {"errors"},
+    "models": {"errors"},
+    "metadata": {"errors", "calibration"},
+    "onnxfile": {"errors", "files", "metadata"},
+    "reference": {"errors", "files", "calibration", "metadata"},
+    "graph": {"errors", "metadata"},
+    "checkpoint": {"errors", "files", "models"},
+    "rewrite": {"errors", "keep", "models"},
+    "macs": set(),
+    "export": {"errors", "graph", "metadata", "reference"},
+    "backends": {"errors"},
+    "bench": {"errors"},
+    "bench_worker": {"errors", "backends"},
+    "verify": {"errors", "backends", "graph", "metadata", "onnxfile", "reference"},
+}
+"""Which parts each part may import: arrows point one way. `pipeline` may import all, `cli` and
+`console` stand on top of it."""
+
+
+def part_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return parts[1] if parts[0] == "dynexport" else parts[0]
+
+
+def test_imports_point_one_way() -> None:
+    files = [
+        p for base in ("dynexport", "models", "calibration") for p in (ROOT / base).rglob("*.py")
+    ]
+    for path in files:
+        part = part_of(path)
+        if part not in ORDER:
+            assert part in {"__init__", "__main__", "pipeline", "cli", "console"}, path
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dynexport."):
+                imported = (node.module or "").split(".")[1]
+                assert imported in ORDER[part] | {part}, f"{path} imports {node.module}"

@@ -1,0 +1,192 @@
+"""Verification: passes what is right, fails what is damaged, tells a tie from a fault."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from dynexport.errors import ModelFileError, VerificationError
+from dynexport.metadata import Batch
+from dynexport.pipeline import Conversion, verify_model
+from dynexport.reference import ReferenceBundle
+from dynexport.verify import batch_sizes, compare, judge_selection, verify
+
+
+@pytest.fixture
+def bundle(tiny_conversion: Conversion) -> ReferenceBundle:
+    return ReferenceBundle.load(tiny_conversion.reference)
+
+
+def damaged(
+    conversion: Conversion, folder: Path, change: Callable[[onnx.ModelProto], None]
+) -> Path:
+    """A changed copy of the ONNX file, its bundle beside it."""
+    model = onnx.load(conversion.onnx)
+    change(model)
+    path = folder / "tiny.onnx"
+    onnx.save(model, str(path))
+    shutil.copy(conversion.reference, folder)
+    return path
+
+
+def scale(name: str, factor: float) -> Callable[[onnx.ModelProto], None]:
+    def change(model: onnx.ModelProto) -> None:
+        weight = next(value for value in model.graph.initializer if value.name == name)
+        array = numpy_helper.to_array(weight) * np.float32(factor)
+        weight.CopyFrom(numpy_helper.from_array(array.astype(np.float32), name))
+
+    return change
+
+
+def take_the_smallest(model: onnx.ModelProto) -> None:
+    node = next(node for node in model.graph.node if node.op_type == "TopK")
+    next(a for a in node.attribute if a.name == "largest").i = 0
+
+
+def swap_predictors(model: onnx.ModelProto) -> None:
+    """Stage 2 ranks by stage 1's last layer and the other way round."""
+    names = [f"score_predictor.{stage}.score/constant" for stage in (0, 1)]
+    first, second = (next(v for v in model.graph.initializer if v.name == n) for n in names)
+    arrays = numpy_helper.to_array(first), numpy_helper.to_array(second)
+    first.CopyFrom(numpy_helper.from_array(arrays[1].copy(), names[0]))
+    second.CopyFrom(numpy_helper.from_array(arrays[0].copy(), names[1]))
+
+
+def test_a_sound_file_passes(tiny_conversion: Conversion) -> None:
+    result = verify(tiny_conversion.onnx)
+    assert result.passed
+    assert result.images == result.images_run == 8
+    assert result.batch_sizes == (1, 3, 4)
+    assert [stage.overlap for stage in result.stages] == [1.0, 1.0, 1.0]
+    assert result.errors.max_abs < 1e-5 * max(1.0, result.errors.scale)
+    assert result.errors.top1_agreement == 1.0
+
+
+def test_pytorch_asked_afresh_agrees(tiny_conversion: Conversion, tiny_checkpoint: Path) -> None:
+    assert verify_model(tiny_conversion.onnx, checkpoint=tiny_checkpoint).passed
+
+
+def test_another_checkpoint_is_refused(
+    tiny_conversion: Conversion, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.pth"
+    other.write_bytes(tiny_checkpoint.read_bytes() + b" ")
+    with pytest.raises(ModelFileError, match="was not made from"):
+        verify_model(tiny_conversion.onnx, checkpoint=other)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (scale("head.weight", 1.02), "logits differ by"),
+        (scale("blocks.2.attn.q/constant", 1.3), "logits differ by"),
+        (scale("score_predictor.1.score/constant", -1.0), "stage 2 swapped"),
+        (scale("head.bias", float("nan")), "logits differ by nan"),
+        (take_the_smallest, "stage 1 swapped"),
+        (swap_predictors, "stage 1 swapped"),
+    ],
+    ids=["head", "query", "score", "nan", "smallest", "swapped"],
+)
+def test_damage_is_caught(
+    tiny_conversion: Conversion,
+    tmp_path: Path,
+    change: Callable[[onnx.ModelProto], None],
+    message: str,
+) -> None:
+    result = verify(damaged(tiny_conversion, tmp_path, change))
+    assert not result.passed
+    assert message in "; ".join(result.failures)
+    with pytest.raises(VerificationError, match=r"failed verification"):
+        result.require_passed()
+
+
+def test_comparing_nothing_does_not_pass(
+    tiny_conversion: Conversion, bundle: ReferenceBundle
+) -> None:
+    empty = dataclasses.replace(
+        bundle,
+        images=bundle.images[:1],
+        logits=bundle.logits[:1],
+        kept=tuple(kept[:1] for kept in bundle.kept),
+        scores=tuple(np.zeros_like(scores[:1]) for scores in bundle.scores),
+    )
+    # One image, and all its scores tie: whatever is kept, no number may be compared.
+    others = np.setdiff1d(np.arange(49), empty.kept[0])[:1]
+    swapped = np.sort(np.append(empty.kept[0][0][1:], others))[None]
+    empty = dataclasses.replace(empty, kept=(swapped, *empty.kept[1:]))
+    result = compare(Path(tiny_conversion.onnx), empty, "memory")
+    assert not result.passed
+    assert "nothing to compare" in "; ".join(result.failures)
+
+
+def tie_case(scores: list[float], ours: list[int]) -> tuple[int, int]:
+    """Ties and faults where the reference kept positions 0 and 1 of these scores."""
+    bundle = ReferenceBundle(
+        images=np.zeros((1, 1, 1, 3), np.uint8),
+        logits=np.zeros((1, 1), np.float32),
+        kept=(np.array([[0, 1]]),),
+        scores=(np.array([scores], np.float32),),
+        made_for={},
+    )
+    stages, tied = judge_selection(bundle, (np.array([ours]),), margin=1e-4)
+    assert tied[0] == (sorted(ours) != [0, 1])
+    return stages[0].ties, stages[0].faults
+
+
+@pytest.mark.parametrize(
+    ("scores", "ours", "expected"),
+    [
+        ([2.0, 1.0, 0.5, -1.0], [1, 0], (0, 0)),
+        ([2.0, 1.0, 1.0 - 5e-5, -1.0], [0, 2], (2, 0)),
+        ([2.0, 1.0, 0.99, -1.0], [0, 2], (1, 1)),
+        ([2.0, 1.0, 1.0 - 5e-5, -1.0], [1, 2], (1, 1)),
+        ([2.0, 1.0, 0.5, float("-inf")], [0, 3], (1, 1)),
+        ([2.0, 1.0, 0.5, -1.0], [0, 0], (1, 0)),
+        ([2.0, 1.0, 0.5, -1.0], [0, 77], (1, 1)),
+    ],
+    ids=["equal", "tie", "fault", "tie-for-fault", "dropped-before", "twice", "off-the-grid"],
+)
+def test_ties_and_faults(scores: list[float], ours: list[int], expected: tuple[int, int]) -> None:
+    assert tie_case(scores, ours) == expected
+
+
+def test_a_bundle_of_another_model_is_refused(
+    tiny_conversion: Conversion, bundle: ReferenceBundle, tmp_path: Path
+) -> None:
+    path = tmp_path / "other.npz"
+    dataclasses.replace(bundle, made_for={**bundle.made_for, "ratios": [0.5, 0.4, 0.3]}).save(path)
+    with pytest.raises(ModelFileError, match=r"was recorded for ratios \[0.5, 0.4, 0.3\]"):
+        verify(tiny_conversion.onnx, path)
+
+
+@pytest.mark.parametrize("cut", [0, 10, 1000, -50])
+def test_a_damaged_bundle_is_refused(tiny_conversion: Conversion, tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "cut.npz"
+    path.write_bytes(Path(tiny_conversion.reference).read_bytes()[:cut])
+    with pytest.raises(ModelFileError, match="is not a complete reference bundle"):
+        verify(tiny_conversion.onnx, path)
+
+
+def test_bundle_survives_the_file(bundle: ReferenceBundle, tmp_path: Path) -> None:
+    bundle.save(tmp_path / "again.npz")
+    again = ReferenceBundle.load(tmp_path / "again.npz")
+    assert again.made_for == bundle.made_for
+    assert np.array_equal(again.images, bundle.images)
+    assert all(np.array_equal(a, b) for a, b in zip(again.scores, bundle.scores, strict=True))
+    kept_before = np.isfinite(again.scores[1]).sum(axis=1)
+    assert kept_before.tolist() == [34] * 8
+
+
+@pytest.mark.parametrize(
+    ("batch", "sizes"),
+    [("8", (8,)), ("1:8:64", (1, 8, 9)), ("1:8:8", (1, 8)), ("2:2:5", (2, 3))],
+)
+def test_batch_sizes_worth_running(batch: str, sizes: tuple[int, ...]) -> None:
+    assert batch_sizes(Batch.parse(batch)) == sizes

@@ -34,6 +34,34 @@ OPSETS = (20, 21, 22, 23)
 """20 brought Gelu. Newer ones change nothing these graphs use."""
 
 
+def _take_rows(x: Any, rows: Any) -> Any:
+    return opset20.GatherND(x, rows, batch_dims=1)
+
+
+def _number_rows(rows: Any) -> Any:
+    """The item's number is a running sum over the batch, so that no constant holds its size."""
+    one = opset20.Add(opset20.Sub(rows, rows), opset20.Constant(value_ints=[1]))
+    items = opset20.CumSum(one, opset20.Constant(value_int=0), exclusive=1)
+    return opset20.Concat(items, rows, axis=-1)
+
+
+def _take_places(x: Any, places: Any) -> Any:
+    return opset20.GatherND(x, places)
+
+
+def _put_places(x: Any, places: Any, rows: Any) -> Any:
+    return opset20.ScatterND(x, places, rows)
+
+
+TRANSLATIONS = {
+    torch.ops.dynexport.take_rows.default: _take_rows,
+    torch.ops.dynexport.number_rows.default: _number_rows,
+    torch.ops.dynexport.take_places.default: _take_places,
+    torch.ops.dynexport.put_places.default: _put_places,
+}
+"""The operators of dynexport.models in ONNX: whole rows moved, one index a row."""
+
+
 class LogitsOnly(nn.Module):
     """A model as the exporter should see it: one tensor in, one tensor out."""
 
@@ -101,17 +129,12 @@ def _translate(module: nn.Module, example: Tensor, opset: int) -> ir.Model:
                 verbose=False,
                 input_names=["images"],
                 output_names=["logits"],
-                custom_translation_table={torch.ops.dynexport.take_rows.default: _take_rows},
+                custom_translation_table=TRANSLATIONS,
             )
     finally:
         logger.setLevel(level)
     assert exported is not None
     return exported.model
-
-
-def _take_rows(x: Any, rows: Any) -> Any:
-    """`dynexport.models.sparsifiers.take_rows` in ONNX: whole rows, one index a row."""
-    return opset20.GatherND(x, rows, batch_dims=1)
 
 
 @torch.inference_mode()

@@ -200,7 +200,7 @@ def describe_model(
         ratios=None if keep is None else keep.ratios,
         keep_counts=() if keep is None else keep_counts(trained, keep),
         num_tokens=config.num_tokens,
-        selection=family.selection,
+        selection=family.model.selection,
         batch=str(batch),
         classes=config.num_classes,
         macs_dense=count_macs(oracle(trained, None)),

@@ -71,7 +71,8 @@ def oracle(
     for stage, count in enumerate(keep_counts(model, keep)):
         stages[stage] = stages[stage].top_k(count, left)
         stages[stage].replay = None if replay is None else replay[stage]
-        left = count
+        if masked.selection == "nested":
+            left = count
     return masked
 
 

@@ -1,6 +1,6 @@
 """The model families, each in its training form, and the registry that names them."""
 
-from dynexport.models.protocol import Config, Family, Output
+from dynexport.models.protocol import Config, Family, Output, SparseModel
 from dynexport.models.registry import FAMILIES, create, find_variant, variant_name, variants
 from dynexport.models.sparsifiers import GumbelMask, KeepAll, Tokens, TopKGather, TopKMask
 
@@ -11,6 +11,7 @@ __all__ = [
     "GumbelMask",
     "KeepAll",
     "Output",
+    "SparseModel",
     "Tokens",
     "TopKGather",
     "TopKMask",

@@ -22,6 +22,7 @@ from dynexport.models.protocol import (
     Hints,
     Output,
     Shapes,
+    SparseModel,
     count_modules,
     read_heads,
     read_prune_at,
@@ -70,7 +71,7 @@ class PatchEmbed(nn.Module):
         return self.proj(images).flatten(2).transpose(1, 2)
 
 
-class DynamicDeiT(nn.Module):
+class DynamicDeiT(SparseModel):
     """DeiT with a sparsifier before each block of ``config.prune_at``.
 
     images (B, 3, H, W) -> `Output`: logits (B, classes), the tokens' history, and in training
@@ -78,10 +79,10 @@ class DynamicDeiT(nn.Module):
     """
 
     sparsifiers = "score_predictor"
+    selection = "nested"
 
     def __init__(self, config: DeiTConfig, drop_path: float = 0.0) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         dim = config.embed_dim
         self.patch_embed = PatchEmbed(config.in_chans, dim, config.patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
@@ -125,11 +126,12 @@ def read_config(shapes: Shapes, hints: Hints) -> DeiTConfig:
     embed_dim, in_chans, patch_size, _ = shape_of(shapes, "patch_embed.proj.weight", 4)
     grid = square_side(shape_of(shapes, "pos_embed", 3)[1] - 1, "pos_embed")
     depth = count_modules(shapes, "blocks")
+    known = [variant.prune_at for variant in VARIANTS.values() if variant.depth == depth]
     return DeiTConfig(
         embed_dim=embed_dim,
         num_heads=read_heads(embed_dim, hints),
         depth=depth,
-        prune_at=read_prune_at(shapes, "score_predictor", depth, VARIANTS, hints),
+        prune_at=read_prune_at(shapes, "score_predictor", depth, known, hints),
         patch_size=patch_size,
         img_size=grid * patch_size,
         num_classes=shape_of(shapes, "head.weight", 2)[0],
@@ -151,7 +153,6 @@ FAMILY = Family(
     config=DeiTConfig,
     variants=VARIANTS,
     schedule="power",
-    selection="nested",
     matches=matches,
     read_config=read_config,
     published_top1={"deit-256": 76.53, "deit-s": 79.32, "deit-b": 81.43},

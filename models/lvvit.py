@@ -26,6 +26,7 @@ from dynexport.models.protocol import (
     Hints,
     Output,
     Shapes,
+    SparseModel,
     count_modules,
     read_heads,
     read_prune_at,
@@ -104,7 +105,7 @@ class ConvStem(nn.Module):
         return self
 
 
-class DynamicLVViT(nn.Module):
+class DynamicLVViT(SparseModel):
     """LV-ViT with a sparsifier before each block of ``config.prune_at``.
 
     images (B, 3, H, W) -> `Output`: logits (B, classes), the tokens' history, and in training
@@ -112,10 +113,10 @@ class DynamicLVViT(nn.Module):
     """
 
     sparsifiers = "score_predictor"
+    selection = "nested"
 
     def __init__(self, config: LVViTConfig, drop_path: float = 0.0) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         dim = config.embed_dim
         self.patch_embed = ConvStem(config)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
@@ -159,11 +160,12 @@ def read_config(shapes: Shapes, hints: Hints) -> LVViTConfig:
     embed_dim, stem_dim, half, _ = shape_of(shapes, "patch_embed.proj.weight", 4)
     grid = square_side(shape_of(shapes, "pos_embed", 3)[1] - 1, "pos_embed")
     depth = count_modules(shapes, "blocks")
+    known = [variant.prune_at for variant in VARIANTS.values() if variant.depth == depth]
     return LVViTConfig(
         embed_dim=embed_dim,
         num_heads=read_heads(embed_dim, hints),
         depth=depth,
-        prune_at=read_prune_at(shapes, "score_predictor", depth, VARIANTS, hints),
+        prune_at=read_prune_at(shapes, "score_predictor", depth, known, hints),
         patch_size=2 * half,
         img_size=grid * 2 * half,
         num_classes=shape_of(shapes, "head.weight", 2)[0],
@@ -185,7 +187,6 @@ FAMILY = Family(
     config=LVViTConfig,
     variants=VARIANTS,
     schedule="power",
-    selection="nested",
     matches=matches,
     read_config=read_config,
     published_top1={"lvvit-s": 83.08, "lvvit-m": 83.82},

@@ -6,10 +6,11 @@ export, the command line) works through it and knows no family by name.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
@@ -52,29 +53,43 @@ class Output(NamedTuple):
     features: Tensor | None = None
 
 
+class SparseModel(nn.Module):
+    """Base of every training form, called with images (B, 3, H, W) and returning `Output`.
+
+    config       its configuration
+    sparsifiers  path of the ModuleList of sparsifiers, which converting swaps
+    selection    "nested": each stage ranks the tokens that are left, class token first;
+                 "grid": each stage ranks the whole grid
+    """
+
+    sparsifiers: ClassVar[str]
+    selection: ClassVar[str]
+    config: Any
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+
+
 @dataclass(frozen=True)
 class Family:
     """One family of sparse models.
 
     name            as people say it
-    model           ``model(config)`` builds the training form; its attribute ``sparsifiers``
-                    names the ModuleList of sparsifiers that converting swaps
+    model           builds the training form from a configuration; see `SparseModel`
     config          the configuration class, rebuilt from metadata by keyword
     variants        published configurations by name
     schedule        key of `dynexport.keep.SCHEDULES`
-    selection       "nested": each stage ranks the tokens that are left, class token first;
-                    "grid": each stage ranks the whole grid
     matches         whether a checkpoint's tensors belong to this family
     read_config     the configuration they describe; ModelError where it cannot be settled
     published_top1  ImageNet top-1 at ratio 0.7, per cent, by variant
     """
 
     name: str
-    model: Callable[[Any], nn.Module]
+    model: type[SparseModel]
     config: Callable[..., Any]
     variants: Mapping[str, Any]
     schedule: str
-    selection: str
     matches: Callable[[Shapes], bool]
     read_config: Callable[[Shapes, Hints], Any]
     published_top1: Mapping[str, float] = field(default_factory=dict)
@@ -100,7 +115,7 @@ def require_sizes(config: Any) -> None:
 
 def require_blocks(prune_at: Sequence[int], depth: int) -> None:
     """ModelError unless these are increasing numbers of ``depth`` blocks."""
-    ordered = all(a < b for a, b in zip(prune_at, prune_at[1:], strict=False))
+    ordered = all(a < b for a, b in itertools.pairwise(prune_at))
     if not ordered or not all(0 <= block < depth for block in prune_at):
         raise ModelError(
             f"pruning locations {list(prune_at)} are not valid for {depth} blocks: "
@@ -152,9 +167,12 @@ def read_heads(embed_dim: int, hints: Hints) -> int:
 
 
 def read_prune_at(
-    shapes: Shapes, predictors: str, depth: int, variants: Mapping[str, Any], hints: Hints
+    shapes: Shapes, predictors: str, depth: int, known: Iterable[tuple[int, ...]], hints: Hints
 ) -> tuple[int, ...]:
-    """Pruning locations: the hint, or those of the published variants this deep."""
+    """Pruning locations: the hint, or the only one of ``known`` with as many stages.
+
+    ``known`` are those of the published variants with this depth.
+    """
     stages = count_modules(shapes, predictors)
     if stages == 0:
         raise ModelError(
@@ -169,10 +187,9 @@ def read_prune_at(
                 f"predictors: give {stages}, as in --prune-at {_example(stages, depth)}"
             )
         return tuple(int(block) for block in hinted)
-    known = {tuple(v.prune_at) for v in variants.values() if v.depth == depth}
-    known = {blocks for blocks in known if len(blocks) == stages}
-    if len(known) == 1:
-        return known.pop()
+    fitting = {blocks for blocks in known if len(blocks) == stages}
+    if len(fitting) == 1:
+        return fitting.pop()
     raise ModelError(
         f"{stages} predictors for {depth} blocks, and nothing in the checkpoint says before "
         f"which blocks they stand: say it, as in --prune-at {_example(stages, depth)}"

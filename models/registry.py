@@ -8,10 +8,12 @@ from typing import Any
 from torch import nn
 
 from dynexport.errors import ModelError, unknown_choice
-from dynexport.models import deit, lvvit
+from dynexport.models import convnext, deit, lvvit, swin
 from dynexport.models.protocol import Config, Family
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (deit.FAMILY, lvvit.FAMILY)}
+BUILT_IN = (deit.FAMILY, lvvit.FAMILY, swin.FAMILY, convnext.FAMILY)
+
+FAMILIES: dict[str, Family] = {family.name: family for family in BUILT_IN}
 
 
 def variants() -> dict[str, tuple[Family, Any]]:

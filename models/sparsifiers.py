@@ -13,6 +13,7 @@ The class token is row 0 of ``x`` throughout and is never dropped.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -29,8 +30,10 @@ CLASS_TOKEN_SCORE = 1e30
 class Tokens(NamedTuple):
     """Tokens between two blocks, and the history of what was decided about them.
 
-    x       (B, 1 + N, C)  class token first
-    mask    (B, 1 + N)     1 where a token is alive; None where all are (inference form)
+    x       (B, 1 + N, C)  class token first; (B, N, C) where there is none (dual path)
+    mask    (B, 1 + N)     1 where a token is alive (dual path, (B, N): where it takes the slow
+            path); None before the first stage, and in the inference form
+    places  (B, K, 2) int64: rows that take the slow path (dual path, inference form)
     scores  per stage, (B, N) or (B, N_left): the predictor's preference for keeping each
             token that stage ranked
     masks   per stage, (B, N): the mask over the patch grid (training form)
@@ -39,6 +42,7 @@ class Tokens(NamedTuple):
 
     x: Tensor
     mask: Tensor | None = None
+    places: Tensor | None = None
     scores: tuple[Tensor, ...] = ()
     masks: tuple[Tensor, ...] = ()
     kept: tuple[Tensor, ...] = ()
@@ -69,15 +73,17 @@ class Predictor(nn.Module):
     are alive and appended to every token.
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(
+        self, dim: int, linear: Callable[[int, int], nn.Module] = nn.Linear, eps: float = 1e-5
+    ) -> None:
         super().__init__()
-        self.in_conv = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.GELU())
+        self.in_conv = nn.Sequential(nn.LayerNorm(dim, eps=eps), linear(dim, dim), nn.GELU())
         self.out_conv = nn.Sequential(
-            nn.Linear(dim, dim // 2),
+            linear(dim, dim // 2),
             nn.GELU(),
-            nn.Linear(dim // 2, dim // 4),
+            linear(dim // 2, dim // 4),
             nn.GELU(),
-            nn.Linear(dim // 4, 2),
+            linear(dim // 4, 2),
             nn.LogSoftmax(dim=-1),
         )
 

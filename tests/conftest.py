@@ -130,6 +130,9 @@ def golden_tensor(name: str, shape: list[int], dtype: str) -> torch.Tensor:
     return torch.from_numpy(values.astype(np.float32)).reshape(shape)
 
 
-@pytest.fixture(scope="session", params=["deit-s_0.7", "deit-256_0.7"])
+CASES = ["deit-s_0.7", "deit-256_0.7", "lvvit-s_0.7", "swin-t_0.7", "convnext-t_0.7"]
+
+
+@pytest.fixture(scope="session", params=CASES)
 def golden(request: pytest.FixtureRequest) -> GoldenCase:
     return golden_case(request.param)

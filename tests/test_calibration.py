@@ -221,11 +221,12 @@ def test_a_picture_cut_short_is_refused_by_name(tmp_path: Path, suffix: str, lef
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("x.jpg", b"text"),
-        ("x.png", b"\x89PNG\r\n\x1a\n" + bytes(30)),
+        pytest.param("x.jpg", b"text", id="text"),
+        pytest.param("x.png", b"\x89PNG\r\n\x1a\n" + bytes(30), id="head of a png"),
         pytest.param(
             "x.ppm",
             b"P6\n2x 2\n255\n" + bytes(12),
+            id="head of a ppm",
             marks=pytest.mark.xfail(strict=True, reason="ValueError out of the picture library"),
         ),
     ],

@@ -404,8 +404,8 @@ def test_published_variants_are_recognised_at_any_size(
     config = dataclasses.replace(published, num_classes=num_classes, img_size=img_size)
     with torch.device("meta"):
         state = family.model(config).state_dict()
-    for hints in ({}, {"model": name}):
-        found_family, found = identify(in_hand(state), **hints)
+    for asked in (None, name):
+        found_family, found = identify(in_hand(state), model=asked)
         assert found_family is family
         assert found == config
 
@@ -562,7 +562,7 @@ def narrow() -> State:
     config = DeiTConfig(
         embed_dim=24, num_heads=3, depth=2, prune_at=(1,), patch_size=4, img_size=8, num_classes=2
     )
-    return DynamicDeiT(config).state_dict()
+    return dict(DynamicDeiT(config).state_dict())
 
 
 def test_a_width_that_64_does_not_divide_asks_for_heads_with_every_choice(narrow: State) -> None:

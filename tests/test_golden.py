@@ -11,7 +11,7 @@ import torch
 
 from dynexport.backends import open_runner
 from dynexport.checkpoint import build_model, identify, load_checkpoint
-from dynexport.keep import power_schedule
+from dynexport.keep import schedule_from_base
 from dynexport.models import variant_name
 from dynexport.pipeline import convert
 from dynexport.rewrite import prove, rewrite
@@ -29,7 +29,7 @@ def test_pytorch_inference_form_gives_the_recorded_answers(golden: Any, checkpoi
     family, config = identify(loaded)
     assert variant_name(family, config) == golden.name.split("_")[0]
     model = build_model(loaded, family, config)
-    keep = power_schedule(golden.ratio)
+    keep = schedule_from_base(family.schedule, golden.ratio, 3)
     lean = rewrite(model, keep)
     with torch.inference_mode():
         output = lean(golden.images)
@@ -41,16 +41,16 @@ def test_pytorch_inference_form_gives_the_recorded_answers(golden: Any, checkpoi
     assert proof.selection_gap == (0.0, 0.0, 0.0)
 
 
-@pytest.mark.parametrize("batch", ["3", "1:2:4"])
+@pytest.mark.parametrize("batch", ["1", "1:2:4"])
 def test_onnx_gives_the_recorded_answers(
     golden: Any, checkpoint: Path, batch: str, tmp_path: Path
 ) -> None:
     onnx = tmp_path / "golden.onnx"
-    result = convert(checkpoint, ratio=golden.ratio, batch=batch, emit_kept=True, output=onnx)
+    convert(checkpoint, ratio=golden.ratio, batch=batch, emit_kept=True, output=onnx)
+    size = 1 if batch == "1" else 3
     with open_runner("onnxruntime", onnx) as runner:
-        answers = runner.run(golden.images.numpy())
+        parts = [runner.run(part.numpy()) for part in golden.images.split(size)]
+    answers = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     assert np.abs(answers["logits"] - golden.logits.numpy()).max() < 1e-4
     for stage, theirs in enumerate(golden.kept):
         assert np.array_equal(np.sort(answers[f"kept_{stage}"], axis=1), theirs.numpy())
-    added = 3 * 4 - 1  # what --emit-kept adds: three nodes a stage, and a look-up after the first
-    assert result.nodes - added <= 1.15 * result.nodes_dense

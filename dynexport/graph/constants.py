@@ -1,23 +1,30 @@
-"""Small integer constants, shared by content."""
+"""Constants added to a graph."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
+
+
+def add_constant(model: ir.Model, name: str, array: NDArray[Any]) -> ir.Value:
+    """A new initializer of this name and content."""
+    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
+    value = ir.Value(
+        name=name,
+        shape=ir.Shape(array.shape),
+        type=ir.TensorType(tensor.dtype),
+        const_value=tensor,
+    )
+    model.graph.register_initializer(value)
+    return value
 
 
 def int64_constant(model: ir.Model, numbers: list[int]) -> ir.Value:
     """The initializer that holds these int64 numbers, made once a graph and named by them."""
     name = "const/" + "_".join(str(number) for number in numbers)
-    initializers = model.graph.initializers
-    if name not in initializers:
-        tensor = ir.tensor(np.asarray(numbers, dtype=np.int64), name=name)
-        model.graph.register_initializer(
-            ir.Value(
-                name=name,
-                shape=ir.Shape([len(numbers)]),
-                type=ir.TensorType(tensor.dtype),
-                const_value=tensor,
-            )
-        )
-    return initializers[name]
+    if name not in model.graph.initializers:
+        add_constant(model, name, np.asarray(numbers, dtype=np.int64))
+    return model.graph.initializers[name]

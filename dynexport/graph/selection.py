@@ -60,6 +60,9 @@ def dense_twin(model: ir.Model) -> ir.Model:
     changed, and returned.
     """
     chosen = {node.outputs[1] for node in top_k_nodes(model)}
+    for node in model.graph:
+        if node.op_type == "Concat" and chosen & set(node.inputs):
+            chosen.add(node.outputs[0])  # rows, numbered by their item of the batch
     bypassed = 0
     for node in list(model.graph):
         passed = {"GatherND": 0, "ScatterND": 2}.get(node.op_type)

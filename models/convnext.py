@@ -1,0 +1,273 @@
+"""DynamicConvNeXt: ConvNeXt (arXiv 2201.03545) whose third stage has two paths.
+
+Sparsification: arXiv 2207.01580, section 3.4. Parameter names and shapes are the public code's,
+so its checkpoints load strictly. Maps are kept as rows, (B, H*W, C), channels last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dynexport.errors import ModelError
+from dynexport.models.dualpath import GumbelSplit, through_two_paths
+from dynexport.models.layers import (
+    DropPath,
+    drop_path_rates,
+    initialise,
+    linear_from,
+    scaled_linear,
+)
+from dynexport.models.protocol import (
+    Family,
+    Hints,
+    Output,
+    Shapes,
+    SparseModel,
+    count_modules,
+    read_prune_at,
+    require_blocks,
+    shape_of,
+)
+from dynexport.models.sparsifiers import Tokens
+
+SPARSE_STAGE = 2
+"""The third stage, where most blocks are, is the one with two paths."""
+
+EPS = 1e-6
+"""Of every LayerNorm."""
+
+LAYER_SCALE = 1e-6
+"""What the layer scales start from."""
+
+
+@dataclass(frozen=True)
+class ConvNeXtConfig:
+    """Everything that shapes a DynamicConvNeXt. ``prune_at`` counts blocks of the third stage."""
+
+    dims: tuple[int, ...]
+    depths: tuple[int, ...]
+    prune_at: tuple[int, ...]
+    img_size: int = 224
+    num_classes: int = 1000
+    in_chans: int = 3
+    patch_size: int = 4
+    kernel: int = 7
+
+    def __post_init__(self) -> None:
+        for name in ("dims", "depths", "prune_at"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if len(self.dims) != 4 or len(self.depths) != 4 or min(*self.dims, *self.depths) < 1:
+            raise ModelError(
+                f"a ConvNeXt has four stages: found widths {list(self.dims)} and depths "
+                f"{list(self.depths)}"
+            )
+        if self.img_size < 1 or self.img_size % (8 * self.patch_size):
+            raise ModelError(
+                f"image size {self.img_size} is no multiple of {8 * self.patch_size}: ConvNeXt "
+                "halves its map three times"
+            )
+        require_blocks(self.prune_at, self.depths[SPARSE_STAGE])
+
+    def grid(self, stage: int) -> int:
+        """Side of a stage's map, positions."""
+        return self.img_size // self.patch_size // 2**stage
+
+    @property
+    def num_tokens(self) -> int:
+        """Positions of the third stage's map, all of which every sparsifier ranks."""
+        return self.grid(SPARSE_STAGE) ** 2
+
+
+class PointwiseConv(nn.Linear):
+    """A Linear over channels whose weight is stored as a 1 x 1 convolution's: (out, in, 1, 1)."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features)
+        self.weight = nn.Parameter(self.weight.detach()[..., None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.flatten(1), self.bias)
+
+    def inference_form(self) -> nn.Linear:
+        return linear_from(self.weight.flatten(1), self.bias)
+
+
+class SplitPredictor(GumbelSplit):
+    """The shared sparsifier with the public ConvNeXt's parameter shapes."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, PointwiseConv, EPS)
+
+
+class Downsample(nn.Sequential):
+    """LayerNorm and a 2 x 2 convolution of stride 2, or the stem's two in the other order.
+
+    Entry 0 and 1 hold the parameters under the public names; rows in and out.
+    """
+
+    def __init__(self, config: ConvNeXtConfig, stage: int) -> None:
+        self_dim, size = config.dims[stage], 2 if stage else config.patch_size
+        before = config.dims[stage - 1] if stage else config.in_chans
+        norm = nn.LayerNorm(before if stage else self_dim, eps=EPS)
+        convolution = nn.Conv2d(before, self_dim, kernel_size=size, stride=size)
+        super().__init__(*((norm, convolution) if stage else (convolution, norm)))
+        self.side = config.grid(stage - 1) if stage else 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Image (B, 3, H, W) in the stem, else rows (B, H*W, C) -> rows (B, H*W/4, C')."""
+        if not self.side:
+            return self[1](as_rows(self[0](x)))
+        return as_rows(self[1](as_map(self[0](x), self.side)))
+
+
+def as_map(rows: Tensor, side: int) -> Tensor:
+    """(B, side*side, C) -> (B, C, side, side)."""
+    return rows.transpose(1, 2).unflatten(2, (side, side))
+
+
+def as_rows(image: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, H*W, C)."""
+    return image.flatten(2).transpose(1, 2)
+
+
+class ConvNeXtBlock(nn.Module):
+    """Depthwise convolution, then norm and MLP or, after the first split, one of two paths."""
+
+    def __init__(
+        self, config: ConvNeXtConfig, stage: int, two_paths: bool, drop_path: float
+    ) -> None:
+        super().__init__()
+        dim, self.side = config.dims[stage], config.grid(stage)
+        self.dwconv = nn.Conv2d(dim, dim, config.kernel, padding=config.kernel // 2, groups=dim)
+        self.norm = nn.LayerNorm(dim, eps=EPS)
+        self.pwconv1 = nn.Linear(dim, 4 * dim)
+        self.pwconv2 = nn.Linear(4 * dim, dim)
+        self.gamma: Tensor | None = nn.Parameter(torch.full((dim,), LAYER_SCALE))
+        self.drop_path = DropPath(drop_path)
+        self.fast_path: nn.Module | None = None
+        self.fast_path_gamma: Tensor | None = None
+        if two_paths:
+            self.fast_path = nn.Sequential(nn.LayerNorm(dim, eps=EPS), nn.Linear(dim, dim))
+            self.fast_path_gamma = nn.Parameter(torch.full((dim,), LAYER_SCALE))
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        x = as_rows(self.dwconv(as_map(tokens.x, self.side)))
+        if self.fast_path is None:
+            branch = self.slow(x)
+        else:
+            branch = through_two_paths(x, tokens, self.slow, self.fast)
+        return tokens._replace(x=tokens.x + self.drop_path(branch))
+
+    def slow(self, x: Tensor) -> Tensor:
+        """Norm and MLP, scaled: (B, N, C) -> (B, N, C)."""
+        branch = self.pwconv2(F.gelu(self.pwconv1(self.norm(x))))
+        return branch if self.gamma is None else self.gamma * branch
+
+    def fast(self, x: Tensor) -> Tensor:
+        """LayerNorm and Linear, scaled: (B, N, C) -> (B, N, C)."""
+        assert self.fast_path is not None
+        branch: Tensor = self.fast_path(x)
+        return branch if self.fast_path_gamma is None else self.fast_path_gamma * branch
+
+    def inference_form(self) -> ConvNeXtBlock:
+        """The same block, each layer scale folded into the Linear before it."""
+        if self.gamma is not None:
+            self.pwconv2 = scaled_linear(self.pwconv2, self.gamma)
+            self.gamma = None
+        if self.fast_path is not None and self.fast_path_gamma is not None:
+            norm, linear = self.fast_path.children()
+            assert isinstance(linear, nn.Linear)
+            self.fast_path = nn.Sequential(norm, scaled_linear(linear, self.fast_path_gamma))
+            self.fast_path_gamma = None
+        return self
+
+
+class DynamicConvNeXt(SparseModel):
+    """ConvNeXt with a sparsifier before each block of ``config.prune_at`` in its third stage.
+
+    images (B, 3, H, W) -> `Output`: logits (B, classes), the history of decisions, and in
+    training mode the last map, normalised (B, N/4, C), which distillation compares.
+    """
+
+    sparsifiers = "score_predictor"
+    selection = "grid"
+
+    def __init__(self, config: ConvNeXtConfig, drop_path: float = 0.0) -> None:
+        super().__init__(config)
+        self.downsample_layers = nn.ModuleList(Downsample(config, stage) for stage in range(4))
+        rates = iter(drop_path_rates(drop_path, sum(config.depths)))
+        self.stages = nn.ModuleList(
+            nn.ModuleList(
+                ConvNeXtBlock(
+                    config, stage, stage == SPARSE_STAGE and block >= config.prune_at[0], rate
+                )
+                for block, rate in zip(range(config.depths[stage]), rates, strict=False)
+            )
+            for stage in range(4)
+        )
+        self.norm = nn.LayerNorm(config.dims[3], eps=EPS)
+        self.head = nn.Linear(config.dims[3], config.num_classes)
+        self.score_predictor = nn.ModuleList(
+            SplitPredictor(config.dims[SPARSE_STAGE]) for _ in config.prune_at
+        )
+        initialise(self)
+
+    def forward(self, images: Tensor) -> Output:
+        tokens = Tokens(images)
+        stage_at = {block: place for place, block in enumerate(self.config.prune_at)}
+        for stage, (downsample, blocks) in enumerate(
+            zip(self.downsample_layers, self.stages, strict=True)
+        ):
+            tokens = tokens._replace(x=downsample(tokens.x), mask=None, places=None)
+            for index, block in enumerate(blocks):
+                if stage == SPARSE_STAGE and index in stage_at:
+                    tokens = self.score_predictor[stage_at[index]](tokens)
+                tokens = block(tokens)
+        logits = self.head(self.norm(tokens.x.mean(dim=1)))
+        return Output(logits, tokens, features=self.norm(tokens.x) if self.training else None)
+
+
+def matches(shapes: Shapes) -> bool:
+    """Whether these tensors are a DynamicConvNeXt's."""
+    return "stages.0.0.dwconv.weight" in shapes and "downsample_layers.0.0.weight" in shapes
+
+
+def read_config(shapes: Shapes, hints: Hints) -> ConvNeXtConfig:
+    """The configuration these tensors describe. No tensor tells the image size: without a hint
+    it is 224."""
+    depths = tuple(count_modules(shapes, f"stages.{stage}") for stage in range(4))
+    stem = shape_of(shapes, "downsample_layers.0.0.weight", 4)
+    kernels = [shape_of(shapes, f"stages.{stage}.0.dwconv.weight", 4) for stage in range(4)]
+    known = [variant.prune_at for variant in VARIANTS.values() if variant.depths == depths]
+    return ConvNeXtConfig(
+        dims=tuple(kernel[0] for kernel in kernels),
+        depths=depths,
+        prune_at=read_prune_at(shapes, "score_predictor", depths[SPARSE_STAGE], known, hints),
+        img_size=int(hints.get("img_size") or 224),
+        num_classes=shape_of(shapes, "head.weight", 2)[0],
+        in_chans=stem[1],
+        patch_size=stem[2],
+        kernel=kernels[0][2],
+    )
+
+
+VARIANTS = {
+    "convnext-t": ConvNeXtConfig((96, 192, 384, 768), (3, 3, 9, 3), (1, 2, 3)),
+    "convnext-s": ConvNeXtConfig((96, 192, 384, 768), (3, 3, 27, 3), (3, 6, 9)),
+    "convnext-b": ConvNeXtConfig((128, 256, 512, 1024), (3, 3, 27, 3), (3, 6, 9)),
+}
+
+FAMILY = Family(
+    name="convnext",
+    model=DynamicConvNeXt,
+    config=ConvNeXtConfig,
+    variants=VARIANTS,
+    schedule="linear",
+    matches=matches,
+    read_config=read_config,
+    published_top1={"convnext-t": 81.59, "convnext-s": 82.57, "convnext-b": 83.45},
+)

@@ -34,7 +34,7 @@ types: setup
 	cd $(VENV) && bin/mypy --config-file ../pyproject.toml -p dynexport
 
 unit: setup
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto
 
 demo: setup
 	$(BIN)/python examples/mnist/demo.py

@@ -22,8 +22,8 @@ from pathlib import Path
 import torch
 
 import dynexport
-from dynexport.bench import Plan
-from dynexport.pipeline import BenchResult
+from dynexport.bench import BenchResult
+from dynexport.timing import Plan
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("dynexport", "torch", "onnx", "onnxruntime", "numpy")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,18 @@ from dynexport.calibration.preprocessing import Preprocessing
 from dynexport.errors import ImageError
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+
+DAMAGED = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    TypeError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What reading a damaged .npz may raise."""
 
 
 def load_images(source: Path, count: int, preprocessing: Preprocessing) -> NDArray[np.uint8]:
@@ -48,11 +61,13 @@ def _from_npz(path: Path, count: int, preprocessing: Preprocessing) -> NDArray[n
     try:
         with np.load(path, allow_pickle=False) as arrays:
             images = arrays["images"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        if not isinstance(images, np.ndarray):
+            raise TypeError("images")
+    except DAMAGED:
         raise ImageError(
             f"{path} is no folder and no .npz with an array 'images': give one of the two"
         ) from None
-    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or not len(images):
+    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or 0 in images.shape:
         raise ImageError(
             f"{path}: 'images' is {images.dtype} {list(images.shape)}, expected uint8 (N, H, W, 3)"
         )

@@ -40,7 +40,13 @@ class Preprocessing:
         try:
             with Image.open(path) as picture:
                 image = picture.convert("RGB")
-        except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError):
+        except (
+            UnidentifiedImageError,
+            OSError,
+            SyntaxError,
+            ValueError,
+            Image.DecompressionBombError,
+        ):
             raise ImageError(f"{path} is not a readable image") from None
         return self.crop(image, str(path))
 
@@ -54,9 +60,9 @@ class Preprocessing:
                     f"exactly {size} x {size}, unscaled"
                 )
             return np.asarray(image, dtype=np.uint8)
-        scale = self.resize / min(image.size)
+        short = min(image.size)
         width, height = (
-            self.resize if side == min(image.size) else int(side * scale) for side in image.size
+            self.resize if side == short else int(self.resize * side / short) for side in image.size
         )
         image = image.resize((width, height), Image.Resampling.BICUBIC)
         left, top = round((width - size) / 2.0), round((height - size) / 2.0)

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 from dynexport.errors import DynexportError
 
 if TYPE_CHECKING:
+    from dynexport.bench import bench_model
+    from dynexport.inspection import inspect_file
     from dynexport.keep import KeepSchedule
     from dynexport.models import create
-    from dynexport.pipeline import bench_model, convert, inspect_file, verify_model
+    from dynexport.pipeline import convert, verify_model
 
 __version__ = "0.1.0"
 
@@ -34,10 +36,10 @@ __all__ = [
 
 _HOME = {
     "KeepSchedule": "dynexport.keep",
-    "bench_model": "dynexport.pipeline",
+    "bench_model": "dynexport.bench",
     "convert": "dynexport.pipeline",
     "create": "dynexport.models",
-    "inspect_file": "dynexport.pipeline",
+    "inspect_file": "dynexport.inspection",
     "verify_model": "dynexport.pipeline",
 }
 

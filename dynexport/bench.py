@@ -1,155 +1,107 @@
-"""Latency, sparse beside its dense twin: each candidate in a process of its own, rounds in turn.
-
-Two runtimes in one process steal each other's cores, and a machine's speed drifts from minute to
-minute. So every candidate gets a process, the processes take turns, and speed-ups are formed
-round by round before their median is taken.
-"""
+"""Does it pay? An ONNX file beside its dense twin, PyTorch, and the ideal."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+import importlib.util
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
-import numpy as np
-
-from dynexport.errors import DynexportError, InputError
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """Something to time.
-
-    label      how reports call it
-    opener     "module:function" that returns a `dynexport.backends.Runner`
-    arguments  its keyword arguments, plain values
-    """
-
-    label: str
-    opener: str
-    arguments: Mapping[str, Any]
+from dynexport.backends import open_runner
+from dynexport.errors import InputError
+from dynexport.files import existing_file
+from dynexport.graph.selection import dense_twin
+from dynexport.metadata import Batch, Metadata
+from dynexport.onnxfile import read_metadata, read_model, to_bytes
+from dynexport.timing import Candidate, Plan, Timing, speedup, time_candidates
 
 
 @dataclass(frozen=True)
-class Timing:
-    """Latencies of one candidate over all rounds, milliseconds for a batch.
+class BenchResult:
+    """Timings of one model, its dense twin and PyTorch.
 
-    images_per_second: at the median; rounds: the median of each round, for paired ratios.
+    speedup   dense twin over sparse, on the same runtime, paired round by round
+    ideal     the quotient of their multiply-accumulates; efficiency: speedup / ideal
     """
 
-    label: str
+    model: str
     batch: int
-    runs: int
-    min: float
-    p50: float
-    p90: float
-    p99: float
-    images_per_second: float
-    rounds: tuple[float, ...]
+    threads: int | None
+    timings: tuple[Timing, ...]
+    speedup: float | None
+    ideal: float
+    efficiency: float | None
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How long to measure: rounds, seconds each candidate runs in a round, seconds to warm up."""
+def bench_model(
+    model: str | Path,
+    *,
+    batch: int | None = None,
+    backend: str = "onnxruntime",
+    threads: int | None = None,
+    pytorch: bool = True,
+    plan: Plan | None = None,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> BenchResult:
+    """Time an ONNX file, its dense twin and (where installed) PyTorch, in turn.
 
-    rounds: int = 10
-    round_seconds: float = 0.5
-    warmup_seconds: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.rounds < 1 or self.round_seconds <= 0 or self.warmup_seconds < 0:
-            raise InputError(
-                f"a measurement needs at least one round of some seconds, found {self}"
-            )
-
-
-def time_candidates(
-    candidates: Sequence[Candidate],
-    shape: tuple[int, int, int, int],
-    plan: Plan,
-    on_round: Callable[[int], None] = lambda number: None,
-) -> list[Timing]:
-    """Time candidates on random input of ``shape`` (B, C, H, W), in turn, round by round.
-
-    ``on_round`` is told the number of each round as it ends. DynexportError if a candidate's
-    process fails.
+    ``batch`` defaults to the size the file was made for. Timings use random images, and PyTorch
+    random weights: neither changes what is computed.
     """
-    with ExitStack() as stack:
-        workers = [stack.enter_context(_Worker(c, shape)) for c in candidates]
-        for worker in workers:
-            worker.measure(plan.warmup_seconds)
-        rounds: list[list[list[float]]] = []
-        for number in range(plan.rounds):
-            rounds.append([worker.measure(plan.round_seconds) for worker in workers])
-            on_round(number + 1)
-    return [
-        _timing(candidate.label, shape[0], [turn[place] for turn in rounds])
-        for place, candidate in enumerate(candidates)
-    ]
-
-
-def speedup(slow: Timing, fast: Timing) -> float:
-    """How many times faster ``fast`` is: the median over rounds of the ratio of round medians."""
-    return float(np.median(np.asarray(slow.rounds) / np.asarray(fast.rounds)))
-
-
-def _timing(label: str, batch: int, rounds: list[list[float]]) -> Timing:
-    every = np.concatenate([np.asarray(times) for times in rounds]) * 1000.0
-    low, middle, high, highest = map(float, np.percentile(every, (0, 50, 90, 99)))
-    medians = tuple(float(np.median(times)) * 1000.0 for times in rounds)
-    rate = 1000.0 * batch / middle
-    return Timing(label, batch, every.size, low, middle, high, highest, rate, medians)
-
-
-class _Worker:
-    """A process that holds one candidate open and runs it when told; see bench_worker.py."""
-
-    def __init__(self, candidate: Candidate, shape: tuple[int, int, int, int]) -> None:
-        self._label = candidate.label
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "dynexport.bench_worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+    plan = plan or Plan()
+    if threads is not None and threads < 1:
+        raise InputError(f"{threads} threads were asked for: give at least 1")
+    path = existing_file(model, "an ONNX file")
+    graph = read_model(path)
+    metadata = read_metadata(path, graph)
+    size = _bench_batch(metadata, batch)
+    config = metadata.config
+    shape = (size, config["in_chans"], config["img_size"], config["img_size"])
+    open_runner(backend, path, threads)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = {"backend": backend, "model": str(path), "threads": threads}
+        opener = "dynexport.backends:open_runner"
+        sparse = bool(metadata.keep_counts)
+        candidates = [Candidate(f"{backend} {'sparse' if sparse else 'dense'}", opener, arguments)]
+        if sparse:
+            twin = Path(folder) / "dense.onnx"
+            twin.write_bytes(to_bytes(dense_twin(graph)))
+            candidates.append(
+                Candidate(f"{backend} dense", opener, {**arguments, "model": str(twin)})
+            )
+        if pytorch and importlib.util.find_spec("torch"):
+            candidates += [
+                Candidate(
+                    f"pytorch {'dense' if dense else 'sparse'}",
+                    "dynexport.pipeline:open_pytorch",
+                    {"model": str(path), "dense": dense, "threads": threads},
+                )
+                for dense in ([False, True] if sparse else [True])
+            ]
+        on_step(f"time {', '.join(c.label for c in candidates)}")
+        timings = time_candidates(
+            candidates, shape, plan, lambda number: on_step(f"round {number} of {plan.rounds}")
         )
-        self._order = {
-            "opener": candidate.opener,
-            "arguments": dict(candidate.arguments),
-            "shape": list(shape),
-        }
+    gained = speedup(timings[1], timings[0]) if sparse else None
+    ideal = metadata.ideal_speedup
+    return BenchResult(
+        model=str(path),
+        batch=size,
+        threads=threads,
+        timings=tuple(timings),
+        speedup=gained,
+        ideal=ideal,
+        efficiency=None if gained is None else gained / ideal,
+    )
 
-    def __enter__(self) -> _Worker:
-        self._ask(self._order)
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.communicate()
-
-    def measure(self, seconds: float) -> list[float]:
-        """Seconds of each run, for about ``seconds``, at least one run."""
-        times: list[float] = self._ask({"seconds": seconds})["times"]
-        return times
-
-    def _ask(self, order: Mapping[str, Any]) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
-            self._process.stdin.write(json.dumps(order) + "\n")
-            self._process.stdin.flush()
-            answer: dict[str, Any] = json.loads(self._process.stdout.readline())
-        except (OSError, ValueError):
-            _, trouble = self._process.communicate()
-            last = (trouble.strip().splitlines() or ["it said nothing"])[-1]
-            raise DynexportError(
-                f"the process that times {self._label!r} ended: {last}; "
-                "a smaller --batch may fit in memory"
-            ) from None
-        if "error" in answer:
-            raise DynexportError(f"{self._label}: {answer['error']}")
-        return answer
+def _bench_batch(metadata: Metadata, batch: int | None) -> int:
+    sizes = Batch.parse(metadata.batch)
+    size = sizes.optimal if batch is None else batch
+    if not sizes.smallest <= size <= sizes.largest:
+        raise InputError(
+            f"batch {size} does not fit this file, which takes {metadata.batch}: "
+            "convert again with another --batch"
+        )
+    return size

@@ -7,22 +7,39 @@ state dicts, ``state_dict`` wrappers, ``module.`` prefixes and .safetensors are 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import pickle
-import zipfile
+import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 
 from dynexport.errors import CheckpointError, ModelError
 from dynexport.files import existing_file, sha256_of
-from dynexport.models import FAMILIES, Config, Family, find_variant, variant_name, variants
+from dynexport.models import (
+    FAMILIES,
+    Config,
+    Family,
+    Shapes,
+    SparseModel,
+    find_variant,
+    variant_name,
+    variants,
+)
 
 CONTAINERS = ("model", "model_ema", "state_dict")
 """Keys that hold weights, the preferred first."""
+
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+ORDINARY = (*FLOATS, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+"""Element types a checkpoint may hold; integers only where the model has them (buffers)."""
 
 PREFIXES = ("module.", "_orig_mod.")
 """What wrappers (DataParallel, torch.compile) put in front of every name."""
@@ -56,24 +73,26 @@ def load_checkpoint(path: str | Path, weights: str | None = None) -> Checkpoint:
     ``weights`` picks "model" or "model_ema" where a file holds both; "model" is the default.
     """
     path = existing_file(path, "a checkpoint (.pth, .pt, .tar or .safetensors)")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    read = _read_safetensors if path.suffix == ".safetensors" else _read_pickle
+    content: Any = read(path)
     if not isinstance(content, Mapping):
         raise CheckpointError(
-            f"{path} holds a {type(content).__name__}: expected a state dict, or a dict with one "
-            f"under {', '.join(CONTAINERS)}"
+            f"{path} holds no dict but a {type(content).__name__}: expected weights by name, or "
+            f"them under one of {', '.join(CONTAINERS)}"
         )
     available = tuple(key for key in CONTAINERS if isinstance(content.get(key), Mapping))
     if weights is not None and weights not in available:
         found = ", ".join(available) or "bare weights only"
         raise CheckpointError(f"{path} has no weights under {weights!r}: found {found}")
     chosen = weights or (available[0] if available else "bare")
-    state = _strip_prefixes(content if chosen == "bare" else content[chosen])
+    entries: Mapping[str, Any] = content if chosen == "bare" else content[chosen]
+    state = _strip_prefixes(entries)
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     if not tensors or len(tensors) != len(state):
         others = [name for name in state if name not in tensors]
         raise CheckpointError(
-            f"{path} holds no state dict under {chosen!r}: expected tensors by name, found "
-            f"{', '.join(map(repr, others[:5])) or 'nothing'}"
+            f"{path} holds no state dict{'' if chosen == 'bare' else ' under ' + repr(chosen)}: "
+            f"expected tensors by name, found {', '.join(map(repr, others[:5])) or 'nothing'}"
         )
     _require_finite(path, tensors)
     return Checkpoint(
@@ -84,25 +103,17 @@ def load_checkpoint(path: str | Path, weights: str | None = None) -> Checkpoint:
 def _read_pickle(path: Path) -> Any:
     """A weights-only load: builds tensors and plain containers, never runs what a file says."""
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Unsupported global" in str(error) or "WeightsUnpickler error" in str(error):
-            raise CheckpointError(
-                f"{path} holds more than weights ({_refused(str(error))}), and loading that could "
-                "run code: save it again as torch.save({'model': model.state_dict()}, path)"
-            ) from None
-        raise _damaged(path) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile):
-        raise _damaged(path) from None
-    except Exception:  # a damaged pickle can raise anything the unpickler meets
-        raise _damaged(path) from None
-
-
-def _refused(message: str) -> str:
-    """The name a weights-only load stumbled on, from PyTorch's message."""
-    _, found, rest = message.partition("GLOBAL ")
-    return rest.split()[0] if found else "objects that are no tensors"
+    except Exception as error:  # a damaged pickle can raise anything the unpickler meets
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if not isinstance(error, pickle.UnpicklingError) or refused is None:
+            raise _damaged(path) from None
+        raise CheckpointError(
+            f"{path} holds more than weights ({refused.group(1)}), and loading that could run "
+            "code: save it again as torch.save({'model': model.state_dict()}, path)"
+        ) from None
 
 
 def _damaged(path: Path) -> CheckpointError:
@@ -112,13 +123,6 @@ def _damaged(path: Path) -> CheckpointError:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ImportError:
-        from dynexport.errors import MissingExtraError
-
-        raise MissingExtraError("safetensors", "convert") from None
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError):
@@ -138,16 +142,24 @@ def _plain_args(args: Any) -> dict[str, Any]:
     values = vars(args) if isinstance(args, argparse.Namespace) else args
     if not isinstance(values, Mapping):
         return {}
-    plain = (bool, int, float, str, list, tuple)
-    return {str(name): value for name, value in values.items() if isinstance(value, plain)}
+    return {str(name): value for name, value in values.items() if _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return isinstance(value, (bool, int, float, str))
 
 
 def _require_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    broken = [
-        name
-        for name, tensor in tensors.items()
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all()
-    ]
+    for name, tensor in tensors.items():
+        plain = tensor.dtype in ORDINARY and tensor.layout == torch.strided and not tensor.is_meta
+        if not plain:
+            raise CheckpointError(
+                f"{path}: tensor {name!r} is {tensor.dtype} ({tensor.layout}, on "
+                f"{tensor.device}): expected ordinary dense numbers; save float weights"
+            )
+    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise CheckpointError(
             f"{path} holds NaN or infinity in {len(broken)} tensors, first {broken[0]!r}: "
@@ -160,35 +172,61 @@ def identify(
     model: str | None = None,
     prune_at: tuple[int, ...] | None = None,
     num_heads: int | None = None,
+    img_size: int | None = None,
 ) -> tuple[Family, Config]:
     """The family and configuration of a checkpoint, read off its tensors and args.
 
     ``model`` names a published variant to take instead of what the tensors suggest, ``prune_at``
-    and ``num_heads`` settle what they cannot say. CheckpointError where it stays open.
+    and ``num_heads`` settle what they cannot say, ``img_size`` asks for another image size than
+    it was trained at. CheckpointError where it stays open.
     """
     args, shapes = checkpoint.args, checkpoint.shapes
     hints = {
-        "prune_at": prune_at or args.get("prune_at") or args.get("pruning_loc"),
-        "num_heads": num_heads or args.get("num_heads"),
+        "prune_at": prune_at or _whole(args.get("prune_at")) or _whole(args.get("pruning_loc")),
+        "num_heads": num_heads or _whole(args.get("num_heads")),
+        "img_size": img_size or _whole(args.get("input_size")),
     }
     try:
+        family = _family_of(checkpoint) if model is None else find_variant(model)[0]
         if model is not None:
-            family, published = find_variant(model)
-            hints["num_heads"] = num_heads or published.num_heads
-            hints["prune_at"] = prune_at or hints["prune_at"] or published.prune_at
-        else:
-            family = _family_of(checkpoint)
+            published = find_variant(model)[1]
+            hints["num_heads"] = num_heads or getattr(published, "num_heads", None)
+            hints["prune_at"] = hints["prune_at"] or published.prune_at
         config = family.read_config(shapes, hints)
+        if model is not None and variant_name(family, config) != model:
+            raise ModelError(f"its tensors are not those of {model}")
+        if img_size is not None:
+            config = dataclasses.replace(config, img_size=img_size)
     except ModelError as error:
+        if model is not None and model in variants():
+            raise _no_such(checkpoint, model) from None
         raise CheckpointError(f"{checkpoint.path}: {error}") from None
-    if model is not None and variant_name(family, config) != model:
-        detected = variant_name(family, config)
+    if config.in_chans != 3:
         raise CheckpointError(
-            f"{checkpoint.path} is no {model}: its tensors are those of "
-            f"{detected if detected in variants() else 'a custom ' + detected}; "
-            "leave --model out, or choose from " + ", ".join(variants())
+            f"{checkpoint.path}: the model takes {config.in_chans} channels: pictures have 3"
         )
     return family, config
+
+
+def _no_such(checkpoint: Checkpoint, model: str) -> CheckpointError:
+    """The error for a checkpoint that is not of the variant the user named."""
+    try:
+        detected = variant_name(*identify(checkpoint))
+        found = detected if detected in variants() else f"a custom {detected}"
+        advice = "leave --model out"
+    except CheckpointError:
+        found, advice = "another model", "leave --model out to see what is found"
+    return CheckpointError(
+        f"{checkpoint.path} is no {model}: its tensors are those of {found}; {advice}, or choose "
+        f"from {', '.join(variants())}"
+    )
+
+
+def _whole(value: Any) -> Any:
+    """What was recorded, if it is a whole number or a list of them; None otherwise."""
+    numbers = value if isinstance(value, (list, tuple)) else [value]
+    whole = all(isinstance(number, int) and not isinstance(number, bool) for number in numbers)
+    return value if whole else None
 
 
 def _family_of(checkpoint: Checkpoint) -> Family:
@@ -203,39 +241,48 @@ def _family_of(checkpoint: Checkpoint) -> Family:
     )
 
 
-def build_model(checkpoint: Checkpoint, family: Family, config: Config) -> nn.Module:
+def build_model(checkpoint: Checkpoint, family: Family, config: Config) -> SparseModel:
     """The training form filled with the checkpoint's weights, strictly; float32, in eval mode.
 
     CheckpointError names tensors that are missing, unknown or of another shape.
     """
     with torch.device("meta"):
         model = family.model(config)
-    _require_fit(checkpoint, {n: tuple(t.shape) for n, t in model.state_dict().items()})
-    state = {
-        name: tensor.float() if tensor.is_floating_point() else tensor
-        for name, tensor in checkpoint.state.items()
-    }
+    resized = family.resize(checkpoint.state, config)
+    _require_fit(
+        checkpoint.path,
+        {name: tuple(tensor.shape) for name, tensor in resized.items()},
+        {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
+    )
+    expected = model.state_dict()
+    state = {}
+    for name, tensor in resized.items():
+        if expected[name].is_floating_point() and not tensor.is_floating_point():
+            raise CheckpointError(
+                f"{checkpoint.path}: tensor {name!r} is {tensor.dtype}, expected floating point: "
+                "quantised weights cannot be converted; take the checkpoint before quantisation"
+            )
+        state[name] = tensor.to(expected[name].dtype)
     model.load_state_dict(state, strict=True, assign=True)
     return model.eval().requires_grad_(False)
 
 
-def _require_fit(checkpoint: Checkpoint, expected: Mapping[str, tuple[int, ...]]) -> None:
-    found = checkpoint.shapes
+def _require_fit(path: Path, found: Shapes, expected: Shapes) -> None:
     missing = [name for name in expected if name not in found]
     unknown = [name for name in found if name not in expected]
     wrong = [name for name in expected if name in found and found[name] != expected[name]]
     if missing:
         raise CheckpointError(
-            f"{checkpoint.path} lacks {len(missing)} of {len(expected)} tensors, first "
+            f"{path} lacks {len(missing)} of {len(expected)} tensors, first "
             f"{missing[0]!r}: it is incomplete, or of another model"
         )
     if unknown:
         raise CheckpointError(
-            f"{checkpoint.path} holds {len(unknown)} tensors the model has no place for, first "
+            f"{path} holds {len(unknown)} tensors the model has no place for, first "
             f"{unknown[0]!r}: it is of another model"
         )
     if wrong:
         raise CheckpointError(
-            f"{checkpoint.path}: tensor {wrong[0]!r} has shape {list(found[wrong[0]])}, expected "
+            f"{path}: tensor {wrong[0]!r} has shape {list(found[wrong[0]])}, expected "
             f"{list(expected[wrong[0]])}" + (f" ({len(wrong) - 1} more)" if wrong[1:] else "")
         )

@@ -83,6 +83,9 @@ def convert(
     num_heads: Annotated[
         int | None, typer.Option(help="Attention heads, where not 64 channels each.")
     ] = None,
+    img_size: Annotated[
+        int | None, typer.Option(help="Another image size than it was trained at, pixels.")
+    ] = None,
     weights: Annotated[
         str | None, typer.Option(help="Which weights of the file: model or model_ema.")
     ] = None,
@@ -103,6 +106,7 @@ def convert(
             model=model,
             prune_at=_numbers(prune_at),
             num_heads=num_heads,
+            img_size=img_size,
             weights=weights,
             batch=batch,
             images=images,
@@ -168,9 +172,9 @@ def bench(
     quiet: Quiet = False,
 ) -> None:
     """Time an ONNX file, its dense twin and PyTorch, each in its own process, in turn."""
-    from dynexport.bench import Plan
+    from dynexport.bench import bench_model
     from dynexport.console import print_json, progress, show_bench
-    from dynexport.pipeline import bench_model
+    from dynexport.timing import Plan
 
     with progress(quiet) as on_step:
         result = bench_model(
@@ -192,10 +196,20 @@ def inspect(
 ) -> None:
     """Tell what a checkpoint or an ONNX file is."""
     from dynexport.console import print_json, show_facts
-    from dynexport.pipeline import inspect_file
+    from dynexport.inspection import inspect_file
 
     facts = inspect_file(file)
     (print_json if json else show_facts)(facts)
+
+
+@app.command()
+def models(json: Json = False) -> None:
+    """List the published variants: size, multiply-accumulates by keep ratio, accuracy."""
+    from dynexport.console import print_json, show_models
+    from dynexport.inspection import list_models
+
+    rows = list_models()
+    (print_json if json else show_models)(rows)
 
 
 def _numbers(text: str | None) -> tuple[int, ...] | None:
@@ -212,7 +226,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     try:
         code: Any = app(arguments, standalone_mode=True)
     except DynexportError as error:
-        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
         console.print(f"[bold red]error:[/] {escape(str(error))}")
         sys.exit(error.exit_code)
     sys.exit(code)

@@ -5,22 +5,26 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shlex
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from dynexport.bench import BenchResult
     from dynexport.metadata import Metadata
-    from dynexport.pipeline import BenchResult, Conversion
+    from dynexport.pipeline import Conversion
     from dynexport.verify import Verification
 
 
 def print_json(result: Any) -> None:
     """A result as JSON, alone on stdout."""
-    plain = result if isinstance(result, dict) else dataclasses.asdict(result)
+    plain = result if isinstance(result, (dict, list)) else dataclasses.asdict(result)
     print(json.dumps(_finite(plain), indent=2, allow_nan=False))
 
 
@@ -39,19 +43,19 @@ def progress(quiet: bool) -> Iterator[Callable[[str], None]]:
 
     Progress goes to stderr, so that stdout is the result alone.
     """
-    console = Console(stderr=True, quiet=quiet)
+    console = Console(stderr=True, quiet=quiet, emoji=False, highlight=False)
     if not console.is_terminal:
-        yield lambda step: console.print(f"... {step}", highlight=False, soft_wrap=True)
+        yield lambda step: console.print(f"... {step}", markup=False, soft_wrap=True)
         return
     with console.status("starting") as status:
-        yield lambda step: status.update(step)
+        yield lambda step: status.update(escape(step))
 
 
 def show_conversion(result: Conversion) -> None:
     """What was converted, what it gained, how it was verified, where it is."""
     console = _stdout()
     facts = result.metadata
-    console.print(f"\n[bold]{facts.variant}[/] {_tokens(facts)}")
+    console.print(f"\n[bold]{escape(facts.variant)}[/] {_tokens(facts)}")
     table = _table("", "dense", "this model", "ratio")
     macs = (facts.macs_dense, facts.macs_sparse)
     table.add_row("GMACs an image", *(f"{m / 1e9:.3g}" for m in macs), f"{macs[0] / macs[1]:.2f} x")
@@ -63,11 +67,11 @@ def show_conversion(result: Conversion) -> None:
         f"against the dense masked form, logits up to {result.proof.scale:.3g}"
     )
     _print_verification(console, result.verification)
-    seconds = sum(result.seconds.values())
-    console.print(f"wrote {result.onnx} ({result.size_bytes / 1e6:.1f} MB) in {seconds:.1f} s")
-    console.print(f"      {result.reference}")
+    seconds, megabytes = sum(result.seconds.values()), result.size_bytes / 1e6
+    console.print(f"wrote {escape(result.onnx)} ({megabytes:.1f} MB) in {seconds:.1f} s")
+    console.print(f"      {escape(result.reference)}")
     if facts.keep_counts:
-        console.print(f"next: dynexport bench {result.onnx}")
+        console.print(f"next: dynexport bench {escape(shlex.quote(result.onnx))}")
 
 
 def show_verification(result: Verification) -> None:
@@ -90,13 +94,13 @@ def _print_verification(console: Console, result: Verification) -> None:
         ties = sum(stage.ties for stage in result.stages)
         console.print(f"kept sets agree {overlaps} ({ties} tokens swapped by ties)")
     for failure in result.failures:
-        console.print(f"[red]failed:[/] {failure}")
+        console.print(f"[red]failed:[/] {escape(failure)}")
 
 
 def show_bench(result: BenchResult) -> None:
     """Latency of every candidate, and what sparsity gained of what it could."""
     console = _stdout()
-    console.print(f"\n[bold]{result.model}[/], batch {result.batch}, milliseconds")
+    console.print(f"\n[bold]{escape(result.model)}[/], batch {result.batch}, milliseconds")
     table = _table("", "min", "p50", "p90", "p99", "images/s", "runs")
     for timing in result.timings:
         times = (timing.min, timing.p50, timing.p90, timing.p99)
@@ -119,11 +123,27 @@ def show_facts(facts: dict[str, Any]) -> None:
     console = _stdout()
     for name, value in facts.items():
         if isinstance(value, dict):
-            console.print(f"[bold]{name}[/]")
+            console.print(f"[bold]{escape(name)}[/]")
             for key, item in value.items():
-                console.print(f"  {key:<20} {_plain(item)}")
+                console.print(escape(f"  {key:<20} {_plain(item)}"))
         else:
-            console.print(f"{name:<22} {_plain(value)}")
+            console.print(escape(f"{name:<22} {_plain(value)}"))
+
+
+def show_models(rows: list[dict[str, Any]]) -> None:
+    """The published variants, a row each."""
+    ratios = list(rows[0]["macs"])
+    columns = [f"GMACs {ratio:g}" if ratio != 1.0 else "GMACs dense" for ratio in ratios]
+    table = _table("model", "M params", *columns, "top-1 at 0.7", "prune at")
+    for row in rows:
+        table.add_row(
+            row["model"],
+            f"{row['parameters'] / 1e6:.1f}",
+            *(f"{row['macs'][ratio] / 1e9:.2f}" for ratio in ratios),
+            f"{row['published_top1']} %",
+            ", ".join(map(str, row["prune_at"])),
+        )
+    _stdout().print(table)
 
 
 def _plain(value: Any) -> str:
@@ -144,8 +164,8 @@ def _tokens(facts: Metadata) -> str:
 
 def _stdout() -> Console:
     """Wide enough that nothing is folded where nobody watches."""
-    console = Console(highlight=False, soft_wrap=True)
-    return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=120)
+    width = None if sys.stdout.isatty() else 120
+    return Console(highlight=False, soft_wrap=True, emoji=False, width=width)
 
 
 def _table(*columns: str) -> Table:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from dynexport.graph.batch import free_batch, set_batch
 from dynexport.graph.names import name_after_modules
 from dynexport.graph.selection import add_kept_outputs
 from dynexport.metadata import Batch, Metadata
+from dynexport.models import SparseModel
 from dynexport.reference import ReferenceBundle
 
 TRACED_BATCH = 2
@@ -40,9 +42,10 @@ def _take_rows(x: Any, rows: Any) -> Any:
 
 def _number_rows(rows: Any) -> Any:
     """The item's number is a running sum over the batch, so that no constant holds its size."""
-    one = opset20.Add(opset20.Sub(rows, rows), opset20.Constant(value_ints=[1]))
-    items = opset20.CumSum(one, opset20.Constant(value_int=0), exclusive=1)
-    return opset20.Concat(items, rows, axis=-1)
+    op: Any = opset20
+    one = op.Add(op.Sub(rows, rows), op.Constant(value_ints=[1]))
+    items = op.CumSum(one, op.Constant(value_int=0), exclusive=1)
+    return op.Concat(items, rows, axis=-1)
 
 
 def _take_places(x: Any, places: Any) -> Any:
@@ -53,7 +56,7 @@ def _put_places(x: Any, places: Any, rows: Any) -> Any:
     return opset20.ScatterND(x, places, rows)
 
 
-TRANSLATIONS = {
+TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.dynexport.take_rows.default: _take_rows,
     torch.ops.dynexport.number_rows.default: _number_rows,
     torch.ops.dynexport.take_places.default: _take_places,
@@ -65,7 +68,7 @@ TRANSLATIONS = {
 class LogitsOnly(nn.Module):
     """A model as the exporter should see it: one tensor in, one tensor out."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: SparseModel) -> None:
         super().__init__()
         self.model = model
 
@@ -75,7 +78,7 @@ class LogitsOnly(nn.Module):
 
 
 def export_onnx(
-    model: nn.Module,
+    model: SparseModel,
     metadata: Metadata,
     batch: Batch,
     *,
@@ -88,7 +91,8 @@ def export_onnx(
     same model gives the same bytes.
     """
     if opset not in OPSETS:
-        raise InputError(f"opset {opset} is not supported: choose from {OPSETS}")
+        choices = ", ".join(map(str, OPSETS))
+        raise InputError(f"opset {opset} is not supported: choose from {choices}")
     config = model.config
     example = torch.zeros(TRACED_BATCH, config.in_chans, config.img_size, config.img_size)
     graph = _translate(LogitsOnly(model), example, opset)
@@ -139,7 +143,7 @@ def _translate(module: nn.Module, example: Tensor, opset: int) -> ir.Model:
 
 @torch.inference_mode()
 def record_reference(
-    model: nn.Module, metadata: Metadata, images: NDArray[np.uint8]
+    model: SparseModel, metadata: Metadata, images: NDArray[np.uint8]
 ) -> ReferenceBundle:
     """What PyTorch says of these images, uint8 (P, H, W, 3): logits, kept sets and scores of an
     inference form."""

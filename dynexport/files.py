@@ -15,9 +15,13 @@ from dynexport.errors import InputError
 def existing_file(path: str | Path, kind: str) -> Path:
     """The path, if a readable file stands there; InputError names what was expected."""
     path = Path(path)
-    if path.is_dir():
-        raise InputError(f"{path} is a folder: expected {kind}")
-    if not path.exists():
+    try:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder: expected {kind}")
+        there = path.exists()
+    except OSError:  # a name no file can have
+        there = False
+    if not there:
         raise InputError(f"{path} does not exist: expected {kind}")
     if not os.access(path, os.R_OK):
         raise InputError(f"{path} cannot be read: check its permissions")
@@ -32,26 +36,56 @@ def written_whole(*targets: Path) -> Iterator[tuple[Path, ...]]:
     temporary files are removed.
     """
     drafts: list[Path] = []
+    made: list[Path] = []
     try:
-        drafts.extend(map(_draft_beside, targets))
+        for target in targets:
+            made += _make_folder(target)
+            drafts.append(_draft_beside(target))
         yield tuple(drafts)
         for draft, target in zip(drafts, targets, strict=True):
             os.replace(draft, target)
+        made.clear()
     finally:
         for draft in drafts:
             draft.unlink(missing_ok=True)
+        for folder in made:  # the innermost first
+            folder.rmdir()
+
+
+def require_writable(target: Path) -> None:
+    """InputError unless ``target`` can be a file, as far as can be told without writing."""
+    try:
+        if not target.name or target.is_dir():
+            raise InputError(f"{target} is a folder: name a file to write")
+        nearest = next(folder for folder in target.absolute().parents if folder.exists())
+    except OSError as error:  # a name no file can have
+        raise _cannot_write(target, error.strerror) from None
+    if not nearest.is_dir():
+        raise _cannot_write(target, f"{nearest} is a file, not a folder")
+    if not os.access(nearest, os.W_OK):
+        raise _cannot_write(target, f"no permission to write in {nearest}")
+
+
+def _make_folder(target: Path) -> list[Path]:
+    """Make the folder ``target`` goes into; the folders made, the innermost first."""
+    require_writable(target)
+    missing = [folder for folder in target.absolute().parents if not folder.exists()]
+    try:
+        target.absolute().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(target, error.strerror) from None
+    return missing
+
+
+def _cannot_write(target: Path, reason: str) -> InputError:
+    return InputError(f"cannot write {target}: {reason}; choose another place with -o")
 
 
 def _draft_beside(target: Path) -> Path:
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.is_dir():
-            raise InputError(f"{target} is a folder: name a file to write")
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=target.suffix)
     except OSError as error:
-        raise InputError(
-            f"cannot write to {target.parent}: {error.strerror}; choose another place with -o"
-        ) from None
+        raise _cannot_write(target, error.strerror) from None
     os.close(handle)
     umask = os.umask(0)
     os.umask(umask)

@@ -28,7 +28,7 @@ class KeepSchedule:
         for stage, ratio in enumerate(self.ratios, start=1):
             if not (math.isfinite(ratio) and 0.0 < ratio <= 1.0):
                 raise ScheduleError(
-                    f"keep ratio of stage {stage} is {ratio:g}: it must lie in (0, 1] "
+                    f"keep ratio of stage {stage} is {ratio:.10g}: it must lie in (0, 1] "
                     f"(all stages: {format_ratios(self.ratios)})"
                 )
         for earlier, later in zip(self.ratios, self.ratios[1:], strict=False):
@@ -43,9 +43,10 @@ class KeepSchedule:
         counts = tuple(int(tokens * ratio) for ratio in self.ratios)
         for stage, (ratio, count) in enumerate(zip(self.ratios, counts, strict=True), start=1):
             if count < 1:
+                least = math.ceil(1e6 / tokens) / 1e6
                 raise ScheduleError(
-                    f"keep ratio {ratio:g} of stage {stage} keeps none of {tokens} tokens: "
-                    f"the smallest ratio that keeps one is {1 / tokens:.4g}"
+                    f"keep ratio {ratio:g} of stage {stage} keeps none of {tokens} tokens: the "
+                    f"smallest ratio of a stage that keeps one is {least:g}"
                 )
         return counts
 
@@ -70,7 +71,7 @@ def schedule_from_base(kind: str, base: float, stages: int) -> KeepSchedule:
     if kind not in SCHEDULES:
         raise ScheduleError(unknown_choice("keep schedule", kind, SCHEDULES))
     if not (math.isfinite(base) and 0.0 < base <= 1.0):
-        raise ScheduleError(f"keep ratio {base:g} is out of range: it must lie in (0, 1]")
+        raise ScheduleError(f"keep ratio {base:.10g} is out of range: it must lie in (0, 1]")
     return SCHEDULES[kind](base, stages)
 
 

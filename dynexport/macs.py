@@ -8,9 +8,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from dynexport.models import SparseModel
+
 
 @torch.no_grad()
-def count_macs(model: nn.Module) -> int:
+def count_macs(model: SparseModel) -> int:
     """Multiply-accumulates for one image: matrix products and convolutions, as papers count.
 
     ``model`` is an inference form, or any model whose ``config`` tells its input size. Nothing
@@ -24,7 +26,7 @@ def count_macs(model: nn.Module) -> int:
     return int(counter.get_total_flops()) // 2
 
 
-def _without_data(model: nn.Module) -> nn.Module:
+def _without_data(model: SparseModel) -> SparseModel:
     """A copy of the model whose tensors have shapes and no data."""
     tensors = (*model.parameters(), *model.buffers())
     memo = {id(tensor): _empty_like(tensor) for tensor in tensors}

@@ -109,11 +109,29 @@ class Metadata:
             for key in ("mean", "std"):
                 steps[key] = tuple(steps[key])
             values["preprocessing"] = Preprocessing(**steps)
-            return cls(**values)
-        except (ValueError, TypeError, KeyError):
+            facts = cls(**values)
+            if not facts._sound():
+                raise TypeError("a field")
+            return facts
+        except (ValueError, TypeError, KeyError, AttributeError, InputError):
             raise ModelFileError(
                 f"the dynexport metadata of {name} is damaged: convert the checkpoint again"
             ) from None
+
+    def _sound(self) -> bool:
+        """Whether every field read from a file is of its type."""
+        Batch.parse(self.batch)
+        texts = (self.family, self.variant, self.selection, self.checkpoint_sha256, self.weights)
+        counts = (*self.keep_counts, self.num_tokens, self.classes, self.macs_dense)
+        sizes = (self.config.get("in_chans"), self.preprocessing.img_size)
+        scales = (*self.preprocessing.mean, *self.preprocessing.std, *(self.ratios or ()))
+        return (
+            all(isinstance(text, str) for text in texts)
+            and all(isinstance(size, int) and size > 0 for size in (*counts, *sizes))
+            and all(isinstance(number, (int, float)) for number in scales)
+            and len(self.keep_counts) == len(self.ratios or ())
+            and isinstance(self.versions, dict)
+        )
 
     def dense(self) -> Metadata:
         """The same model, nothing dropped."""

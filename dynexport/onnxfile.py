@@ -33,4 +33,5 @@ def read_metadata(path: str | Path, model: ir.Model | None = None) -> Metadata:
 def to_bytes(model: ir.Model) -> bytes:
     """The ONNX file of a graph, the same bytes for the same graph."""
     proto: onnx.ModelProto = ir.serde.serialize_model(model)
-    return proto.SerializeToString(deterministic=True)
+    content: bytes = proto.SerializeToString(deterministic=True)
+    return content

@@ -75,7 +75,9 @@ class ReferenceBundle:
     @classmethod
     def load(cls, path: str | Path) -> ReferenceBundle:
         """Read a bundle; ModelFileError if the file is none or is damaged."""
-        path = existing_file(path, "a reference bundle (.reference.npz)")
+        path = existing_file(
+            path, "a reference bundle; give one with --reference, or ask PyTorch with --checkpoint"
+        )
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 facts = json.loads(arrays["facts"].tobytes().decode())
@@ -89,14 +91,11 @@ class ReferenceBundle:
                     scores=tuple(arrays[f"scores_{stage}"] for stage in stages),
                     made_for=facts,
                 )
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-            raise ModelFileError(
-                f"{path} is not a complete reference bundle: convert the checkpoint again, or "
-                "give another with --reference"
-            ) from None
+        except DAMAGED:
+            raise _incomplete(path) from None
 
     def require_made_for(self, metadata: Metadata, path: Path, model: Path) -> None:
-        """ModelFileError unless this bundle answers for the model ``metadata`` describes."""
+        """ModelFileError unless this bundle answers, in full, for the model described."""
         expected = self.identity(metadata)
         for key, value in expected.items():
             if self.made_for.get(key) != value:
@@ -104,3 +103,43 @@ class ReferenceBundle:
                     f"{path} was recorded for {key} {self.made_for.get(key)}, but {model} has "
                     f"{value}: give the bundle that was written with it"
                 )
+        if not self._complete(metadata):
+            raise _incomplete(path)
+
+    def _complete(self, metadata: Metadata) -> bool:
+        """Whether every array is there, of its type and shape, and every position on the grid."""
+        count, tokens = len(self.logits), metadata.num_tokens
+        size, channels = metadata.preprocessing.img_size, metadata.config.get("in_chans")
+        raw = self.images.dtype == np.uint8
+        shape = (count, size, size, channels) if raw else (count, channels, size, size)
+        kept = [(count, kept) for kept in metadata.keep_counts]
+        return (
+            count > 0
+            and (raw or self.images.dtype == np.float32)
+            and self.images.shape == shape
+            and self.logits.shape == (count, metadata.classes)
+            and [array.shape for array in self.kept] == kept
+            and [array.shape for array in self.scores] == [(count, tokens)] * len(kept)
+            and all(((a >= 0) & (a < tokens)).all() and a.dtype == np.int64 for a in self.kept)
+        )
+
+
+DAMAGED = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    TypeError,
+    AttributeError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What reading a damaged .npz may raise."""
+
+
+def _incomplete(path: Path) -> ModelFileError:
+    return ModelFileError(
+        f"{path} is not a complete reference bundle: convert the checkpoint again, or give "
+        "another with --reference"
+    )

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dynexport.errors import ScheduleError, VerificationError
 from dynexport.keep import KeepSchedule, format_ratios
-from dynexport.models import KeepAll
+from dynexport.models import KeepAll, SparseModel
 
 TOLERANCE = 1e-4
 """Largest accepted difference between oracle and inference form, relative to the largest logit
@@ -41,7 +42,7 @@ class Proof:
     selection_gap: tuple[float, ...]
 
 
-def keep_counts(model: nn.Module, keep: KeepSchedule) -> tuple[int, ...]:
+def keep_counts(model: SparseModel, keep: KeepSchedule) -> tuple[int, ...]:
     """Tokens kept after each stage of this model; ScheduleError if the stages differ."""
     stages = len(model.config.prune_at)
     if len(keep.ratios) != stages:
@@ -53,8 +54,8 @@ def keep_counts(model: nn.Module, keep: KeepSchedule) -> tuple[int, ...]:
 
 
 def oracle(
-    model: nn.Module, keep: KeepSchedule | None, replay: tuple[Tensor, ...] | None = None
-) -> nn.Module:
+    model: SparseModel, keep: KeepSchedule | None, replay: tuple[Tensor, ...] | None = None
+) -> SparseModel:
     """The dense masked form: the same top-k, as a mask over tokens that are all still computed.
 
     ``replay`` holds, per stage, grid positions (B, K) to keep in place of its own choice; a
@@ -63,24 +64,27 @@ def oracle(
     weights = (*model.parameters(), *model.buffers())
     masked = copy.deepcopy(model, {id(tensor): tensor for tensor in weights}).eval()
     stages = masked.get_submodule(masked.sparsifiers)
+    assert isinstance(stages, nn.ModuleList)
     if keep is None:
         for stage in range(len(stages)):
             stages[stage] = KeepAll()
         return masked
     left = masked.config.num_tokens
     for stage, count in enumerate(keep_counts(model, keep)):
-        stages[stage] = stages[stage].top_k(count, left)
-        stages[stage].replay = None if replay is None else replay[stage]
+        sparsifier: Any = stages[stage]
+        chosen = sparsifier.top_k(count, left)
+        chosen.replay = None if replay is None else replay[stage]
+        stages[stage] = chosen
         if masked.selection == "nested":
             left = count
     return masked
 
 
-def rewrite(model: nn.Module, keep: KeepSchedule | None) -> nn.Module:
+def rewrite(model: SparseModel, keep: KeepSchedule | None) -> SparseModel:
     """A copy of a training form in inference form, keeping ``keep``; None drops nothing."""
     lean = oracle(copy.deepcopy(model), keep)
     for name, _ in reversed(list(lean.named_modules())):  # inner modules before outer ones
-        module = lean.get_submodule(name)
+        module: Any = lean.get_submodule(name)
         if hasattr(module, "inference_form"):
             lean.set_submodule(name, module.inference_form())
     return lean.requires_grad_(False)
@@ -88,7 +92,7 @@ def rewrite(model: nn.Module, keep: KeepSchedule | None) -> nn.Module:
 
 @torch.inference_mode()
 def prove(
-    model: nn.Module, inference: nn.Module, keep: KeepSchedule | None, images: Tensor
+    model: SparseModel, inference: SparseModel, keep: KeepSchedule | None, images: Tensor
 ) -> Proof:
     """Compare the two forms on ``images`` (B, C, H, W); VerificationError if they differ.
 

@@ -1,7 +1,14 @@
 """The model families, each in its training form, and the registry that names them."""
 
-from dynexport.models.protocol import Config, Family, Output, SparseModel
-from dynexport.models.registry import FAMILIES, create, find_variant, variant_name, variants
+from dynexport.models.protocol import Config, Family, Output, Shapes, SparseModel
+from dynexport.models.registry import (
+    FAMILIES,
+    create,
+    find_family,
+    find_variant,
+    variant_name,
+    variants,
+)
 from dynexport.models.sparsifiers import GumbelMask, KeepAll, Tokens, TopKGather, TopKMask
 
 __all__ = [
@@ -11,11 +18,13 @@ __all__ = [
     "GumbelMask",
     "KeepAll",
     "Output",
+    "Shapes",
     "SparseModel",
     "Tokens",
     "TopKGather",
     "TopKMask",
     "create",
+    "find_family",
     "find_variant",
     "variant_name",
     "variants",

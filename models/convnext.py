@@ -219,11 +219,9 @@ class DynamicConvNeXt(SparseModel):
     def forward(self, images: Tensor) -> Output:
         tokens = Tokens(images)
         stage_at = {block: place for place, block in enumerate(self.config.prune_at)}
-        for stage, (downsample, blocks) in enumerate(
-            zip(self.downsample_layers, self.stages, strict=True)
-        ):
+        for stage, downsample in enumerate(self.downsample_layers):
             tokens = tokens._replace(x=downsample(tokens.x), mask=None, places=None)
-            for index, block in enumerate(blocks):
+            for index, block in enumerate(self.stages[stage].children()):
                 if stage == SPARSE_STAGE and index in stage_at:
                     tokens = self.score_predictor[stage_at[index]](tokens)
                 tokens = block(tokens)

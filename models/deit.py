@@ -16,6 +16,7 @@ from dynexport.models.layers import (
     add_class_and_position,
     drop_path_rates,
     initialise,
+    resize_positions,
 )
 from dynexport.models.protocol import (
     Family,
@@ -155,5 +156,6 @@ FAMILY = Family(
     schedule="power",
     matches=matches,
     read_config=read_config,
+    resize=resize_positions,
     published_top1={"deit-256": 76.53, "deit-s": 79.32, "deit-b": 81.43},
 )

@@ -6,6 +6,10 @@ swaps every module that has one for what it returns.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,6 +23,23 @@ def add_class_and_position(patches: Tensor, cls_token: Tensor, pos_embed: Tensor
     """
     offset = pos_embed + F.pad(cls_token, (0, 0, 0, pos_embed.shape[1] - 1))
     return F.pad(patches, (0, 0, 1, 0)) + offset
+
+
+def resize_positions(state: Mapping[str, Tensor], config: Any) -> dict[str, Tensor]:
+    """A checkpoint's tensors with ``pos_embed`` interpolated to the configuration's grid.
+
+    Bicubic over the grid, the class token's embedding as it is: what DeiT does for fine-tuning
+    at another resolution (arXiv 2012.12877, section 3).
+    """
+    positions = state["pos_embed"]
+    if positions.shape[1] == 1 + config.num_tokens:
+        return dict(state)
+    class_token, grid = positions[:, :1], positions[:, 1:]
+    old, new = math.isqrt(grid.shape[1]), math.isqrt(config.num_tokens)
+    grid = grid.float().transpose(1, 2).unflatten(2, (old, old))
+    grid = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
+    resized = torch.cat([class_token.float(), grid.flatten(2).transpose(1, 2)], dim=1)
+    return {**state, "pos_embed": resized}
 
 
 def masked_softmax(scores: Tensor, mask: Tensor, eps: float = 1e-6) -> Tensor:

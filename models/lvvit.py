@@ -20,6 +20,7 @@ from dynexport.models.layers import (
     add_class_and_position,
     drop_path_rates,
     initialise,
+    resize_positions,
 )
 from dynexport.models.protocol import (
     Family,
@@ -99,9 +100,8 @@ class ConvStem(nn.Module):
     def inference_form(self) -> ConvStem:
         """The same stem, each batch norm folded into the convolution before it."""
         for conv, norm in (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")):
-            folded = fuse_conv_bn_eval(self.get_submodule(conv), self.get_submodule(norm))
-            self.set_submodule(conv, folded)
-            self.set_submodule(norm, nn.Identity())
+            setattr(self, conv, fuse_conv_bn_eval(getattr(self, conv), getattr(self, norm)))
+            setattr(self, norm, nn.Identity())
         return self
 
 
@@ -189,5 +189,6 @@ FAMILY = Family(
     schedule="power",
     matches=matches,
     read_config=read_config,
+    resize=resize_positions,
     published_top1={"lvvit-s": 83.08, "lvvit-m": 83.82},
 )

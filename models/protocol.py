@@ -22,7 +22,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 Hints = Mapping[str, Any]
 """What shapes cannot say, from the checkpoint's args and from the user: ``num_heads``,
-``prune_at``."""
+``prune_at``, ``img_size``."""
 
 
 class Config(Protocol):
@@ -82,6 +82,8 @@ class Family:
     schedule        key of `dynexport.keep.SCHEDULES`
     matches         whether a checkpoint's tensors belong to this family
     read_config     the configuration they describe; ModelError where it cannot be settled
+    resize          a checkpoint's tensors, those that depend on the image size fitted to that of
+                    a configuration; by default none does
     published_top1  ImageNet top-1 at ratio 0.7, per cent, by variant
     """
 
@@ -92,6 +94,7 @@ class Family:
     schedule: str
     matches: Callable[[Shapes], bool]
     read_config: Callable[[Shapes, Hints], Any]
+    resize: Callable[[Mapping[str, Tensor], Any], Mapping[str, Tensor]] = lambda state, _: state
     published_top1: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -136,10 +139,17 @@ def shape_of(shapes: Shapes, name: str, rank: int) -> tuple[int, ...]:
 
 def count_modules(shapes: Shapes, prefix: str) -> int:
     """How many numbered modules stand under ``prefix``, by the highest number: prefix.0 ..."""
-    numbers = [
+    parts = {
         name[len(prefix) + 1 :].split(".")[0] for name in shapes if name.startswith(prefix + ".")
-    ]
-    return 1 + max((int(number) for number in numbers if number.isdigit()), default=-1)
+    }
+    numbers = {int(part) for part in parts if part.isdigit()}
+    count = 1 + max(numbers, default=-1)
+    if count > 2 * len(numbers):
+        raise ModelError(
+            f"modules under {prefix!r} are numbered up to {count - 1}, but only {len(numbers)} "
+            "are there: the checkpoint is incomplete"
+        )
+    return count
 
 
 def square_side(tokens: int, name: str) -> int:
@@ -155,7 +165,7 @@ def square_side(tokens: int, name: str) -> int:
 
 def read_heads(embed_dim: int, hints: Hints) -> int:
     """Attention heads: the hint, or the family's 64 channels a head."""
-    if hints.get("num_heads"):
+    if isinstance(hints.get("num_heads"), int):
         return int(hints["num_heads"])
     if embed_dim % 64 == 0:
         return embed_dim // 64
@@ -179,12 +189,13 @@ def read_prune_at(
             f"no predictors ({predictors}.0 ...) among the tensors: this is a dense model, "
             "and there is nothing to prune until it is trained with sparsifiers"
         )
-    hinted: Sequence[int] | None = hints.get("prune_at")
-    if hinted is not None:
+    hinted: Any = hints.get("prune_at")
+    if hinted:
+        hinted = [hinted] if isinstance(hinted, int) else list(hinted)
         if len(hinted) != stages:
             raise ModelError(
-                f"{len(hinted)} pruning locations {list(hinted)} were given for {stages} "
-                f"predictors: give {stages}, as in --prune-at {_example(stages, depth)}"
+                f"{len(hinted)} pruning locations {hinted} were given for {stages} predictors: "
+                f"give {stages}, as in --prune-at {_example(stages, depth)}"
             )
         return tuple(int(block) for block in hinted)
     fitting = {blocks for blocks in known if len(blocks) == stages}

@@ -5,15 +5,20 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from torch import nn
-
 from dynexport.errors import ModelError, unknown_choice
 from dynexport.models import convnext, deit, lvvit, swin
-from dynexport.models.protocol import Config, Family
+from dynexport.models.protocol import Config, Family, SparseModel
 
 BUILT_IN = (deit.FAMILY, lvvit.FAMILY, swin.FAMILY, convnext.FAMILY)
 
 FAMILIES: dict[str, Family] = {family.name: family for family in BUILT_IN}
+
+
+def find_family(name: str) -> Family:
+    """A family by name; ModelError lists the names."""
+    if name not in FAMILIES:
+        raise ModelError(unknown_choice("family", name, FAMILIES))
+    return FAMILIES[name]
 
 
 def variants() -> dict[str, tuple[Family, Any]]:
@@ -33,7 +38,7 @@ def find_variant(name: str) -> tuple[Family, Any]:
     return known[name]
 
 
-def create(name: str, **overrides: Any) -> nn.Module:
+def create(name: str, **overrides: Any) -> SparseModel:
     """The training form of a published variant, freshly initialised.
 
     ``overrides`` replace fields of its configuration: ``create("deit-s", num_classes=10)``.

@@ -187,7 +187,10 @@ class FoldedPredictor(nn.Module):
     def __init__(self, predictor: Predictor, weights: Tensor) -> None:
         super().__init__()
         norm, first, _ = predictor.in_conv
-        second, _, third, _, last, _ = predictor.out_conv
+        second, third, last = (layer for layer in predictor.out_conv if hasattr(layer, "weight"))
+        assert isinstance(first, nn.Linear)
+        assert isinstance(second, nn.Linear)
+        assert isinstance(last, nn.Linear)
         half = first.out_features // 2
         self.norm = norm
         self.hidden = first

@@ -6,9 +6,11 @@ so its checkpoints load strictly.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynexport.errors import ModelError
@@ -36,13 +38,17 @@ APART = -100.0
 
 @dataclass(frozen=True)
 class SwinConfig:
-    """Everything that shapes a DynamicSwin. ``prune_at`` counts blocks of the third stage."""
+    """Everything that shapes a DynamicSwin. ``prune_at`` counts blocks of the third stage.
+
+    windows: side of the attention windows, per stage. Maps they do not fill are padded with
+    zeros below and to the right, as detection backbones do; so any image size goes.
+    """
 
     embed_dim: int
     depths: tuple[int, ...]
     num_heads: tuple[int, ...]
     prune_at: tuple[int, ...]
-    window: int = 7
+    windows: tuple[int, ...] = (7, 7, 7, 7)
     patch_size: int = 4
     img_size: int = 224
     num_classes: int = 1000
@@ -50,32 +56,20 @@ class SwinConfig:
     mlp_ratio: float = 4.0
 
     def __post_init__(self) -> None:
-        for name in ("depths", "num_heads", "prune_at"):
+        for name in ("depths", "num_heads", "prune_at", "windows"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        if len(self.depths) != 4 or len(self.num_heads) != 4:
-            raise ModelError(
-                f"a Swin has four stages: found depths {list(self.depths)} and heads "
-                f"{list(self.num_heads)}"
-            )
+        for name in ("depths", "num_heads", "windows"):
+            numbers = getattr(self, name)
+            if len(numbers) != 4 or min(numbers) < 1:
+                raise ModelError(f"{name} is {list(numbers)}: a Swin has four stages, give four")
         for stage, heads in enumerate(self.num_heads):
-            if heads < 1 or self.dim(stage) % heads:
+            if self.dim(stage) % heads:
                 raise ModelError(
                     f"{self.dim(stage)} channels of stage {stage + 1} do not divide into {heads} "
                     "heads: give a number of heads that divides the width"
                 )
-        if self.img_size % (self.patch_size * 8) or self.grid(3) < 1:
-            raise ModelError(
-                f"image size {self.img_size} is no multiple of {self.patch_size * 8}: Swin "
-                "halves its map three times"
-            )
-        for stage in range(4):
-            side = self.grid(stage)
-            if side > self.window and side % self.window:
-                raise ModelError(
-                    f"image size {self.img_size} leaves a map of {side} x {side} in stage "
-                    f"{stage + 1}, which windows of {self.window} do not fill: give a multiple "
-                    f"of {self.patch_size * self.window * 8}"
-                )
+        if min(self.img_size, self.patch_size, self.num_classes, self.in_chans) < 1:
+            raise ModelError(f"every size of a Swin must be at least 1, found {self}")
         require_blocks(self.prune_at, self.depths[SPARSE_STAGE])
 
     def dim(self, stage: int) -> int:
@@ -84,7 +78,7 @@ class SwinConfig:
 
     def grid(self, stage: int) -> int:
         """Side of a stage's map, positions."""
-        return self.img_size // self.patch_size // 2**stage
+        return -(-self.img_size // (self.patch_size * 2**stage))
 
     @property
     def num_tokens(self) -> int:
@@ -98,10 +92,13 @@ class PatchEmbed(nn.Module):
     def __init__(self, config: SwinConfig) -> None:
         super().__init__()
         size = config.patch_size
+        self.missing = -config.img_size % size
         self.proj = nn.Conv2d(config.in_chans, config.embed_dim, kernel_size=size, stride=size)
         self.norm = nn.LayerNorm(config.embed_dim)
 
     def forward(self, images: Tensor) -> Tensor:
+        if self.missing:
+            images = F.pad(images, (0, self.missing, 0, self.missing))
         return self.norm(self.proj(images).flatten(2).transpose(1, 2))
 
 
@@ -115,9 +112,14 @@ class PatchMerging(nn.Module):
         self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        half, dim = self.side // 2, x.shape[-1]
-        x = x.reshape(-1, half, 2, half, 2, dim).permute(0, 1, 3, 4, 2, 5)
-        return self.reduction(self.norm(x.reshape(-1, half * half, 4 * dim)))
+        side, dim = self.side, x.shape[-1]
+        x = x.reshape(-1, side, side, dim)
+        if side % 2:
+            x = F.pad(x, (0, 0, 0, 1, 0, 1))
+        half = (side + 1) // 2
+        x = x.reshape(-1, half, 2, half, 2, dim)
+        x = x.permute(0, 1, 3, 4, 2, 5).reshape(-1, half * half, 4 * dim)
+        return self.reduction(self.norm(x))
 
 
 class FastMlp(nn.Module):
@@ -172,19 +174,35 @@ def relative_positions(window: int) -> Tensor:
     return down * (2 * window - 1) + across
 
 
-def window_order(side: int, window: int, shift: int) -> Tensor:
-    """Positions of a map, window after window, after a cyclic shift: int64 (side*side,)."""
-    grid = torch.arange(side * side).reshape(side, side).roll((-shift, -shift), (0, 1))
-    count = side // window
-    return grid.reshape(count, window, count, window).permute(0, 2, 1, 3).flatten()
+def window_order(side: int, window: int, shift: int) -> tuple[Tensor, Tensor]:
+    """How rows go into windows and back: int64 (P,) and (side*side,).
+
+    The first lists, window after window after a cyclic shift, the rows of a map padded to whole
+    windows (P positions); row side*side stands for padding. The second finds each row again.
+    """
+    padded = side + -side % window
+    rows = torch.full((padded, padded), side * side)
+    rows[:side, :side] = torch.arange(side * side).reshape(side, side)
+    count = padded // window
+    shifted = rows.roll((-shift, -shift), (0, 1)).reshape(count, window, count, window)
+    order = shifted.permute(0, 2, 1, 3).flatten()
+    return order, order.argsort(stable=True)[: side * side]
+
+
+def into_windows(x: Tensor, order: Tensor) -> Tensor:
+    """Rows (B, N, C) in the order of windows (B, P, C), padded with a row of zeros if needed."""
+    if len(order) > x.shape[1]:
+        x = F.pad(x, (0, 0, 0, 1))
+    return x.index_select(1, order)
 
 
 def shift_mask(side: int, window: int, shift: int) -> Tensor:
     """Keeps apart what a cyclic shift brought into one window: float32 (n, w*w, w*w)."""
-    region = torch.zeros(side, dtype=torch.long)
+    padded = side + -side % window
+    region = torch.zeros(padded, dtype=torch.long)
     region[-window:] = 1
     region[-shift:] = 2
-    count = side // window
+    count = padded // window
     regions = (3 * region[:, None] + region[None, :]).reshape(count, window, count, window)
     rows = regions.permute(0, 2, 1, 3).reshape(count * count, window * window)
     return torch.where(rows[:, None, :] == rows[:, :, None], 0.0, APART)
@@ -200,8 +218,8 @@ class SwinBlock(nn.Module):
     ) -> None:
         super().__init__()
         dim, self.side = config.dim(stage), config.grid(stage)
-        self.window = min(config.window, self.side)
-        self.shift = config.window // 2 if shifted and self.side > config.window else 0
+        self.window = config.windows[stage]
+        self.shift = self.window // 2 if shifted and self.side > self.window else 0
         self.norm1 = nn.LayerNorm(dim)
         self.attn = WindowAttention(dim, self.window, config.num_heads[stage])
         self.drop_path = DropPath(drop_path)
@@ -213,19 +231,21 @@ class SwinBlock(nn.Module):
 
     def forward(self, tokens: Tokens) -> Tokens:
         x = tokens.x
-        order = window_order(self.side, self.window, self.shift).to(x.device)
-        windows = self.norm1(x)[:, order].unflatten(1, (-1, self.window**2))
+        order, back = (t.to(x.device) for t in window_order(self.side, self.window, self.shift))
+        windows = into_windows(self.norm1(x), order).unflatten(1, (-1, self.window**2))
         mixed = self.attn(windows, self.attn_mask).flatten(1, 2)
-        x = x + self.drop_path(mixed[:, order.argsort()])
-        return tokens._replace(x=x + self.drop_path(self.feed_forward(x, tokens)))
-
-    def feed_forward(self, x: Tensor, tokens: Tokens) -> Tensor:
-        if self.fastmlp is None:
-            return self.mlp(self.norm2(x))
-        return through_two_paths(x, tokens, lambda rows: self.mlp(self.norm2(rows)), self.fastmlp)
+        x = x + self.drop_path(mixed.index_select(1, back))
+        return tokens._replace(x=x + self.drop_path(feed_forward(self, x, tokens)))
 
     def inference_form(self) -> LeanSwinBlock:
         return LeanSwinBlock(self)
+
+
+def feed_forward(block: SwinBlock | LeanSwinBlock, x: Tensor, tokens: Tokens) -> Tensor:
+    """A block's MLP, or whichever of its two paths each position of x (B, N, C) takes."""
+    if block.fastmlp is None:
+        return block.mlp(block.norm2(x))
+    return through_two_paths(x, tokens, lambda rows: block.mlp(block.norm2(rows)), block.fastmlp)
 
 
 class LeanSwinBlock(nn.Module):
@@ -254,15 +274,16 @@ class LeanSwinBlock(nn.Module):
         bias = attention.bias().detach().unsqueeze(0)
         if trained.attn_mask is not None:
             bias = bias + trained.attn_mask.unsqueeze(1)
-        order = window_order(trained.side, trained.window, trained.shift)
+        order, back = window_order(trained.side, trained.window, trained.shift)
         self.register_buffer("bias", bias)
         self.register_buffer("order", order)
-        self.register_buffer("back", order.argsort())
+        self.register_buffer("back", back)
 
     def forward(self, tokens: Tokens) -> Tokens:
         x = tokens.x
-        x = x + self.attend(self.norm1(x).index_select(1, self.order)).index_select(1, self.back)
-        return tokens._replace(x=x + self.feed_forward(x, tokens))
+        mixed = self.attend(into_windows(self.norm1(x), self.order))
+        x = x + mixed.index_select(1, self.back)
+        return tokens._replace(x=x + feed_forward(self, x, tokens))
 
     def attend(self, x: Tensor) -> Tensor:
         """x (B, n * w*w, C), window after window -> the same shape."""
@@ -275,8 +296,6 @@ class LeanSwinBlock(nn.Module):
         v = v.reshape(heads).permute(0, 1, 3, 2, 4)
         mixed = torch.matmul((torch.matmul(q, k) + self.bias).softmax(dim=-1), v)
         return self.proj(mixed.permute(0, 1, 3, 2, 4).reshape(batch, rows, dim))
-
-    feed_forward = SwinBlock.feed_forward
 
 
 class Stage(nn.Module):
@@ -306,7 +325,9 @@ class Stage(nn.Module):
             if index in self.prune_at:
                 tokens = self.score_predictor[self.prune_at.index(index)](tokens)
             tokens = block(tokens)
-        return tokens
+        if self.downsample is None:
+            return tokens
+        return tokens._replace(x=self.downsample(tokens.x), mask=None, places=None)
 
 
 class DynamicSwin(SparseModel):
@@ -335,8 +356,6 @@ class DynamicSwin(SparseModel):
         tokens = Tokens(self.patch_embed(images))
         for layer in self.layers:
             tokens = layer(tokens)
-            if layer.downsample is not None:
-                tokens = tokens._replace(x=layer.downsample(tokens.x), mask=None, places=None)
         x = self.norm(tokens.x)
         return Output(self.head(x.mean(dim=1)), tokens, features=x if self.training else None)
 
@@ -354,9 +373,9 @@ def read_config(shapes: Shapes, hints: Hints) -> SwinConfig:
         shape_of(shapes, f"layers.{s}.blocks.0.attn.relative_position_bias_table", 2)
         for s in range(4)
     ]
-    window = (round(tables[0][0] ** 0.5) + 1) // 2
+    windows = tuple((round(rows**0.5) + 1) // 2 for rows, _ in tables)
     name = "layers.0.blocks.1.attn_mask"
-    windows = shape_of(shapes, name, 3)[0] if name in shapes else 1
+    count = shape_of(shapes, name, 3)[0] if name in shapes else 1
     predictors = f"layers.{SPARSE_STAGE}.score_predictor"
     known = [variant.prune_at for variant in VARIANTS.values() if variant.depths == depths]
     return SwinConfig(
@@ -364,13 +383,24 @@ def read_config(shapes: Shapes, hints: Hints) -> SwinConfig:
         depths=depths,
         num_heads=tuple(heads for _, heads in tables),
         prune_at=read_prune_at(shapes, predictors, depths[SPARSE_STAGE], known, hints),
-        window=window,
+        windows=windows,
         patch_size=patch_size,
-        img_size=int(hints.get("img_size") or round(windows**0.5) * window * patch_size),
+        img_size=round(count**0.5) * windows[0] * patch_size,
         num_classes=shape_of(shapes, "head.weight", 2)[0],
         in_chans=in_chans,
         mlp_ratio=shape_of(shapes, "layers.0.blocks.0.mlp.fc1.weight", 2)[0] / embed_dim,
     )
+
+
+def resize(state: Mapping[str, Tensor], config: SwinConfig) -> dict[str, Tensor]:
+    """The tensors with the shifted windows' masks rebuilt for the configuration's image size."""
+    resized = {name: value for name, value in state.items() if not name.endswith(".attn_mask")}
+    for stage, depth in enumerate(config.depths):
+        side, window = config.grid(stage), config.windows[stage]
+        if side > window > 1:
+            mask = shift_mask(side, window, window // 2)
+            resized |= {f"layers.{stage}.blocks.{b}.attn_mask": mask for b in range(1, depth, 2)}
+    return resized
 
 
 VARIANTS = {
@@ -387,5 +417,6 @@ FAMILY = Family(
     schedule="linear",
     matches=matches,
     read_config=read_config,
+    resize=resize,
     published_top1={"swin-t": 80.91, "swin-s": 83.21, "swin-b": 83.43},
 )

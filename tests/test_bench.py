@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from dynexport.bench import Candidate, Plan, Timing, speedup, time_candidates
+from dynexport.bench import bench_model
 from dynexport.errors import DynexportError, InputError
-from dynexport.pipeline import Conversion, bench_model, convert
+from dynexport.pipeline import Conversion, convert
+from dynexport.timing import Candidate, Plan, Timing, speedup, time_candidates
 
 SHORT = Plan(rounds=2, round_seconds=0.01, warmup_seconds=0.0)
 

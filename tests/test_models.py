@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ def test_training_masks_only_ever_shrink(tiny_model: nn.Module) -> None:
     assert len(masks) == 3
     for mask in masks:
         assert set(mask.unique().tolist()) <= {0.0, 1.0}
-    for earlier, later in zip(masks, masks[1:], strict=False):
+    for earlier, later in itertools.pairwise(masks):
         assert (later <= earlier).all()
     assert 0 < masks[-1].sum() < masks[0].numel()
 

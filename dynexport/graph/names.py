@@ -28,14 +28,14 @@ def name_after_modules(model: ir.Model, root: str) -> None:
         for place, value in enumerate(node.outputs):
             if value.name not in kept:
                 value.name = node.name if place == 0 else f"{node.name}.{place}"
-        for value in node.inputs:
-            if value is not None and value.is_initializer():
-                _name_constant(value, scope, used)
+        for used_value in node.inputs:
+            if used_value is not None and used_value.is_initializer():
+                _name_constant(used_value, scope, used)
         node.metadata_props.clear()
         node.doc_string = None
-    for value in _values(graph):
-        value.metadata_props.clear()
-        value.doc_string = None
+    for each in _values(graph):
+        each.metadata_props.clear()
+        each.doc_string = None
     graph.metadata_props.clear()
     graph.doc_string = None
     graph.name = "dynexport"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
@@ -87,7 +89,7 @@ def _append(
     model: ir.Model,
     name: str,
     op_type: str,
-    inputs: list[ir.Value | None],
+    inputs: Sequence[ir.Value | None],
     attributes: dict[str, int] | None = None,
 ) -> ir.Value:
     """Append a node and return its output, both called ``name``."""

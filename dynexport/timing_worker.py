@@ -1,4 +1,4 @@
-"""The process behind one benchmark candidate: ``python -m dynexport.bench_worker``.
+"""The process behind one benchmark candidate; see `dynexport.timing`.
 
 Lines of JSON on stdin, one answer a line on stdout. The first names an opener and an input
 shape; each later one asks for runs during so many seconds and is answered with their times.
@@ -49,7 +49,3 @@ def _measure(runner: Runner, images: NDArray[np.float32], seconds: float) -> lis
         runner.run(images)
         times.append(perf_counter() - start)
     return times
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,111 @@
+"""What a checkpoint or an ONNX file is, and what models there are, as plain values."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from dynexport.errors import CheckpointError, ModelFileError
+from dynexport.extras import require_convert_extras
+from dynexport.files import existing_file, sha256_of
+from dynexport.onnxfile import read_metadata, read_model
+
+LISTED_RATIOS = (0.9, 0.7, 0.5)
+
+
+def inspect_file(path: str | Path) -> dict[str, Any]:
+    """What a checkpoint or an ONNX file is, as plain values."""
+    path = existing_file(path, "a checkpoint or an ONNX file")
+    return _inspect_onnx(path) if path.suffix == ".onnx" else _inspect_checkpoint(path)
+
+
+def _inspect_onnx(path: Path) -> dict[str, Any]:
+    graph = read_model(path)
+    operators: dict[str, int] = {}
+    for node in graph.graph:
+        operators[node.op_type] = operators.get(node.op_type, 0) + 1
+    facts: dict[str, Any] = {
+        "kind": "onnx",
+        "path": str(path),
+        "size_bytes": path.stat().st_size,
+        "sha256": sha256_of(path),
+        "opset": graph.opset_imports.get(""),
+        "inputs": {v.name: _shape(v) for v in graph.graph.inputs},
+        "outputs": {v.name: _shape(v) for v in graph.graph.outputs},
+        "nodes": sum(operators.values()),
+        "operators": dict(sorted(operators.items(), key=lambda item: (-item[1], item[0]))),
+    }
+    try:
+        facts["dynexport"] = dataclasses.asdict(read_metadata(path, graph))
+    except ModelFileError:
+        facts["dynexport"] = None
+    return facts
+
+
+def _shape(value: Any) -> list[int | str]:
+    return [size if isinstance(size, int) else str(size) for size in value.shape or ()]
+
+
+def _inspect_checkpoint(path: Path) -> dict[str, Any]:
+    require_convert_extras()
+    from dynexport.checkpoint import identify, load_checkpoint
+    from dynexport.models import variant_name
+
+    loaded = load_checkpoint(path)
+    facts: dict[str, Any] = {
+        "kind": "checkpoint",
+        "path": str(path),
+        "size_bytes": path.stat().st_size,
+        "sha256": loaded.sha256,
+        "weights": loaded.weights,
+        "available": list(loaded.available),
+        "tensors": len(loaded.state),
+        "parameters": sum(t.numel() for t in loaded.state.values() if t.is_floating_point()),
+        "args": loaded.args,
+    }
+    try:
+        family, config = identify(loaded)
+        facts |= {
+            "family": family.name,
+            "variant": variant_name(family, config),
+            "config": dataclasses.asdict(config),  # type: ignore[call-overload]
+        }
+    except CheckpointError as error:
+        facts |= {"family": None, "undecided": str(error)}
+    return facts
+
+
+def list_models() -> list[dict[str, Any]]:
+    """Every published variant: family, parameters, multiply-accumulates, accuracy.
+
+    ``macs`` maps a keep ratio to multiply-accumulates for one image; 1.0 is the plain backbone.
+    ``published_top1`` is ImageNet top-1 at ratio 0.7, per cent.
+    """
+    require_convert_extras()
+    import torch
+
+    from dynexport.keep import schedule_from_base
+    from dynexport.macs import count_macs
+    from dynexport.models import variants
+    from dynexport.rewrite import oracle, rewrite
+
+    rows = []
+    for name, (family, config) in variants().items():
+        with torch.device("meta"):
+            model = family.model(config)
+            schedules = {r: schedule_from_base(family.schedule, r, 3) for r in LISTED_RATIOS}
+            macs = {1.0: count_macs(oracle(model, None))}
+            macs |= {r: count_macs(rewrite(model, keep)) for r, keep in schedules.items()}
+        rows.append(
+            {
+                "model": name,
+                "family": family.name,
+                "img_size": config.img_size,
+                "prune_at": list(config.prune_at),
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "macs": macs,
+                "published_top1": family.published_top1.get(name),
+            }
+        )
+    return rows

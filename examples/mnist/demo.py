@@ -1,0 +1,155 @@
+"""The main job on real input: convert, verify, test, time and look at the trained MNIST model.
+
+    python examples/mnist/demo.py            # writes to out/mnist
+
+Converts mnist-deit.pth at its trained keep ratio, states the accuracy of PyTorch and of the ONNX
+file on the 1,000 test digits, times sparse beside dense, and draws what was dropped.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from rich.console import Console
+from rich.table import Table
+
+import dynexport
+from dynexport.backends import open_runner
+from dynexport.checkpoint import build_model, identify, load_checkpoint
+from dynexport.graph.selection import add_kept_outputs, dense_twin
+from dynexport.metadata import Metadata
+from dynexport.onnxfile import read_model, to_bytes
+from dynexport.rewrite import rewrite
+from dynexport.timing import Plan
+
+HERE = Path(__file__).parent
+Logits = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("out/mnist"))
+    parser.add_argument("--rounds", type=int, default=10, help="benchmark rounds")
+    options = parser.parse_args()
+    console = Console(highlight=False, soft_wrap=True)
+    with np.load(HERE / "test.npz") as test:
+        digits, labels = test["images"], test["labels"]
+
+    console.print("converting examples/mnist/mnist-deit.pth")
+    result = dynexport.convert(
+        HERE / "mnist-deit.pth",
+        batch="1:8:64",
+        images=HERE / "test.npz",
+        output=options.out / "mnist.onnx",
+    )
+    console.print("verifying the file from its reference bundle")
+    dynexport.verify_model(result.onnx).require_passed()
+    console.print(f"testing on {len(digits)} digits never trained on")
+    accuracies = measure_accuracies(result.onnx, result.metadata, digits, labels)
+    console.print("timing sparse, dense and PyTorch in turn")
+    timed = dynexport.bench_model(result.onnx, plan=Plan(rounds=options.rounds))
+    picture = options.out / "dropped.png"
+    draw_dropped(result.onnx, result.metadata, digits, labels, picture)
+
+    facts = result.metadata
+    table = Table(title=f"MNIST digits at ratio {facts.ratios[0]:g}" if facts.ratios else "")
+    for column in ("", "accuracy", "MMACs", f"ms a batch of {timed.batch}", "images/s"):
+        table.add_column(column, justify="right" if column else "left")
+    for timing in timed.timings:
+        macs = facts.macs_dense if timing.label.endswith("dense") else facts.macs_sparse
+        table.add_row(
+            timing.label,
+            f"{accuracies[timing.label]:.1%}",
+            f"{macs / 1e6:.1f}",
+            f"{timing.p50:.2f}",
+            f"{timing.images_per_second:.0f}",
+        )
+    console.print(table)
+    errors = result.verification.errors
+    console.print(
+        f"verified: ONNX differs from PyTorch by {errors.max_abs:.1e} on logits up to "
+        f"{errors.scale:.3g}; speed-up over the dense twin {timed.speedup:.2f} x of "
+        f"{timed.ideal:.2f} x ideal ({timed.efficiency:.0%})"
+    )
+    console.print(f"wrote {result.onnx}\n      {result.reference}\n      {picture}")
+
+
+def measure_accuracies(
+    onnx: str, facts: Metadata, digits: NDArray[np.uint8], labels: NDArray[np.int64]
+) -> dict[str, float]:
+    """Share of digits named right, by the labels `bench_model` gives its candidates."""
+    loaded = load_checkpoint(HERE / "mnist-deit.pth")
+    trained = build_model(loaded, *identify(loaded))
+    assert facts.ratios is not None
+    forms = {
+        "pytorch sparse": rewrite(trained, dynexport.KeepSchedule(facts.ratios)),
+        "pytorch dense": rewrite(trained, None),
+    }
+    graphs = {
+        "onnxruntime sparse": Path(onnx).read_bytes(),
+        "onnxruntime dense": to_bytes(dense_twin(read_model(onnx))),
+    }
+    images = facts.preprocessing.normalise(digits)
+    accuracies = {}
+    for label, content in graphs.items():
+        with open_runner("onnxruntime", content) as runner:
+            accuracies[label] = accuracy(lambda x, r=runner: r.run(x)["logits"], images, labels)
+    with torch.inference_mode():
+        for label, form in forms.items():
+            accuracies[label] = accuracy(
+                lambda x, f=form: f(torch.from_numpy(x)).logits.numpy(), images, labels
+            )
+    return accuracies
+
+
+def accuracy(logits: Logits, images: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """Share of images whose best class is their label, in batches of 50."""
+    starts = range(0, len(images), 50)
+    best = [logits(images[start : start + 50]).argmax(axis=1) for start in starts]
+    return float((np.concatenate(best) == labels).mean())
+
+
+def draw_dropped(
+    onnx: str, facts: Metadata, digits: NDArray[np.uint8], labels: NDArray[np.int64], path: Path
+) -> None:
+    """A column a digit: the picture, then each stage with the patches dropped so far greyed out."""
+    shown = digits[[int(np.flatnonzero(labels == digit)[0]) for digit in range(10)]]
+    probe = read_model(onnx)
+    names = add_kept_outputs(probe, facts.selection)
+    with open_runner("onnxruntime", to_bytes(probe)) as runner:
+        answers = runner.run(facts.preprocessing.normalise(shown))
+    cell, gap, margin = 84, 6, 96
+    titles = ["input", *(f"{count} of {facts.num_tokens} left" for count in facts.keep_counts)]
+    size = (margin + len(shown) * (cell + gap), gap + len(titles) * (cell + gap))
+    sheet = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(sheet)
+    for row, title in enumerate(titles):
+        top = gap + row * (cell + gap)
+        pen.text((gap, top + cell // 2 - 6), title, fill="black")
+        for column, digit in enumerate(shown):
+            view = digit if row == 0 else grey_out(digit, answers[names[row - 1]][column], facts)
+            tile = Image.fromarray(view).resize((cell, cell), Image.Resampling.NEAREST)
+            sheet.paste(tile, (margin + column * (cell + gap), top))
+    sheet.save(path)
+
+
+def grey_out(
+    image: NDArray[np.uint8], kept: NDArray[np.generic], facts: Metadata
+) -> NDArray[np.uint8]:
+    """The image (H, W, 3) with every patch that is not in ``kept`` a light grey."""
+    grid = int(facts.num_tokens**0.5)
+    alive = np.zeros(facts.num_tokens, dtype=bool)
+    alive[kept] = True
+    patch = image.shape[0] // grid
+    mask = alive.reshape(grid, grid).repeat(patch, axis=0).repeat(patch, axis=1)
+    return np.where(mask[..., None], image, np.uint8(190)).astype(np.uint8)
+
+
+if __name__ == "__main__":
+    main()

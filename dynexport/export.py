@@ -7,6 +7,7 @@ it will take: `dynexport.graph.batch` says how.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import warnings
 from collections.abc import Callable
@@ -14,17 +15,29 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import onnxscript.function_libs.torch_lib.ops  # torch.onnx would import it at its first export
 import onnxscript.optimizer
 import torch
+import torch._dynamo  # torch.export would import it at its first call
+import torch.onnx
 from numpy.typing import NDArray
-from onnx_ir.passes.common import RemoveUnusedNodesPass
+from onnx_ir.passes.common import (
+    CommonSubexpressionEliminationPass,
+    DeduplicateInitializersPass,
+    IdentityEliminationPass,
+    InlinePass,
+    LiftConstantsToInitializersPass,
+    RemoveUnusedNodesPass,
+    RemoveUnusedOpsetsPass,
+)
 from onnxscript import opset20
 from torch import Tensor, nn
 
 from dynexport.errors import InputError
 from dynexport.graph.batch import free_batch, set_batch
+from dynexport.graph.macs import count_macs
 from dynexport.graph.names import name_after_modules
-from dynexport.graph.selection import add_kept_outputs
+from dynexport.graph.selection import add_kept_outputs, dense_twin
 from dynexport.metadata import Batch, Metadata
 from dynexport.models import SparseModel
 from dynexport.reference import ReferenceBundle
@@ -88,7 +101,8 @@ def export_onnx(
     """The graph of an inference form: ``images`` float32 (B, 3, H, W) -> ``logits`` (B, classes).
 
     With ``emit_kept`` also ``kept_0 ...`` int64 (B, K), see `dynexport.graph.selection`. The
-    same model gives the same bytes.
+    graph carries ``metadata``, its multiply-accumulates and its dense twin's counted on the
+    graphs themselves. The same model gives the same bytes.
     """
     if opset not in OPSETS:
         choices = ", ".join(map(str, OPSETS))
@@ -96,13 +110,7 @@ def export_onnx(
     config = model.config
     example = torch.zeros(TRACED_BATCH, config.in_chans, config.img_size, config.img_size)
     graph = _translate(LogitsOnly(model), example, opset)
-    onnxscript.optimizer.optimize_ir(
-        graph,
-        num_iterations=1,
-        onnx_shape_inference=False,
-        input_size_limit=2**62,
-        output_size_limit=2**62,
-    )
+    _fold_constants(graph)
     free_batch(graph)
     RemoveUnusedNodesPass()(graph)
     name_after_modules(graph, root="model")
@@ -112,8 +120,38 @@ def export_onnx(
     graph.producer_name = "dynexport"
     graph.producer_version = metadata.versions["dynexport"]
     graph.metadata_props.clear()
-    graph.metadata_props.update(metadata.to_properties())
+    graph.metadata_props.update(count_on(graph, metadata).to_properties())
     return graph
+
+
+def count_on(graph: ir.Model, metadata: Metadata) -> Metadata:
+    """The metadata with nodes and multiply-accumulates of this graph and of its dense twin."""
+    twin = dense_twin(graph.clone()) if metadata.keep_counts else graph
+    return dataclasses.replace(
+        metadata,
+        macs_dense=count_macs(twin),
+        macs_sparse=count_macs(graph),
+        nodes_dense=twin.graph.num_nodes(),
+        nodes=graph.graph.num_nodes(),
+    )
+
+
+def _fold_constants(graph: ir.Model) -> None:
+    """Compute what does not depend on the images, at any size: transposed weights, shapes."""
+    InlinePass()(graph)
+    onnxscript.optimizer.fold_constants(
+        graph, onnx_shape_inference=False, input_size_limit=2**62, output_size_limit=2**62
+    )
+    passes: tuple[Any, ...] = (
+        IdentityEliminationPass(),
+        RemoveUnusedNodesPass(),
+        RemoveUnusedOpsetsPass(),
+        LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        DeduplicateInitializersPass(),
+        CommonSubexpressionEliminationPass(),
+    )
+    for tidy in passes:
+        tidy(graph)
 
 
 def _translate(module: nn.Module, example: Tensor, opset: int) -> ir.Model:

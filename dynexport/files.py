@@ -77,7 +77,7 @@ def _make_folder(target: Path) -> list[Path]:
     return missing
 
 
-def _cannot_write(target: Path, reason: str) -> InputError:
+def _cannot_write(target: Path, reason: str | None) -> InputError:
     return InputError(f"cannot write {target}: {reason}; choose another place with -o")
 
 

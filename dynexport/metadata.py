@@ -65,7 +65,8 @@ class Metadata:
     selection          "nested" or "grid", see `dynexport.models.Family`
     batch              batch sizes, as `Batch` writes them
     classes            length of a row of logits
-    macs_dense, macs_sparse  multiply-accumulates for one image
+    macs_dense, macs_sparse  multiply-accumulates for one image, of the dense twin and of this
+    nodes_dense, nodes       graph size, of the dense twin and of this
     preprocessing      from a picture to the input
     checkpoint_sha256  of the file it was made from; weights: which of its state dicts
     versions           of what made it
@@ -82,6 +83,8 @@ class Metadata:
     classes: int
     macs_dense: int
     macs_sparse: int
+    nodes_dense: int
+    nodes: int
     preprocessing: Preprocessing
     checkpoint_sha256: str
     weights: str

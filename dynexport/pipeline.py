@@ -16,7 +16,6 @@ from dynexport.calibration import Preprocessing, load_images, synthetic_images
 from dynexport.errors import InputError, ModelFileError, ScheduleError
 from dynexport.extras import require_convert_extras
 from dynexport.files import existing_file, require_writable, written_whole
-from dynexport.graph.selection import dense_twin
 from dynexport.keep import KeepSchedule, parse_ratios, schedule_from_base
 from dynexport.metadata import Batch, Metadata
 from dynexport.onnxfile import read_metadata, to_bytes
@@ -45,15 +44,12 @@ class Conversion:
     onnx, reference    the files
     proof              inference form against training form, in PyTorch
     verification       ONNX against PyTorch
-    nodes, nodes_dense graph size, and that of the dense twin
     seconds            per step, in order
     """
 
     onnx: str
     reference: str
     size_bytes: int
-    nodes: int
-    nodes_dense: int
     metadata: Metadata
     proof: Proof
     verification: Verification
@@ -109,7 +105,7 @@ def convert(
         beside = _reference_beside(target, Path(checkpoint), images)
     with clock("rewrite masks to top-k gathers"):
         lean = rewrite(trained, keep)
-        metadata = describe_model(loaded, family, config, keep, sizes, trained, lean)
+        metadata = describe_model(loaded, family, config, keep, sizes, trained)
         pictures = _reference_images(images, metadata.preprocessing)
     with clock("prove it against the training form"):
         normalised = metadata.preprocessing.normalise(pictures[:2])
@@ -126,14 +122,11 @@ def convert(
             outcome = compare(onnx_draft, bundle, str(beside))
             outcome = dataclasses.replace(outcome, model=str(target))
             outcome.require_passed()
-    nodes = sum(1 for _ in graph.graph)
     return Conversion(
         onnx=str(target),
         reference=str(beside),
         size_bytes=len(content),
-        nodes=nodes,
-        nodes_dense=nodes if dense else sum(1 for _ in dense_twin(graph).graph),
-        metadata=metadata,
+        metadata=read_metadata(target, graph),
         proof=proof,
         verification=outcome,
         seconds=clock.seconds,
@@ -168,12 +161,10 @@ def describe_model(
     keep: KeepSchedule | None,
     batch: Batch,
     trained: SparseModel,
-    lean: SparseModel,
 ) -> Metadata:
-    """The metadata of an export."""
-    from dynexport.macs import count_macs
+    """The metadata of an export; what is counted on the graph, the export fills in."""
     from dynexport.models import variant_name
-    from dynexport.rewrite import keep_counts, oracle
+    from dynexport.rewrite import keep_counts
 
     packages = ("dynexport", "torch", "onnx", "onnxscript", "onnx-ir")
     return Metadata(
@@ -186,8 +177,10 @@ def describe_model(
         selection=family.model.selection,
         batch=str(batch),
         classes=config.num_classes,
-        macs_dense=count_macs(oracle(trained, None)),
-        macs_sparse=count_macs(lean),
+        macs_dense=0,
+        macs_sparse=0,
+        nodes_dense=0,
+        nodes=0,
         preprocessing=Preprocessing.for_size(config.img_size),
         checkpoint_sha256=loaded.sha256,
         weights=loaded.weights,

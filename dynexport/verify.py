@@ -69,7 +69,7 @@ class Verification:
     """The outcome; ``failures`` says why where it did not pass.
 
     images       images compared number by number, of ``images_run``; the others hold ties
-    batch_sizes  batch sizes that were run, each on all images
+    batch_sizes  batch sizes that were run: the optimal on all images, others on two batches
     """
 
     model: str
@@ -120,11 +120,19 @@ def compare(
     metadata = read_metadata(model, graph)
     images = bundle.inputs(metadata.preprocessing)
     sizes = batch_sizes(Batch.parse(metadata.batch))
+    optimal = Batch.parse(metadata.batch).optimal
+    rows = {size: _rows(len(images), size, None if size == optimal else 2) for size in sizes}
     with open_runner(backend, model) as runner:
-        runs = [_run_all(runner, images, size)["logits"] for size in sizes]
-    kept = _kept_sets(graph, metadata, backend, images, sizes[-1]) if bundle.kept else ()
-    stages, tied = judge_selection(bundle, kept, tie_margin)
-    errors, wrong = _judge_logits(bundle.logits, np.stack(runs), tied, tolerance)
+        logits = [_run(runner, images, rows[size])["logits"] for size in sizes]
+    stages: tuple[StageOverlap, ...] = ()
+    tied = np.zeros(len(images), dtype=bool)
+    if bundle.kept:
+        kept = _kept_sets(graph, metadata, backend, images, rows[optimal])
+        stages, tied = judge_selection(bundle, kept, np.concatenate(rows[optimal]), tie_margin)
+    every = np.concatenate([row for size in sizes for row in rows[size]])
+    errors, wrong = _judge_logits(
+        bundle.logits[every], np.concatenate(logits), tied[every], tolerance
+    )
     failures = (*_selection_failures(stages), *wrong)
     return Verification(
         model=str(model),
@@ -149,39 +157,55 @@ def batch_sizes(batch: Batch) -> tuple[int, ...]:
     return tuple(sorted({batch.smallest, batch.optimal, above}))
 
 
-def _run_all(
-    runner: Runner, images: NDArray[np.float32], size: int
+def _rows(count: int, size: int, most: int | None) -> list[NDArray[np.int64]]:
+    """Which of ``count`` images go into each batch of ``size``: all of them once, the last batch
+    filled up from the front; ``most`` batches at most."""
+    starts = range(0, count, size)[:most]
+    return [np.arange(start, start + size) % count for start in starts]
+
+
+def _run(
+    runner: Runner, images: NDArray[np.float32], batches: list[NDArray[np.int64]]
 ) -> dict[str, NDArray[np.generic]]:
-    """Every image once, in batches of ``size``; the last batch is filled up from the front."""
+    """Outputs by name, a row for every row of every batch."""
     answers: dict[str, list[NDArray[np.generic]]] = {}
-    for start in range(0, len(images), size):
-        rows = np.arange(start, start + size) % len(images)
+    for rows in batches:
         for name, values in runner.run(np.ascontiguousarray(images[rows])).items():
             answers.setdefault(name, []).append(values)
-    return {name: np.concatenate(parts)[: len(images)] for name, parts in answers.items()}
+    return {name: np.concatenate(parts) for name, parts in answers.items()}
 
 
 def _kept_sets(
-    graph: ir.Model, metadata: Metadata, backend: str, images: NDArray[np.float32], size: int
+    graph: ir.Model,
+    metadata: Metadata,
+    backend: str,
+    images: NDArray[np.float32],
+    batches: list[NDArray[np.int64]],
 ) -> tuple[NDArray[np.int64], ...]:
     """What the graph keeps, from a probe copy, so that the product carries no extra output."""
     names = add_kept_outputs(graph, metadata.selection)
     with open_runner(backend, to_bytes(graph)) as runner:
-        answers = _run_all(runner, images, size)
+        answers = _run(runner, images, batches)
     return tuple(np.sort(answers[name].astype(np.int64), axis=1) for name in names)
 
 
 def judge_selection(
-    bundle: ReferenceBundle, kept: tuple[NDArray[np.int64], ...], margin: float
+    bundle: ReferenceBundle,
+    kept: tuple[NDArray[np.int64], ...],
+    rows: NDArray[np.int64],
+    margin: float,
 ) -> tuple[tuple[StageOverlap, ...], NDArray[np.bool_]]:
-    """Per stage the overlap with the reference, and which images (P,) hold a swapped token."""
+    """Per stage the overlap with the reference, and which images (P,) hold a swapped token.
+
+    kept: per stage (R, K); rows (R,): the image each row is of.
+    """
     tied = np.zeros(len(bundle.images), dtype=bool)
     stages = []
     for theirs, ours, scores in zip(bundle.kept, kept, bundle.scores, strict=True):
         shares, ties, faults = [], 0, 0
-        for image in range(len(theirs)):
-            swapped = np.setxor1d(theirs[image], ours[image])
-            shares.append(np.intersect1d(theirs[image], ours[image]).size / theirs.shape[1])
+        for row, image in enumerate(rows):
+            swapped = np.setxor1d(theirs[image], ours[row])
+            shares.append(np.intersect1d(theirs[image], ours[row]).size / theirs.shape[1])
             if not swapped.size:
                 continue
             outside = _outside_margin(scores[image], theirs[image], swapped, margin, tied[image])
@@ -229,20 +253,19 @@ def _judge_logits(
     tied: NDArray[np.bool_],
     tolerance: float,
 ) -> tuple[Errors, tuple[str, ...]]:
-    """Numbers and failures for logits (runs, P, classes) against expected (P, classes)."""
+    """Numbers and failures for logits (R, classes), and which rows (R,) hold a tie."""
     reference, logits = expected.astype(np.float64), found.astype(np.float64)
     scale = float(np.abs(reference).max(initial=0.0))
     incomparable = Errors(np.inf, np.inf, scale, 0.0, 0.0)
-    if logits.shape[1:] != reference.shape:
-        return incomparable, (
-            f"logits are {list(logits.shape[1:])}, expected {list(reference.shape)}",
-        )
-    differences = np.abs(logits - reference)[:, ~tied]
+    if logits.shape != reference.shape:
+        found_shape, wanted = list(logits.shape), list(reference.shape)
+        return incomparable, (f"logits are {found_shape}, expected {wanted}",)
+    differences = np.abs(logits - reference)[~tied]
     if not differences.size:
         return incomparable, ("there was nothing to compare: every image holds a tie",)
-    lengths = np.linalg.norm(logits, axis=2) * np.linalg.norm(reference, axis=1)
-    cosines = (logits * reference).sum(axis=2) / np.maximum(lengths, np.finfo(np.float64).tiny)
-    same_class = logits.argmax(axis=2) == reference.argmax(axis=1)
+    lengths = np.linalg.norm(logits, axis=1) * np.linalg.norm(reference, axis=1)
+    cosines = (logits * reference).sum(axis=1) / np.maximum(lengths, np.finfo(np.float64).tiny)
+    same_class = logits.argmax(axis=1) == reference.argmax(axis=1)
     errors = Errors(
         max_abs=float(differences.max()),
         mean_abs=float(differences.mean()),

@@ -21,42 +21,35 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynexport.errors import ModelError
+from dynexport.models.operators import row_operator
 from dynexport.models.sparsifiers import FoldedPredictor, Predictor, Tokens
 
 
-@torch.library.custom_op("dynexport::number_rows", mutates_args=())
-def number_rows(rows: Tensor) -> Tensor:
-    """Rows of each item of a batch, (B, K, 1), as places in it, (B, K, 2): item and row."""
+def _number_rows(rows: Tensor) -> Tensor:
     items = torch.arange(len(rows), device=rows.device).view(-1, 1, 1).expand(rows.shape)
     return torch.cat([items, rows], dim=-1)
 
 
-@number_rows.register_fake
-def _(rows: Tensor) -> Tensor:
-    return rows.new_empty(rows.shape[0], rows.shape[1], 2)
+number_rows = row_operator(
+    "number_rows(Tensor rows) -> Tensor",
+    _number_rows,
+    lambda rows: rows.new_empty(rows.shape[0], rows.shape[1], 2),
+)
+"""Rows of each item of a batch, (B, K, 1), as places in it, (B, K, 2): item and row."""
 
+take_places = row_operator(
+    "take_places(Tensor x, Tensor places) -> Tensor",
+    lambda x, places: x[places[..., 0], places[..., 1]],
+    lambda x, places: x.new_empty(x.shape[0], places.shape[1], x.shape[2]),
+)
+"""Whole rows of a batch: x (B, N, C), places (B, K, 2) -> (B, K, C)."""
 
-@torch.library.custom_op("dynexport::take_places", mutates_args=())
-def take_places(x: Tensor, places: Tensor) -> Tensor:
-    """Whole rows of a batch: x (B, N, C), places (B, K, 2) -> (B, K, C)."""
-    return x[places[..., 0], places[..., 1]]
-
-
-@take_places.register_fake
-def _(x: Tensor, places: Tensor) -> Tensor:
-    return x.new_empty(x.shape[0], places.shape[1], x.shape[2])
-
-
-@torch.library.custom_op("dynexport::put_places", mutates_args=())
-def put_places(x: Tensor, places: Tensor, rows: Tensor) -> Tensor:
-    """x (B, N, C) with the rows at ``places`` (B, K, 2) replaced by ``rows`` (B, K, C)."""
-    return x.index_put((places[..., 0], places[..., 1]), rows)
-
-
-@put_places.register_fake
-def _(x: Tensor, places: Tensor, rows: Tensor) -> Tensor:
-    return torch.empty_like(x)
-
+put_places = row_operator(
+    "put_places(Tensor x, Tensor places, Tensor rows) -> Tensor",
+    lambda x, places, rows: x.index_put((places[..., 0], places[..., 1]), rows),
+    lambda x, places, rows: torch.empty_like(x),
+)
+"""x (B, N, C) with the rows at ``places`` (B, K, 2) replaced by ``rows`` (B, K, C)."""
 
 Path = Callable[[Tensor], Tensor]
 

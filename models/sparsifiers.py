@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from dynexport.errors import ModelError
 from dynexport.models.layers import linear_from
+from dynexport.models.operators import row_operator
 
 CLASS_TOKEN_SCORE = 1e30
 """Score of the class token: above any score a predictor gives, finite in float32."""
@@ -48,22 +49,23 @@ class Tokens(NamedTuple):
     kept: tuple[Tensor, ...] = ()
 
 
-@torch.library.custom_op("dynexport::take_rows", mutates_args=())
-def take_rows(x: Tensor, rows: Tensor) -> Tensor:
-    """Rows of each item of a batch, moved whole: x (B, N, C), rows (B, K, 1) -> (B, K, C).
-
-    An operator of its own, because ``torch.gather`` says the same only through an index as
-    large as its result, which exporters turn into an element-wise gather.
-    """
+def _take_rows(x: Tensor, rows: Tensor) -> Tensor:
     batch, tokens, channels = x.shape
     offsets = torch.arange(0, batch * tokens, tokens, device=x.device).view(batch, 1)
     flat = (rows.squeeze(-1) + offsets).view(-1)
     return x.reshape(batch * tokens, channels).index_select(0, flat).view(batch, -1, channels)
 
 
-@take_rows.register_fake
-def _(x: Tensor, rows: Tensor) -> Tensor:
-    return x.new_empty(x.shape[0], rows.shape[1], x.shape[2])
+take_rows = row_operator(
+    "take_rows(Tensor x, Tensor rows) -> Tensor",
+    _take_rows,
+    lambda x, rows: x.new_empty(x.shape[0], rows.shape[1], x.shape[2]),
+)
+"""Rows of each item of a batch, moved whole: x (B, N, C), rows (B, K, 1) -> (B, K, C).
+
+An operator of its own, because ``torch.gather`` says the same only through an index as large as
+its result, which exporters turn into an element-wise gather.
+"""
 
 
 class Predictor(nn.Module):

@@ -64,13 +64,14 @@ def test_interface_of_a_dynamic_file(tiny_conversion: Conversion) -> None:
 
 def test_graph_is_lean(tiny_conversion: Conversion) -> None:
     found = operators(tiny_conversion.onnx)
+    facts = tiny_conversion.metadata
     assert not SHAPE_ARITHMETIC & set(found)
     assert not TRAINING & set(found)
     assert found["TopK"] == found["GatherND"] == 3
     assert "GatherElements" not in found
     assert found["LayerNormalization"] == 4 * 2 + 1 + 3
-    assert tiny_conversion.nodes == sum(found.values())
-    assert tiny_conversion.nodes - tiny_conversion.nodes_dense == 3 * 17
+    assert facts.nodes == sum(found.values())
+    assert facts.nodes - facts.nodes_dense == 3 * 17
 
 
 def test_k_is_a_constant(tiny_conversion: Conversion) -> None:
@@ -145,7 +146,9 @@ def test_dense_export_and_the_twin_by_graph_edit_agree(
 
     dense = convert(tiny_checkpoint, dense=True, batch="1:3:5", output=tmp_path / "dense.onnx")
     assert dense.metadata.ratios is None
-    assert dense.nodes == dense.nodes_dense == tiny_conversion.nodes_dense
+    assert (
+        dense.metadata.nodes == dense.metadata.nodes_dense == tiny_conversion.metadata.nodes_dense
+    )
     assert dense.metadata.macs_sparse == dense.metadata.macs_dense
     twin = to_bytes(dense_twin(read_model(tiny_conversion.onnx)))
     images = np.random.default_rng(0).standard_normal((4, 3, 28, 28)).astype(np.float32)

@@ -135,7 +135,7 @@ def tie_case(scores: list[float], ours: list[int]) -> tuple[int, int]:
         scores=(np.array([scores], np.float32),),
         made_for={},
     )
-    stages, tied = judge_selection(bundle, (np.array([ours]),), margin=1e-4)
+    stages, tied = judge_selection(bundle, (np.array([ours]),), np.array([0]), margin=1e-4)
     assert tied[0] == (sorted(ours) != [0, 1])
     return stages[0].ties, stages[0].faults
 

@@ -10,7 +10,6 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from dynexport.errors import ModelFileError
 from dynexport.graph.batch import infer_shapes
 from dynexport.graph.constants import int64_constant
-from dynexport.metadata import Metadata
 
 
 def top_k_nodes(model: ir.Model) -> list[ir.Node]:
@@ -58,8 +57,7 @@ def dense_twin(model: ir.Model) -> ir.Model:
     """The same graph with nothing dropped; ModelFileError if it selects nothing.
 
     Rows taken by a top-k become all rows, rows put back by a top-k become their updates, and
-    the predictors, now unused, go. Metadata says that it is a dense twin. The model given is
-    changed, and returned.
+    the predictors, now unused, go. The model given is changed, and returned.
     """
     chosen = {node.outputs[1] for node in top_k_nodes(model)}
     for node in model.graph:
@@ -79,8 +77,6 @@ def dense_twin(model: ir.Model) -> ir.Model:
     for value in [v for v in model.graph.outputs if v.name in kept_outputs(model)]:
         model.graph.outputs.remove(value)
     RemoveUnusedNodesPass()(model)
-    metadata = Metadata.from_properties(dict(model.metadata_props), "the model")
-    model.metadata_props.update(metadata.dense().to_properties())
     infer_shapes(model)
     return model
 

@@ -58,7 +58,7 @@ def show_conversion(result: Conversion) -> None:
     console.print(f"\n[bold]{escape(facts.variant)}[/] {_tokens(facts)}")
     table = _table("", "dense", "this model", "ratio")
     macs = (facts.macs_dense, facts.macs_sparse)
-    table.add_row("GMACs an image", *(f"{m / 1e9:.3g}" for m in macs), f"{macs[0] / macs[1]:.2f} x")
+    table.add_row("GMACs an image", *(f"{m / 1e9:.2f}" for m in macs), f"{macs[0] / macs[1]:.2f} x")
     nodes = (facts.nodes_dense, facts.nodes)
     table.add_row("ONNX nodes", *map(str, nodes), f"{nodes[1] / nodes[0]:.2f}")
     console.print(table)

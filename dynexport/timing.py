@@ -13,11 +13,15 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from time import sleep
 from typing import Any
 
 import numpy as np
 
 from dynexport.errors import DynexportError, InputError
+
+SETTLE_SECONDS = 0.05
+"""Between two turns: the threads of the runtime that ran last spin for a while."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,12 @@ def time_candidates(
             worker.measure(plan.warmup_seconds)
         rounds: list[list[list[float]]] = []
         for number in range(plan.rounds):
-            rounds.append([worker.measure(plan.round_seconds) for worker in workers])
+            turns: list[list[float]] = [[] for _ in workers]
+            for turn in range(len(workers)):  # another one begins each round
+                place = (number + turn) % len(workers)
+                sleep(SETTLE_SECONDS)
+                turns[place] = workers[place].measure(plan.round_seconds)
+            rounds.append(turns)
             on_round(number + 1)
     return [
         _timing(candidate.label, shape[0], [turn[place] for turn in rounds])

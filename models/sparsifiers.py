@@ -176,8 +176,8 @@ class FoldedPredictor(nn.Module):
     """Inference: the same scores up to a constant, x (B, T, C) -> (B, T, 1), folded exactly.
 
     - [local | mean] @ W = local @ W_local + mean @ W_mean, so nothing is expanded or
-      concatenated. W_local keeps a zero half instead of a slice of its input: on CPU the copy a
-      slice makes costs as much as the half product it saves, and this is one node fewer.
+      concatenated. W_local keeps a zero half in place of a slice of its input: one node fewer a
+      stage, for about 0.3 % of a DeiT-S's time.
     - Ranking by log P(keep) is ranking by the difference of the two logits, so the last Linear
       has one output, and neither a bias nor a LogSoftmax.
 

@@ -35,7 +35,11 @@ def load_images(source: Path, count: int, preprocessing: Preprocessing) -> NDArr
     spread evenly over it) or an .npz whose ``images`` are uint8 (N, H, W, 3).
     ImageError where there are none or one cannot be read.
     """
-    if not source.exists():
+    try:
+        there = source.exists()
+    except OSError:  # a name no file can have
+        there = False
+    if not there:
         raise ImageError(f"{source} does not exist: give a folder of images or an .npz")
     if source.is_dir():
         return _from_folder(source, count, preprocessing)

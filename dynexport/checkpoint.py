@@ -183,14 +183,15 @@ def identify(
     args, shapes = checkpoint.args, checkpoint.shapes
     hints = {
         "prune_at": prune_at or _whole(args.get("prune_at")) or _whole(args.get("pruning_loc")),
-        "num_heads": num_heads or _whole(args.get("num_heads")),
+        "num_heads": _whole(args.get("num_heads")) if num_heads is None else num_heads,
         "img_size": img_size or _whole(args.get("input_size")),
     }
     try:
         family = _family_of(checkpoint) if model is None else find_variant(model)[0]
         if model is not None:
             published = find_variant(model)[1]
-            hints["num_heads"] = num_heads or getattr(published, "num_heads", None)
+            if num_heads is None:
+                hints["num_heads"] = getattr(published, "num_heads", None)
             hints["prune_at"] = hints["prune_at"] or published.prune_at
         config = family.read_config(shapes, hints)
         if model is not None and variant_name(family, config) != model:

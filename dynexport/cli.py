@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -203,12 +204,13 @@ def inspect(
 
 
 @app.command()
-def models(json: Json = False) -> None:
+def models(json: Json = False, quiet: Quiet = False) -> None:
     """List the published variants: size, multiply-accumulates by keep ratio, accuracy."""
-    from dynexport.console import print_json, show_models
+    from dynexport.console import print_json, progress, show_models
     from dynexport.inspection import list_models
 
-    rows = list_models()
+    with progress(quiet) as on_step:
+        rows = list_models(on_step)
     (print_json if json else show_models)(rows)
 
 
@@ -223,10 +225,11 @@ def _numbers(text: str | None) -> tuple[int, ...] | None:
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line; every expected error is one sentence on stderr and an exit code."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that drafts are removed
     try:
-        code: Any = app(arguments, standalone_mode=True)
+        app(arguments, standalone_mode=True)
     except DynexportError as error:
         console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
         console.print(f"[bold red]error:[/] {escape(str(error))}")
         sys.exit(error.exit_code)
-    sys.exit(code)
+    raise AssertionError("unreachable: a standalone app exits by itself")

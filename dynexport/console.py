@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import shlex
-import sys
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -164,7 +164,7 @@ def _tokens(facts: Metadata) -> str:
 
 def _stdout() -> Console:
     """Wide enough that nothing is folded where nobody watches."""
-    width = None if sys.stdout.isatty() else 120
+    width = max(120, shutil.get_terminal_size().columns)  # a terminal folds, figures stay whole
     return Console(highlight=False, soft_wrap=True, emoji=False, width=width)
 
 

@@ -181,12 +181,14 @@ def _translate(module: nn.Module, example: Tensor, opset: int) -> ir.Model:
 
 @torch.inference_mode()
 def record_reference(
-    model: SparseModel, metadata: Metadata, images: NDArray[np.uint8]
+    model: SparseModel, metadata: Metadata, images: NDArray[Any]
 ) -> ReferenceBundle:
-    """What PyTorch says of these images, uint8 (P, H, W, 3): logits, kept sets and scores of an
-    inference form."""
-    batch = torch.from_numpy(metadata.preprocessing.normalise(images))
-    output = model(batch)
+    """What an inference form says of images: logits, kept sets and scores.
+
+    images: uint8 (P, H, W, 3), or float32 (P, 3, H, W) already normalised.
+    """
+    ready = images if images.dtype == np.float32 else metadata.preprocessing.normalise(images)
+    output = model(torch.from_numpy(ready))
     return ReferenceBundle(
         images=images,
         logits=output.logits.numpy(),

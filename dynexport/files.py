@@ -32,8 +32,8 @@ def existing_file(path: str | Path, kind: str) -> Path:
 def written_whole(*targets: Path) -> Iterator[tuple[Path, ...]]:
     """Temporary paths beside ``targets``, renamed onto them together when the block succeeds.
 
-    When it raises, or the process is interrupted, the targets stay as they were and the
-    temporary files are removed.
+    When it raises or is interrupted, the targets stay as they were, and the temporary files and
+    the folders made for them are removed.
     """
     drafts: list[Path] = []
     made: list[Path] = []
@@ -45,6 +45,8 @@ def written_whole(*targets: Path) -> Iterator[tuple[Path, ...]]:
         for draft, target in zip(drafts, targets, strict=True):
             os.replace(draft, target)
         made.clear()
+    except OSError as error:  # a full disk, a folder taken away
+        raise _cannot_write(targets[0], error.strerror) from None
     finally:
         for draft in drafts:
             draft.unlink(missing_ok=True)
@@ -57,6 +59,8 @@ def require_writable(target: Path) -> None:
     try:
         if not target.name or target.is_dir():
             raise InputError(f"{target} is a folder: name a file to write")
+        if target.exists() and not target.is_file():
+            raise InputError(f"{target} is no regular file: name one to write")
         nearest = next(folder for folder in target.absolute().parents if folder.exists())
     except OSError as error:  # a name no file can have
         raise _cannot_write(target, error.strerror) from None

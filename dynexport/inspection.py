@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def _inspect_checkpoint(path: Path) -> dict[str, Any]:
     return facts
 
 
-def list_models() -> list[dict[str, Any]]:
+def list_models(on_step: Callable[[str], None] = lambda step: None) -> list[dict[str, Any]]:
     """Every published variant: family, parameters, multiply-accumulates, accuracy.
 
     ``macs`` maps a keep ratio to multiply-accumulates for one image; 1.0 is the plain backbone.
@@ -92,6 +93,7 @@ def list_models() -> list[dict[str, Any]]:
 
     rows = []
     for name, (family, config) in variants().items():
+        on_step(f"count {name}")
         with torch.device("meta"):
             model = family.model(config)
             schedules = {r: schedule_from_base(family.schedule, r, 3) for r in LISTED_RATIOS}

@@ -112,16 +112,18 @@ def convert(
         proof = prove(trained, lean, keep, _tensor(normalised))
     with clock("record PyTorch's answers"):
         bundle = record_reference(lean, metadata, pictures)
-    with written_whole(target, beside) as (onnx_draft, bundle_draft):
-        with clock("export ONNX"):
-            graph = export_onnx(lean, metadata, sizes, emit_kept=emit_kept, opset=opset)
-            content = to_bytes(graph)
-            onnx_draft.write_bytes(content)
-            bundle.save(bundle_draft)
-        with clock("verify ONNX against PyTorch"):
-            outcome = compare(onnx_draft, bundle, str(beside))
-            outcome = dataclasses.replace(outcome, model=str(target))
-            outcome.require_passed()
+    with clock("export ONNX"):
+        graph = export_onnx(lean, metadata, sizes, emit_kept=emit_kept, opset=opset)
+        content = to_bytes(graph)
+    with (
+        clock("verify ONNX against PyTorch"),
+        written_whole(target, beside) as (onnx_draft, bundle_draft),
+    ):
+        onnx_draft.write_bytes(content)
+        bundle.save(bundle_draft)
+        outcome = compare(onnx_draft, bundle, str(beside))
+        outcome = dataclasses.replace(outcome, model=str(target))
+        outcome.require_passed()
     return Conversion(
         onnx=str(target),
         reference=str(beside),
@@ -231,7 +233,9 @@ def _answers_of(checkpoint: Path, metadata: Metadata, model: Path) -> ReferenceB
     keep = None if metadata.ratios is None else KeepSchedule(metadata.ratios)
     beside = ReferenceBundle.path_beside(model)
     if beside.exists():
-        images = ReferenceBundle.load(beside).images
+        recorded = ReferenceBundle.load(beside)
+        recorded.require_made_for(metadata, beside, model)
+        images = recorded.images
     else:
         images = _reference_images(None, metadata.preprocessing)
     return record_reference(rewrite(trained, keep), metadata, images)
@@ -263,6 +267,8 @@ def _reference_beside(target: Path, *inputs: str | Path | None) -> Path:
     """Where the bundle of ``target`` goes; InputError if either cannot be written, or is one of
     the files read."""
     require_writable(target)
+    if target.suffix != ".onnx":
+        raise InputError(f"{target} does not end in .onnx: name the ONNX file to write")
     beside = ReferenceBundle.path_beside(target)
     require_writable(beside)
     for source in inputs:
@@ -272,7 +278,9 @@ def _reference_beside(target: Path, *inputs: str | Path | None) -> Path:
 
 
 def _default_name(checkpoint: Path, keep: KeepSchedule | None, ratio: float | None) -> str:
-    stem = checkpoint.name.split(".")[0]
+    stem = checkpoint.name
+    while Path(stem).suffix in (".pth", ".pt", ".tar", ".safetensors"):
+        stem = Path(stem).stem
     if keep is None:
         return f"{stem}-dense.onnx"
     ratios = [ratio] if ratio is not None else keep.ratios

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -115,20 +116,20 @@ def _timing(label: str, batch: int, rounds: list[list[float]]) -> Timing:
     return Timing(label, batch, every.size, low, middle, high, highest, rate, medians)
 
 
-_START = f"import sys; sys.path[:] = {sys.path!r}; from dynexport.timing_worker import main; main()"
-"""Imports what this process imports: ``-m`` would put the working folder first."""
-
-
 class _Worker:
     """A process that holds one candidate open and runs it when told; see timing_worker.py."""
 
     def __init__(self, candidate: Candidate, shape: tuple[int, int, int, int]) -> None:
         self._label = candidate.label
+        # -m would put the working folder first: import what this process imports
+        start = f"import sys; sys.path[:] = {sys.path!r}; import dynexport.timing_worker as worker"
+        # a pipe that nobody reads would fill and block
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _START],
+            [sys.executable, "-c", f"{start}; worker.main()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._errors,
             text=True,
         )
         self._order = {
@@ -138,12 +139,17 @@ class _Worker:
         }
 
     def __enter__(self) -> _Worker:
-        self._ask(self._order)
+        try:
+            self._ask(self._order)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.communicate()
+        self._errors.close()
 
     def measure(self, seconds: float) -> list[float]:
         """Seconds of each run, for about ``seconds``, at least one run."""
@@ -158,8 +164,9 @@ class _Worker:
             self._process.stdin.flush()
             answer: dict[str, Any] = json.loads(self._process.stdout.readline())
         except (OSError, ValueError):
-            _, trouble = self._process.communicate()
-            last = (trouble.strip().splitlines() or ["it said nothing"])[-1]
+            self._process.wait()
+            self._errors.seek(0)
+            last = (self._errors.read().strip().splitlines() or ["it said nothing"])[-1]
             raise DynexportError(
                 f"the process that times {self._label!r} ended: {last}; "
                 "a smaller --batch may fit in memory"

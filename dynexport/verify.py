@@ -20,7 +20,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from dynexport.backends import Runner, open_runner
-from dynexport.errors import VerificationError
+from dynexport.errors import InputError, VerificationError
 from dynexport.graph.selection import add_kept_outputs
 from dynexport.metadata import Batch, Metadata
 from dynexport.onnxfile import read_metadata, read_model, to_bytes
@@ -116,6 +116,8 @@ def compare(
     tie_margin: float = TIE_MARGIN,
 ) -> Verification:
     """Compare an ONNX file with a bundle in hand; ``reference`` is what reports call it."""
+    if not (np.isfinite(tolerance) and tolerance > 0):
+        raise InputError(f"tolerance {tolerance:g} is not valid: give a number above 0")
     graph = read_model(model)
     metadata = read_metadata(model, graph)
     images = bundle.inputs(metadata.preprocessing)
@@ -197,18 +199,20 @@ def judge_selection(
 ) -> tuple[tuple[StageOverlap, ...], NDArray[np.bool_]]:
     """Per stage the overlap with the reference, and which images (P,) hold a swapped token.
 
-    kept: per stage (R, K); rows (R,): the image each row is of.
+    kept: per stage (R, K); rows (R,): the image each row is of. An image that held a tie at one
+    stage goes on with other tokens, so its later stages count for the overlap alone.
     """
     tied = np.zeros(len(bundle.images), dtype=bool)
     stages = []
     for theirs, ours, scores in zip(bundle.kept, kept, bundle.scores, strict=True):
         shares, ties, faults = [], 0, 0
+        tied_before = tied.copy()
         for row, image in enumerate(rows):
             swapped = np.setxor1d(theirs[image], ours[row])
             shares.append(np.intersect1d(theirs[image], ours[row]).size / theirs.shape[1])
-            if not swapped.size:
+            if not swapped.size or tied_before[image]:
                 continue
-            outside = _outside_margin(scores[image], theirs[image], swapped, margin, tied[image])
+            outside = _outside_margin(scores[image], theirs[image], swapped, margin)
             faults += outside
             ties += swapped.size - outside
             tied[image] = True
@@ -221,21 +225,12 @@ def _outside_margin(
     kept: NDArray[np.int64],
     swapped: NDArray[np.int64],
     margin: float,
-    tied_before: bool,
 ) -> int:
-    """How many of the tokens ``swapped`` scored too far from the cut for rounding to explain.
-
-    After a tie at an earlier stage, a token the reference no longer had (score -inf) follows
-    from that tie and is not counted.
-    """
+    """How many of the tokens ``swapped`` scored too far from the cut for rounding to explain."""
     cut = scores[kept].min()
     room = margin * max(1.0, float(np.abs(scores[np.isfinite(scores)]).max()))
     on_grid = swapped[(swapped >= 0) & (swapped < scores.size)]
-    distance = np.abs(scores[on_grid] - cut)
-    explained = distance <= room
-    if tied_before:
-        explained |= np.isinf(distance)
-    return int(swapped.size - explained.sum())
+    return int(swapped.size - (np.abs(scores[on_grid] - cut) <= room).sum())
 
 
 def _selection_failures(stages: tuple[StageOverlap, ...]) -> tuple[str, ...]:

@@ -144,9 +144,7 @@ class TopKMask(nn.Module):
     so that two forms can be compared for numeric error alone.
     """
 
-    def __init__(
-        self, predictor: Predictor, keep_count: int, left: int, replay: Tensor | None = None
-    ) -> None:
+    def __init__(self, predictor: Predictor, keep_count: int, left: int) -> None:
         super().__init__()
         if not 1 <= keep_count <= left:
             raise ModelError(
@@ -156,7 +154,7 @@ class TopKMask(nn.Module):
         self.predictor = predictor
         self.keep_count = keep_count
         self.left = left
-        self.replay = replay
+        self.replay: Tensor | None = None
 
     def forward(self, tokens: Tokens) -> Tokens:
         alive = _alive(tokens)

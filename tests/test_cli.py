@@ -156,13 +156,13 @@ def test_convert_takes_ratio_and_name_from_the_checkpoint(
     assert ran.code == 0
     assert ran.errors == []
     assert sorted(os.listdir()) == [
-        "c-0.7-0.49-0.343.onnx",
-        "c-0.7-0.49-0.343.reference.npz",
+        "c.best-0.7-0.49-0.343.onnx",
+        "c.best-0.7-0.49-0.343.reference.npz",
         "c.best.pth",
     ]
     assert "at 0.7, 0.49, 0.343: 49 -> 34 -> 24 -> 16 tokens" in ran.out
     assert "verified with onnxruntime on 8 of 8 images, batch 8" in ran.out
-    assert "next: dynexport bench c-0.7-0.49-0.343.onnx" in ran.out
+    assert "next: dynexport bench c.best-0.7-0.49-0.343.onnx" in ran.out
 
 
 def test_convert_prints_json_alone_and_writes_where_told(

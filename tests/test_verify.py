@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from dynexport.errors import ModelFileError, VerificationError
+from dynexport.errors import InputError, ModelFileError, VerificationError
 from dynexport.metadata import Batch
 from dynexport.pipeline import Conversion, verify_model
 from dynexport.reference import ReferenceBundle
@@ -155,6 +155,31 @@ def tie_case(scores: list[float], ours: list[int]) -> tuple[int, int]:
 )
 def test_ties_and_faults(scores: list[float], ours: list[int], expected: tuple[int, int]) -> None:
     assert tie_case(scores, ours) == expected
+
+
+def test_what_follows_from_a_tie_is_no_fault() -> None:
+    """A tie at stage one sends other tokens into stage two, whose swaps no margin bounds."""
+    bundle = ReferenceBundle(
+        images=np.zeros((1, 1, 1, 3), np.uint8),
+        logits=np.zeros((1, 1), np.float32),
+        kept=(np.array([[0, 1, 2, 3]]), np.array([[0, 3]])),
+        scores=(
+            np.array([[4.0, 3.0, 2.0, 1.0, 1.0 - 1e-6]], np.float32),
+            np.array([[4.0, 1.0, 0.5, 3.0, -np.inf]], np.float32),
+        ),
+        made_for={},
+    )
+    ours = (np.array([[0, 1, 2, 4]]), np.array([[0, 1]]))
+    stages, tied = judge_selection(bundle, ours, np.array([0]), margin=1e-4)
+    assert [(stage.ties, stage.faults) for stage in stages] == [(2, 0), (0, 0)]
+    assert stages[1].overlap == 0.5
+    assert tied.tolist() == [True]
+
+
+@pytest.mark.parametrize("tolerance", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_tolerance_that_is_none_is_refused(tiny_conversion: Conversion, tolerance: float) -> None:
+    with pytest.raises(InputError, match="is not valid: give a number above 0"):
+        verify(tiny_conversion.onnx, tolerance=tolerance)
 
 
 def test_a_bundle_of_another_model_is_refused(

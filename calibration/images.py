@@ -15,12 +15,13 @@ from dynexport.errors import ImageError
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
-DAMAGED = (
+DAMAGED_NPZ = (
     OSError,
     ValueError,
     KeyError,
     EOFError,
     TypeError,
+    AttributeError,
     NotImplementedError,
     zipfile.BadZipFile,
     zlib.error,
@@ -67,7 +68,7 @@ def _from_npz(path: Path, count: int, preprocessing: Preprocessing) -> NDArray[n
             images = arrays["images"]
         if not isinstance(images, np.ndarray):
             raise TypeError("images")
-    except DAMAGED:
+    except DAMAGED_NPZ:
         raise ImageError(
             f"{path} is no folder and no .npz with an array 'images': give one of the two"
         ) from None

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from dynexport.keep import format_ratios
+
 if TYPE_CHECKING:
     from dynexport.bench import BenchResult
     from dynexport.metadata import Metadata
@@ -157,9 +159,8 @@ def _plain(value: Any) -> str:
 def _tokens(facts: Metadata) -> str:
     if facts.ratios is None:
         return f"dense, {facts.num_tokens} tokens"
-    ratios = ", ".join(f"{ratio:.4g}" for ratio in facts.ratios)
     counts = " -> ".join(map(str, (facts.num_tokens, *facts.keep_counts)))
-    return f"at {ratios}: {counts} tokens"
+    return f"at {format_ratios(facts.ratios)}: {counts} tokens"
 
 
 def _stdout() -> Console:

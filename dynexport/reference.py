@@ -7,8 +7,6 @@ kept and the scores it ranked. Nothing in it is executed when it is read.
 from __future__ import annotations
 
 import json
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dynexport.calibration import Preprocessing
+from dynexport.calibration import DAMAGED_NPZ, Preprocessing
 from dynexport.errors import ModelFileError
 from dynexport.files import existing_file
 from dynexport.metadata import Metadata
@@ -91,7 +89,7 @@ class ReferenceBundle:
                     scores=tuple(arrays[f"scores_{stage}"] for stage in stages),
                     made_for=facts,
                 )
-        except DAMAGED:
+        except DAMAGED_NPZ:
             raise _incomplete(path) from None
 
     def require_made_for(self, metadata: Metadata, path: Path, model: Path) -> None:
@@ -122,20 +120,6 @@ class ReferenceBundle:
             and [array.shape for array in self.scores] == [(count, tokens)] * len(kept)
             and all(((a >= 0) & (a < tokens)).all() and a.dtype == np.int64 for a in self.kept)
         )
-
-
-DAMAGED = (
-    OSError,
-    ValueError,
-    KeyError,
-    EOFError,
-    TypeError,
-    AttributeError,
-    NotImplementedError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-"""What reading a damaged .npz may raise."""
 
 
 def _incomplete(path: Path) -> ModelFileError:

@@ -14,9 +14,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import onnxscript.function_libs.torch_lib.ops  # torch.onnx would import it at its first export
 import onnxscript.optimizer
+import onnxscript.values
 import torch
 import torch._dynamo  # torch.export would import it at its first call
 import torch.onnx
@@ -37,7 +39,8 @@ from dynexport.errors import InputError
 from dynexport.graph.batch import free_batch, set_batch
 from dynexport.graph.macs import count_macs
 from dynexport.graph.names import name_after_modules
-from dynexport.graph.selection import add_kept_outputs, dense_twin
+from dynexport.graph.selection import add_kept_outputs, find_selected
+from dynexport.graph.twin import MARK, dense_twin, read_marks
 from dynexport.metadata import Batch, Metadata
 from dynexport.models import SparseModel
 from dynexport.reference import ReferenceBundle
@@ -53,41 +56,39 @@ def _take_rows(x: Any, rows: Any) -> Any:
     return opset20.GatherND(x, rows, batch_dims=1)
 
 
-def _number_rows(rows: Any) -> Any:
-    """The item's number is a running sum over the batch, so that no constant holds its size."""
-    op: Any = opset20
-    one = op.Add(op.Sub(rows, rows), op.Constant(value_ints=[1]))
-    items = op.CumSum(one, op.Constant(value_int=0), exclusive=1)
-    return op.Concat(items, rows, axis=-1)
+def _in_dense_twin(here: Any, there: Any) -> Any:
+    return onnxscript.values.Op(onnxscript.values.Opset(MARK[0], 1), MARK[1], MARK_SCHEMA)(
+        here, there
+    )
 
 
-def _take_places(x: Any, places: Any) -> Any:
-    return opset20.GatherND(x, places)
-
-
-def _put_places(x: Any, places: Any, rows: Any) -> Any:
-    return opset20.ScatterND(x, places, rows)
-
+_FLOAT = ("T", ["tensor(float)"], "")
+MARK_SCHEMA = onnx.defs.OpSchema(
+    MARK[1],
+    MARK[0],
+    1,
+    inputs=[onnx.defs.OpSchema.FormalParameter(name, "T") for name in ("here", "there")],
+    outputs=[onnx.defs.OpSchema.FormalParameter("out", "T")],
+    type_constraints=[_FLOAT],
+)
+"""Of the node that marks a value for the dense twin; see `dynexport.graph.twin`."""
 
 TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.dynexport.take_rows.default: _take_rows,
-    torch.ops.dynexport.number_rows.default: _number_rows,
-    torch.ops.dynexport.take_places.default: _take_places,
-    torch.ops.dynexport.put_places.default: _put_places,
+    torch.ops.dynexport.in_dense_twin.default: _in_dense_twin,
 }
 """The operators of dynexport.models in ONNX: whole rows moved, one index a row."""
 
 
-class LogitsOnly(nn.Module):
-    """A model as the exporter should see it: one tensor in, one tensor out."""
+class OutputsOnly(nn.Module):
+    """A model as the exporter should see it: images in, outputs out."""
 
     def __init__(self, model: SparseModel) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.model(images).logits
-        return logits
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.model(images).outputs.values())
 
 
 def export_onnx(
@@ -98,7 +99,7 @@ def export_onnx(
     emit_kept: bool = False,
     opset: int = OPSETS[0],
 ) -> ir.Model:
-    """The graph of an inference form: ``images`` float32 (B, 3, H, W) -> ``logits`` (B, classes).
+    """The graph of an inference form: ``images`` float32 (B, 3, H, W) -> its outputs by name.
 
     With ``emit_kept`` also ``kept_0 ...`` int64 (B, K), see `dynexport.graph.selection`. The
     graph carries ``metadata``, its multiply-accumulates and its dense twin's counted on the
@@ -109,14 +110,20 @@ def export_onnx(
         raise InputError(f"opset {opset} is not supported: choose from {choices}")
     config = model.config
     example = torch.zeros(TRACED_BATCH, config.in_chans, config.img_size, config.img_size)
-    graph = _translate(LogitsOnly(model), example, opset)
+    graph = _translate(OutputsOnly(model), example, list(metadata.outputs), opset)
     _fold_constants(graph)
     free_batch(graph)
     RemoveUnusedNodesPass()(graph)
     name_after_modules(graph, root="model")
+    stages = len(metadata.keep_counts)
+    metadata = dataclasses.replace(
+        metadata,
+        dense_twin=read_marks(graph),
+        selected=find_selected(graph, model.sparsifiers, stages),
+    )
     set_batch(graph, batch)
     if emit_kept:
-        add_kept_outputs(graph, metadata.selection)
+        add_kept_outputs(graph, metadata)
     graph.producer_name = "dynexport"
     graph.producer_version = metadata.versions["dynexport"]
     graph.metadata_props.clear()
@@ -126,7 +133,8 @@ def export_onnx(
 
 def count_on(graph: ir.Model, metadata: Metadata) -> Metadata:
     """The metadata with nodes and multiply-accumulates of this graph and of its dense twin."""
-    twin = dense_twin(graph.clone()) if metadata.keep_counts else graph
+    marks = metadata.dense_twin
+    twin = dense_twin(graph.clone(), marks) if marks else graph
     return dataclasses.replace(
         metadata,
         macs_dense=count_macs(twin),
@@ -154,7 +162,7 @@ def _fold_constants(graph: ir.Model) -> None:
         tidy(graph)
 
 
-def _translate(module: nn.Module, example: Tensor, opset: int) -> ir.Model:
+def _translate(module: nn.Module, example: Tensor, outputs: list[str], opset: int) -> ir.Model:
     """PyTorch's exporter, quietly: its remarks are about operators these models do not use."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
@@ -170,7 +178,7 @@ def _translate(module: nn.Module, example: Tensor, opset: int) -> ir.Model:
                 optimize=False,
                 verbose=False,
                 input_names=["images"],
-                output_names=["logits"],
+                output_names=outputs,
                 custom_translation_table=TRANSLATIONS,
             )
     finally:
@@ -183,20 +191,21 @@ def _translate(module: nn.Module, example: Tensor, opset: int) -> ir.Model:
 def record_reference(
     model: SparseModel, metadata: Metadata, images: NDArray[Any]
 ) -> ReferenceBundle:
-    """What an inference form says of images: logits, kept sets and scores.
+    """What an inference form says of images: outputs, kept sets and scores.
 
     images: uint8 (P, H, W, 3), or float32 (P, 3, H, W) already normalised.
     """
+    positions = metadata.selection.positions(metadata.num_tokens, len(metadata.keep_counts))
     ready = images if images.dtype == np.float32 else metadata.preprocessing.normalise(images)
     output = model(torch.from_numpy(ready))
     return ReferenceBundle(
         images=images,
-        logits=output.logits.numpy(),
+        outputs={name: value.numpy() for name, value in output.outputs.items()},
         kept=tuple(kept.sort(dim=1).values.numpy() for kept in output.tokens.kept),
         scores=tuple(
-            _on_grid(scores, before, metadata.num_tokens).numpy()
-            for scores, before in zip(
-                output.tokens.scores, (None, *output.tokens.kept[:-1]), strict=True
+            _on_grid(scores, ranked, positions).numpy()
+            for scores, ranked in zip(
+                output.tokens.scores, _ranked_positions(output.tokens.kept, metadata), strict=True
             )
         )
         if output.tokens.kept
@@ -205,10 +214,19 @@ def record_reference(
     )
 
 
-def _on_grid(scores: Tensor, positions: Tensor | None, tokens: int) -> Tensor:
-    """Scores of the tokens left, (B, N_left), put where they stand in the grid: (B, N), -inf
-    where nothing is left. ``positions`` None: all are."""
-    if positions is None or scores.shape[1] == tokens:
-        return scores
-    grid = scores.new_full((len(scores), tokens), -torch.inf)
-    return grid.scatter(1, positions, scores)
+def _ranked_positions(kept: tuple[Tensor, ...], metadata: Metadata) -> list[Tensor]:
+    """Per stage the positions it ranked, in the order of its scores: int64 (B, N_left)."""
+    batch, selection, tokens = len(kept[0]), metadata.selection, metadata.num_tokens
+    ranked = [torch.arange(tokens).expand(batch, -1)]
+    for stage, chosen in enumerate(kept[:-1]):
+        first = tokens + stage * selection.appended
+        appended = torch.arange(first, first + selection.appended).expand(batch, -1)
+        ranked.append(torch.cat([chosen, appended], dim=1) if selection.nested else ranked[0])
+    return ranked
+
+
+def _on_grid(scores: Tensor, ranked: Tensor, positions: int) -> Tensor:
+    """Scores (B, N_left) of the tokens ``ranked`` put where they stand: (B, positions), -inf
+    where nothing was ranked."""
+    grid = scores.new_full((len(scores), positions), -torch.inf)
+    return grid.scatter(1, ranked, scores)

@@ -1,4 +1,4 @@
-"""Keep ratios and keep counts: how many tokens are left after each pruning stage.
+"""Keep ratios and keep counts: how many tokens each pruning stage keeps, and of which.
 
 The reference code (arXiv 2207.01580) derives three ratios from one base ratio r and turns
 each into a count with ``int(N * ratio)`` in binary floating point, N being the size of the
@@ -9,11 +9,10 @@ whole patch grid. Both steps are reproduced to the bit: 0.7 - 0.2 is a hair unde
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import MappingProxyType
 
-from dynexport.errors import ScheduleError, unknown_choice
+from dynexport.errors import ScheduleError
 
 
 @dataclass(frozen=True)
@@ -61,18 +60,47 @@ def linear_schedule(base: float, stages: int = 3) -> KeepSchedule:
     return KeepSchedule(tuple(base if i == 0 else base - 0.2 * i for i in range(stages)))
 
 
-SCHEDULES: Mapping[str, Callable[[float, int], KeepSchedule]] = MappingProxyType(
-    {"power": power_schedule, "linear": linear_schedule}
-)
+Schedule = Callable[[float, int], KeepSchedule]
+"""Base ratio and number of stages -> the ratio of each stage."""
 
 
-def schedule_from_base(kind: str, base: float, stages: int) -> KeepSchedule:
-    """The family's schedule (``kind`` names it in SCHEDULES) for one base ratio in (0, 1]."""
-    if kind not in SCHEDULES:
-        raise ScheduleError(unknown_choice("keep schedule", kind, SCHEDULES))
+def schedule_from_base(schedule: Schedule, base: float, stages: int) -> KeepSchedule:
+    """A family's schedule for one base ratio in (0, 1]."""
     if not (math.isfinite(base) and 0.0 < base <= 1.0):
         raise ScheduleError(f"keep ratio {base:.10g} is out of range: it must lie in (0, 1]")
-    return SCHEDULES[kind](base, stages)
+    return schedule(base, stages)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a pruning stage ranks, and so which patch each row of its choice is.
+
+    nested    it ranks the tokens the stage before left; otherwise the whole grid each time
+    leading   rows ranked along that are no patches and always kept: the class token
+    appended  tokens each stage adds behind those it keeps, such as one fused from the dropped
+
+    Positions 0 to N - 1 are the patches of the grid; appended tokens are N, N + 1 ...
+    """
+
+    nested: bool
+    leading: int = 0
+    appended: int = 0
+
+    def __post_init__(self) -> None:
+        if self.leading < 0 or self.appended < 0 or (self.appended and not self.nested):
+            raise ScheduleError(
+                f"{self} is not valid: numbers are at least 0, and only a nested selection appends"
+            )
+
+    def ranked(self, counts: tuple[int, ...], tokens: int) -> tuple[int, ...]:
+        """How many tokens each stage ranks, given what each keeps of a grid of ``tokens``."""
+        if not self.nested:
+            return (tokens,) * len(counts)
+        return (tokens, *(count + self.appended for count in counts[:-1]))
+
+    def positions(self, tokens: int, stages: int) -> int:
+        """How many positions a stage's choice may name, over all stages."""
+        return tokens + self.appended * max(0, stages - 1)
 
 
 def parse_ratios(text: str) -> KeepSchedule:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from dynexport.calibration import Preprocessing
-from dynexport.errors import InputError, ModelFileError
+from dynexport.errors import InputError, ModelFileError, ScheduleError
+from dynexport.keep import Selection
 
 PREFIX = "dynexport."
 
@@ -62,12 +63,14 @@ class Metadata:
     ratios             keep ratio per stage; None for a dense twin
     keep_counts        tokens kept per stage; empty for a dense twin
     num_tokens         patches in the grid
-    selection          "nested" or "grid", see `dynexport.models.Family`
+    selection          what each stage ranks
     batch              batch sizes, as `Batch` writes them
-    classes            length of a row of logits
+    outputs            name -> shape for one image: ``logits`` (classes,), or ``feat_0`` (C, H, W)
     macs_dense, macs_sparse  multiply-accumulates for one image, of the dense twin and of this
     nodes_dense, nodes       graph size, of the dense twin and of this
     preprocessing      from a picture to the input
+    selected           per stage the value of the graph that lists the rows it selects, by name
+    dense_twin         value of the graph -> value in its place in the dense twin, by name
     checkpoint_sha256  of the file it was made from; weights: which of its state dicts
     versions           of what made it
     """
@@ -78,14 +81,16 @@ class Metadata:
     ratios: tuple[float, ...] | None
     keep_counts: tuple[int, ...]
     num_tokens: int
-    selection: str
+    selection: Selection
     batch: str
-    classes: int
+    outputs: dict[str, tuple[int, ...]]
     macs_dense: int
     macs_sparse: int
     nodes_dense: int
     nodes: int
     preprocessing: Preprocessing
+    selected: tuple[str, ...]
+    dense_twin: dict[str, str]
     checkpoint_sha256: str
     weights: str
     versions: dict[str, str]
@@ -106,17 +111,19 @@ class Metadata:
             )
         try:
             values = {key: json.loads(properties[PREFIX + key]) for key in names}
-            for key in ("ratios", "keep_counts"):
+            for key in ("ratios", "keep_counts", "selected"):
                 values[key] = None if values[key] is None else tuple(values[key])
             steps = values["preprocessing"]
             for key in ("mean", "std"):
                 steps[key] = tuple(steps[key])
             values["preprocessing"] = Preprocessing(**steps)
+            values["selection"] = Selection(**values["selection"])
+            values["outputs"] = {name: tuple(size) for name, size in values["outputs"].items()}
             facts = cls(**values)
             if not facts._sound():
                 raise TypeError("a field")
             return facts
-        except (ValueError, TypeError, KeyError, AttributeError, InputError):
+        except (ValueError, TypeError, KeyError, AttributeError, InputError, ScheduleError):
             raise ModelFileError(
                 f"the dynexport metadata of {name} is damaged: convert the checkpoint again"
             ) from None
@@ -124,21 +131,20 @@ class Metadata:
     def _sound(self) -> bool:
         """Whether every field read from a file is of its type."""
         Batch.parse(self.batch)
-        texts = (self.family, self.variant, self.selection, self.checkpoint_sha256, self.weights)
-        counts = (*self.keep_counts, self.num_tokens, self.classes, self.macs_dense)
+        texts = (self.family, self.variant, self.checkpoint_sha256, self.weights)
+        names = (*self.outputs, *self.selected, *self.dense_twin, *self.dense_twin.values())
+        shapes = [size for shape in self.outputs.values() for size in shape]
+        counts = (*self.keep_counts, *shapes, self.num_tokens, self.macs_dense, self.macs_sparse)
         sizes = (self.config.get("in_chans"), self.preprocessing.img_size)
         scales = (*self.preprocessing.mean, *self.preprocessing.std, *(self.ratios or ()))
         return (
-            all(isinstance(text, str) for text in texts)
+            all(isinstance(text, str) for text in (*texts, *names))
+            and len(self.outputs) > 0
             and all(isinstance(size, int) and size > 0 for size in (*counts, *sizes))
             and all(isinstance(number, (int, float)) for number in scales)
-            and len(self.keep_counts) == len(self.ratios or ())
+            and len(self.keep_counts) == len(self.ratios or ()) == len(self.selected)
             and isinstance(self.versions, dict)
         )
-
-    def dense(self) -> Metadata:
-        """The same model, nothing dropped."""
-        return dataclasses.replace(self, ratios=None, keep_counts=())
 
     @property
     def ideal_speedup(self) -> float:

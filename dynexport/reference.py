@@ -1,6 +1,6 @@
 """The reference bundle: what PyTorch answered, kept in a file, so that `verify` needs no PyTorch.
 
-An .npz beside the ONNX file: images, PyTorch's logits, and per pruning stage the positions it
+An .npz beside the ONNX file: images, PyTorch's outputs, and per pruning stage the positions it
 kept and the scores it ranked. Nothing in it is executed when it is read.
 """
 
@@ -19,7 +19,10 @@ from dynexport.errors import ModelFileError
 from dynexport.files import existing_file
 from dynexport.metadata import Metadata
 
-FORMAT = 1
+FORMAT = 2
+
+OUTPUT = "output:"
+"""In front of an output's name in the file."""
 
 
 @dataclass(frozen=True)
@@ -27,14 +30,14 @@ class ReferenceBundle:
     """PyTorch's answers for P images.
 
     images    uint8 (P, H, W, 3) cropped to the input size, or float32 (P, 3, H, W) normalised
-    logits    float32 (P, classes)
-    kept      per stage int64 (P, K), grid positions, ascending; none for a dense model
-    scores    per stage float32 (P, N) over the grid, -inf where a token was gone before
+    outputs   by name, float32: logits (P, classes), or feat_0 ... (P, C, H, W)
+    kept      per stage int64 (P, K), positions, ascending; none for a dense model
+    scores    per stage float32 (P, positions), -inf where a stage did not rank a token
     made_for  what it belongs to: checkpoint, weights, ratios
     """
 
     images: NDArray[Any]
-    logits: NDArray[np.float32]
+    outputs: dict[str, NDArray[np.float32]]
     kept: tuple[NDArray[np.int64], ...]
     scores: tuple[NDArray[np.float32], ...]
     made_for: dict[str, Any]
@@ -62,7 +65,8 @@ class ReferenceBundle:
 
     def save(self, path: Path) -> None:
         """Write the .npz; the same answers give the same bytes."""
-        arrays: dict[str, NDArray[Any]] = {"images": self.images, "logits": self.logits}
+        arrays: dict[str, NDArray[Any]] = {"images": self.images}
+        arrays |= {OUTPUT + name: values for name, values in self.outputs.items()}
         for stage, (kept, scores) in enumerate(zip(self.kept, self.scores, strict=True)):
             arrays[f"kept_{stage}"], arrays[f"scores_{stage}"] = kept, scores
         facts = json.dumps({"format": FORMAT, **self.made_for}, sort_keys=True)
@@ -84,7 +88,11 @@ class ReferenceBundle:
                 stages = range(sum(name.startswith("kept_") for name in arrays))
                 return cls(
                     images=arrays["images"],
-                    logits=arrays["logits"],
+                    outputs={
+                        name.removeprefix(OUTPUT): arrays[name]
+                        for name in arrays
+                        if name.startswith(OUTPUT)
+                    },
                     kept=tuple(arrays[f"kept_{stage}"] for stage in stages),
                     scores=tuple(arrays[f"scores_{stage}"] for stage in stages),
                     made_for=facts,
@@ -106,19 +114,21 @@ class ReferenceBundle:
 
     def _complete(self, metadata: Metadata) -> bool:
         """Whether every array is there, of its type and shape, and every position on the grid."""
-        count, tokens = len(self.logits), metadata.num_tokens
+        count, stages = len(self.images), len(metadata.keep_counts)
+        positions = metadata.selection.positions(metadata.num_tokens, stages)
         size, channels = metadata.preprocessing.img_size, metadata.config.get("in_chans")
         raw = self.images.dtype == np.uint8
         shape = (count, size, size, channels) if raw else (count, channels, size, size)
+        outputs = {name: values.shape for name, values in self.outputs.items()}
         kept = [(count, kept) for kept in metadata.keep_counts]
         return (
             count > 0
             and (raw or self.images.dtype == np.float32)
             and self.images.shape == shape
-            and self.logits.shape == (count, metadata.classes)
+            and outputs == {name: (count, *one) for name, one in metadata.outputs.items()}
             and [array.shape for array in self.kept] == kept
-            and [array.shape for array in self.scores] == [(count, tokens)] * len(kept)
-            and all(((a >= 0) & (a < tokens)).all() and a.dtype == np.int64 for a in self.kept)
+            and [array.shape for array in self.scores] == [(count, positions)] * stages
+            and all(((a >= 0) & (a < positions)).all() and a.dtype == np.int64 for a in self.kept)
         )
 
 

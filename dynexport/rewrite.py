@@ -21,7 +21,7 @@ from dynexport.keep import KeepSchedule, format_ratios
 from dynexport.models import KeepAll, SparseModel
 
 TOLERANCE = 1e-4
-"""Largest accepted difference between oracle and inference form, relative to the largest logit
+"""Largest accepted difference between oracle and inference form, relative to the largest output
 (but at least to one). float32 gives about 1e-5; a wrong fold gives 1e-2 and more."""
 
 
@@ -30,8 +30,9 @@ class Proof:
     """Oracle against inference form on the same images.
 
     images          how many were compared
-    max_abs_error   on logits, with the inference form's selection replayed in the oracle
-    scale           the largest logit of the oracle, by magnitude
+    max_abs_error   on the outputs, with the inference form's selection replayed in the oracle
+    scale           the largest output of the oracle, by magnitude
+    outputs         name -> shape for one image
     selection_gap   per stage, how far below the oracle's own cut the worst token kept scored;
                     0 where both choose the same set, a rounding error where they tie
     """
@@ -39,6 +40,7 @@ class Proof:
     images: int
     max_abs_error: float
     scale: float
+    outputs: dict[str, tuple[int, ...]]
     selection_gap: tuple[float, ...]
 
 
@@ -50,7 +52,7 @@ def keep_counts(model: SparseModel, keep: KeepSchedule) -> tuple[int, ...]:
             f"{len(keep.ratios)} keep ratios ({format_ratios(keep.ratios)}) for a model with "
             f"{stages} pruning stages: give {stages}"
         )
-    return keep.counts(model.config.num_tokens)
+    return model.keep_counts(keep)
 
 
 def oracle(
@@ -69,14 +71,13 @@ def oracle(
         for stage in range(len(stages)):
             stages[stage] = KeepAll()
         return masked
-    left = masked.config.num_tokens
-    for stage, count in enumerate(keep_counts(model, keep)):
+    counts = keep_counts(model, keep)
+    ranked = masked.selection.ranked(counts, masked.config.num_tokens)
+    for stage in range(len(stages)):
         sparsifier: Any = stages[stage]
-        chosen = sparsifier.top_k(count, left)
+        chosen = sparsifier.top_k(counts[stage], ranked[stage])
         chosen.replay = None if replay is None else replay[stage]
         stages[stage] = chosen
-        if masked.selection == "nested":
-            left = count
     return masked
 
 
@@ -96,20 +97,21 @@ def prove(
 ) -> Proof:
     """Compare the two forms on ``images`` (B, C, H, W); VerificationError if they differ.
 
-    The inference form chooses and the oracle replays that choice, so that logits are compared
+    The inference form chooses and the oracle replays that choice, so that outputs are compared
     for numeric error alone; whether the oracle would have chosen the same is judged apart.
     """
     ours = inference(images)
     theirs = oracle(model, keep, replay=ours.tokens.kept if keep else None)(images)
-    error = (ours.logits - theirs.logits).abs().max().item()
-    scale = theirs.logits.abs().max().item()
+    pairs = [(value, theirs.outputs[name]) for name, value in ours.outputs.items()]
+    error = torch.stack([(found - expected).abs().max() for found, expected in pairs]).max().item()
+    scale = torch.stack([expected.abs().max() for _, expected in pairs]).max().item()
     gaps = tuple(
         _gap_at_cut(scores, kept)
         for scores, kept in zip(theirs.tokens.scores, ours.tokens.kept, strict=True)
     )
     if not error <= TOLERANCE * max(1.0, scale):
         raise VerificationError(
-            f"the rewritten model differs from its training form by {error:.3g} on logits up to "
+            f"the rewritten model differs from its training form by {error:.3g} on outputs up to "
             f"{scale:.3g}, more than {TOLERANCE:g} of that: nothing was exported"
         )
     for stage, gap in enumerate(gaps, start=1):
@@ -119,7 +121,8 @@ def prove(
                 f"{gap:.3g} below the training form's cut, more than rounding explains "
                 f"({TOLERANCE:g}): nothing was exported"
             )
-    return Proof(len(images), error, scale, gaps)
+    shapes = {name: tuple(value.shape[1:]) for name, value in ours.outputs.items()}
+    return Proof(len(images), error, scale, shapes, gaps)
 
 
 def _gap_at_cut(scores: Tensor, kept: Tensor) -> float:

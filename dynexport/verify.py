@@ -27,7 +27,7 @@ from dynexport.onnxfile import read_metadata, read_model, to_bytes
 from dynexport.reference import ReferenceBundle
 
 TOLERANCE = 1e-4
-"""Accepted error of float32 logits, relative to the largest one (but at least to one)."""
+"""Accepted error of float32 outputs, relative to the largest one (but at least to one)."""
 
 TIE_MARGIN = 1e-4
 """Two scores this close, relative to the largest (but at least to one), may change places by
@@ -49,25 +49,26 @@ class StageOverlap:
 
 @dataclass(frozen=True)
 class Errors:
-    """Logits against the reference.
+    """One output against the reference.
 
     max_abs, mean_abs  of the differences, over images whose kept sets agree
-    scale              largest logit of the reference, by magnitude
-    cosine             smallest cosine of two rows of logits
-    top1_agreement     share of images with the same best class
+    scale              largest value of the reference, by magnitude
+    cosine             smallest cosine of an image's output and the reference's
+    top1_agreement     share of images with the same best class; None for maps of features
     """
 
     max_abs: float
     mean_abs: float
     scale: float
     cosine: float
-    top1_agreement: float
+    top1_agreement: float | None
 
 
 @dataclass(frozen=True)
 class Verification:
     """The outcome; ``failures`` says why where it did not pass.
 
+    errors       by the output's name
     images       images compared number by number, of ``images_run``; the others hold ties
     batch_sizes  batch sizes that were run: the optimal on all images, others on two batches
     """
@@ -78,7 +79,7 @@ class Verification:
     images: int
     images_run: int
     batch_sizes: tuple[int, ...]
-    errors: Errors
+    errors: dict[str, Errors]
     stages: tuple[StageOverlap, ...]
     tolerance: float
     passed: bool
@@ -125,17 +126,18 @@ def compare(
     optimal = Batch.parse(metadata.batch).optimal
     rows = {size: _rows(len(images), size, None if size == optimal else 2) for size in sizes}
     with open_runner(backend, model) as runner:
-        logits = [_run(runner, images, rows[size])["logits"] for size in sizes]
+        answers = [_run(runner, images, rows[size]) for size in sizes]
     stages: tuple[StageOverlap, ...] = ()
     tied = np.zeros(len(images), dtype=bool)
     if bundle.kept:
         kept = _kept_sets(graph, metadata, backend, images, rows[optimal])
         stages, tied = judge_selection(bundle, kept, np.concatenate(rows[optimal]), tie_margin)
     every = np.concatenate([row for size in sizes for row in rows[size]])
-    errors, wrong = _judge_logits(
-        bundle.logits[every], np.concatenate(logits), tied[every], tolerance
-    )
-    failures = (*_selection_failures(stages), *wrong)
+    judged = {
+        name: judge_output(name, expected[every], _joined(answers, name), tied[every], tolerance)
+        for name, expected in bundle.outputs.items()
+    }
+    failures = _selection_failures(stages) + sum((wrong for _, wrong in judged.values()), ())
     return Verification(
         model=str(model),
         reference=reference,
@@ -143,7 +145,7 @@ def compare(
         images=len(images) - int(tied.sum()),
         images_run=len(images),
         batch_sizes=sizes,
-        errors=errors,
+        errors={name: errors for name, (errors, _) in judged.items()},
         stages=stages,
         tolerance=tolerance,
         passed=not failures,
@@ -177,6 +179,11 @@ def _run(
     return {name: np.concatenate(parts) for name, parts in answers.items()}
 
 
+def _joined(answers: list[dict[str, NDArray[np.generic]]], name: str) -> NDArray[np.generic]:
+    """One output of several runs, a row for every row of each."""
+    return np.concatenate([answer[name] for answer in answers])
+
+
 def _kept_sets(
     graph: ir.Model,
     metadata: Metadata,
@@ -185,7 +192,7 @@ def _kept_sets(
     batches: list[NDArray[np.int64]],
 ) -> tuple[NDArray[np.int64], ...]:
     """What the graph keeps, from a probe copy, so that the product carries no extra output."""
-    names = add_kept_outputs(graph, metadata.selection)
+    names = add_kept_outputs(graph, metadata)
     with open_runner(backend, to_bytes(graph)) as runner:
         answers = _run(runner, images, batches)
     return tuple(np.sort(answers[name].astype(np.int64), axis=1) for name in names)
@@ -242,33 +249,35 @@ def _selection_failures(stages: tuple[StageOverlap, ...]) -> tuple[str, ...]:
     )
 
 
-def _judge_logits(
+def judge_output(
+    name: str,
     expected: NDArray[np.float32],
     found: NDArray[np.generic],
     tied: NDArray[np.bool_],
     tolerance: float,
 ) -> tuple[Errors, tuple[str, ...]]:
-    """Numbers and failures for logits (R, classes), and which rows (R,) hold a tie."""
-    reference, logits = expected.astype(np.float64), found.astype(np.float64)
+    """Numbers and failures for one output (R, ...); ``tied`` says which rows (R,) hold a tie."""
+    reference, values = expected.astype(np.float64), found.astype(np.float64)
     scale = float(np.abs(reference).max(initial=0.0))
-    incomparable = Errors(np.inf, np.inf, scale, 0.0, 0.0)
-    if logits.shape != reference.shape:
-        found_shape, wanted = list(logits.shape), list(reference.shape)
-        return incomparable, (f"logits are {found_shape}, expected {wanted}",)
-    differences = np.abs(logits - reference)[~tied]
+    incomparable = Errors(np.inf, np.inf, scale, 0.0, None)
+    if values.shape != reference.shape:
+        shapes = f"{list(values.shape)}, expected {list(reference.shape)}"
+        return incomparable, (f"{name} has shape {shapes}",)
+    differences = np.abs(values - reference)[~tied]
     if not differences.size:
-        return incomparable, ("there was nothing to compare: every image holds a tie",)
-    lengths = np.linalg.norm(logits, axis=1) * np.linalg.norm(reference, axis=1)
-    cosines = (logits * reference).sum(axis=1) / np.maximum(lengths, np.finfo(np.float64).tiny)
-    same_class = logits.argmax(axis=1) == reference.argmax(axis=1)
+        return incomparable, (f"{name}: there was nothing to compare, every image holds a tie",)
+    rows, theirs = values.reshape(len(values), -1), reference.reshape(len(values), -1)
+    lengths = np.linalg.norm(rows, axis=1) * np.linalg.norm(theirs, axis=1)
+    cosines = (rows * theirs).sum(axis=1) / np.maximum(lengths, np.finfo(np.float64).tiny)
+    same_class = values.argmax(axis=1) == reference.argmax(axis=1)
     errors = Errors(
         max_abs=float(differences.max()),
         mean_abs=float(differences.mean()),
         scale=scale,
         cosine=float(cosines.min()),
-        top1_agreement=float(same_class.mean()),
+        top1_agreement=float(same_class.mean()) if values.ndim == 2 else None,
     )
     limit = tolerance * max(1.0, scale)
     if errors.max_abs <= limit:
         return errors, ()
-    return errors, (f"logits differ by {errors.max_abs:.3g}, more than {limit:.3g} allows",)
+    return errors, (f"{name} differs by {errors.max_abs:.3g}, more than {limit:.3g} allows",)

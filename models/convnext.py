@@ -1,11 +1,12 @@
 """DynamicConvNeXt: ConvNeXt (arXiv 2201.03545) whose third stage has two paths.
 
 Sparsification: arXiv 2207.01580, section 3.4. Parameter names and shapes are the public code's,
-so its checkpoints load strictly. Maps are kept as rows, (B, H*W, C), channels last.
+so its checkpoints load strictly. Maps are channels last, (B, H, W, C), between convolutions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,13 +14,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynexport.errors import ModelError
+from dynexport.keep import Selection, linear_schedule
 from dynexport.models.dualpath import GumbelSplit, through_two_paths
+from dynexport.models.features import (
+    CLASSIFY,
+    FEATURES,
+    TASKS,
+    StageNorms,
+    fit_stage_norms,
+    require_task,
+)
 from dynexport.models.layers import (
     DropPath,
     drop_path_rates,
     initialise,
     linear_from,
     scaled_linear,
+    share_norm,
 )
 from dynexport.models.protocol import (
     Family,
@@ -32,7 +43,7 @@ from dynexport.models.protocol import (
     require_blocks,
     shape_of,
 )
-from dynexport.models.sparsifiers import Tokens
+from dynexport.models.sparsifiers import Route, Tokens
 
 SPARSE_STAGE = 2
 """The third stage, where most blocks are, is the one with two paths."""
@@ -53,6 +64,7 @@ class ConvNeXtConfig:
     prune_at: tuple[int, ...]
     img_size: int = 224
     num_classes: int = 1000
+    task: str = CLASSIFY
     in_chans: int = 3
     patch_size: int = 4
     kernel: int = 7
@@ -70,6 +82,7 @@ class ConvNeXtConfig:
                 f"image size {self.img_size} is no multiple of {8 * self.patch_size}: ConvNeXt "
                 "halves its map three times"
             )
+        require_task(self.task, self.num_classes)
         require_blocks(self.prune_at, self.depths[SPARSE_STAGE])
 
     def grid(self, stage: int) -> int:
@@ -106,95 +119,100 @@ class SplitPredictor(GumbelSplit):
 class Downsample(nn.Sequential):
     """LayerNorm and a 2 x 2 convolution of stride 2, or the stem's two in the other order.
 
-    Entry 0 and 1 hold the parameters under the public names; rows in and out.
+    Entry 0 and 1 hold the parameters under the public names.
     """
 
     def __init__(self, config: ConvNeXtConfig, stage: int) -> None:
-        self_dim, size = config.dims[stage], 2 if stage else config.patch_size
+        dim, size = config.dims[stage], 2 if stage else config.patch_size
         before = config.dims[stage - 1] if stage else config.in_chans
-        norm = nn.LayerNorm(before if stage else self_dim, eps=EPS)
-        convolution = nn.Conv2d(before, self_dim, kernel_size=size, stride=size)
+        norm = nn.LayerNorm(before if stage else dim, eps=EPS)
+        convolution = nn.Conv2d(before, dim, kernel_size=size, stride=size)
         super().__init__(*((norm, convolution) if stage else (convolution, norm)))
-        self.side = config.grid(stage - 1) if stage else 0
+        self.stem = stage == 0
 
     def forward(self, x: Tensor) -> Tensor:
-        """Image (B, 3, H, W) in the stem, else rows (B, H*W, C) -> rows (B, H*W/4, C')."""
-        if not self.side:
-            return self[1](as_rows(self[0](x)))
-        return as_rows(self[1](as_map(self[0](x), self.side)))
+        """Image (B, 3, H, W) in the stem, else a map (B, H, W, C) -> map (B, H/2, W/2, C')."""
+        if self.stem:
+            return self[1](channels_last(self[0](x)))
+        return channels_last(self[1](channels_first(self[0](x))))
 
 
-def as_map(rows: Tensor, side: int) -> Tensor:
-    """(B, side*side, C) -> (B, C, side, side)."""
-    return rows.transpose(1, 2).unflatten(2, (side, side))
+def channels_first(x: Tensor) -> Tensor:
+    """(B, H, W, C) -> (B, C, H, W)."""
+    return x.permute(0, 3, 1, 2)
 
 
-def as_rows(image: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, H*W, C)."""
-    return image.flatten(2).transpose(1, 2)
+def channels_last(image: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, H, W, C)."""
+    return image.permute(0, 2, 3, 1)
 
 
 class ConvNeXtBlock(nn.Module):
     """Depthwise convolution, then norm and MLP or, after the first split, one of two paths."""
 
-    def __init__(
-        self, config: ConvNeXtConfig, stage: int, two_paths: bool, drop_path: float
-    ) -> None:
+    def __init__(self, config: ConvNeXtConfig, stage: int, two_paths: bool, rate: float) -> None:
         super().__init__()
         dim, self.side = config.dims[stage], config.grid(stage)
         self.dwconv = nn.Conv2d(dim, dim, config.kernel, padding=config.kernel // 2, groups=dim)
-        self.norm = nn.LayerNorm(dim, eps=EPS)
+        self.norm: nn.Module = nn.LayerNorm(dim, eps=EPS)
         self.pwconv1 = nn.Linear(dim, 4 * dim)
         self.pwconv2 = nn.Linear(4 * dim, dim)
         self.gamma: Tensor | None = nn.Parameter(torch.full((dim,), LAYER_SCALE))
-        self.drop_path = DropPath(drop_path)
-        self.fast_path: nn.Module | None = None
+        self.drop_path = DropPath(rate)
+        self.shared_norm: nn.Module = nn.Identity()
+        self.fast_path: nn.Sequential | None = None
         self.fast_path_gamma: Tensor | None = None
         if two_paths:
             self.fast_path = nn.Sequential(nn.LayerNorm(dim, eps=EPS), nn.Linear(dim, dim))
             self.fast_path_gamma = nn.Parameter(torch.full((dim,), LAYER_SCALE))
 
-    def forward(self, tokens: Tokens) -> Tokens:
-        x = as_rows(self.dwconv(as_map(tokens.x, self.side)))
+    def forward(self, x: Tensor, route: Route | None = None) -> Tensor:
+        """A map (B, H, W, C) -> (B, H, W, C)."""
+        branch = channels_last(self.dwconv(channels_first(x)))
         if self.fast_path is None:
-            branch = self.slow(x)
-        else:
-            branch = through_two_paths(x, tokens, self.slow, self.fast)
-        return tokens._replace(x=tokens.x + self.drop_path(branch))
+            return x + self.drop_path(self.slow(branch))
+        rows = self.shared_norm(branch.flatten(1, 2))
+        rows = through_two_paths(rows, route, self.slow, self.fast)
+        return x + self.drop_path(rows.unflatten(1, (self.side, self.side)))
 
     def slow(self, x: Tensor) -> Tensor:
-        """Norm and MLP, scaled: (B, N, C) -> (B, N, C)."""
+        """Norm and MLP, scaled: (..., C) -> (..., C)."""
         branch = self.pwconv2(F.gelu(self.pwconv1(self.norm(x))))
         return branch if self.gamma is None else self.gamma * branch
 
     def fast(self, x: Tensor) -> Tensor:
-        """LayerNorm and Linear, scaled: (B, N, C) -> (B, N, C)."""
+        """LayerNorm and Linear, scaled: (..., C) -> (..., C)."""
         assert self.fast_path is not None
         branch: Tensor = self.fast_path(x)
         return branch if self.fast_path_gamma is None else self.fast_path_gamma * branch
 
     def inference_form(self) -> ConvNeXtBlock:
-        """The same block, each layer scale folded into the Linear before it."""
+        """The same block: layer scales folded into the Linear before them, and the two paths
+        normalised once, what differs between their norms folded into the Linear after each."""
         if self.gamma is not None:
             self.pwconv2 = scaled_linear(self.pwconv2, self.gamma)
             self.gamma = None
         if self.fast_path is not None and self.fast_path_gamma is not None:
-            norm, linear = self.fast_path.children()
+            norm, linear = self.fast_path
             assert isinstance(linear, nn.Linear)
-            self.fast_path = nn.Sequential(norm, scaled_linear(linear, self.fast_path_gamma))
+            scaled = scaled_linear(linear, self.fast_path_gamma)
             self.fast_path_gamma = None
+            shared, linears = share_norm((self.norm, self.pwconv1), (norm, scaled))
+            self.shared_norm, self.norm = shared, nn.Identity()
+            self.pwconv1, self.fast_path = linears[0], nn.Sequential(linears[1])
         return self
 
 
 class DynamicConvNeXt(SparseModel):
     """ConvNeXt with a sparsifier before each block of ``config.prune_at`` in its third stage.
 
-    images (B, 3, H, W) -> `Output`: logits (B, classes), the history of decisions, and in
-    training mode the last map, normalised (B, N/4, C), which distillation compares.
+    images (B, 3, H, W) -> `Output`: logits (B, classes) or, for the task "features", every
+    stage's map (B, C, H, W), normalised; the history of decisions; and where a classifier is
+    trained the last map, normalised (B, N/4, C), which distillation compares.
     """
 
     sparsifiers = "score_predictor"
-    selection = "grid"
+    selection = Selection(nested=False)
 
     def __init__(self, config: ConvNeXtConfig, drop_path: float = 0.0) -> None:
         super().__init__(config)
@@ -209,24 +227,33 @@ class DynamicConvNeXt(SparseModel):
             )
             for stage in range(4)
         )
-        self.norm = nn.LayerNorm(config.dims[3], eps=EPS)
-        self.head = nn.Linear(config.dims[3], config.num_classes)
+        if config.task == FEATURES:
+            self.norms = StageNorms(config.dims, EPS)
+        else:
+            self.norm = nn.LayerNorm(config.dims[3], eps=EPS)
+            self.head = nn.Linear(config.dims[3], config.num_classes)
         self.score_predictor = nn.ModuleList(
             SplitPredictor(config.dims[SPARSE_STAGE]) for _ in config.prune_at
         )
         initialise(self)
 
     def forward(self, images: Tensor) -> Output:
-        tokens = Tokens(images)
+        x, tokens, maps = images, Tokens(images), []
         stage_at = {block: place for place, block in enumerate(self.config.prune_at)}
         for stage, downsample in enumerate(self.downsample_layers):
-            tokens = tokens._replace(x=downsample(tokens.x), mask=None, places=None)
+            x = downsample(x)
             for index, block in enumerate(self.stages[stage].children()):
                 if stage == SPARSE_STAGE and index in stage_at:
+                    tokens = tokens._replace(x=x.flatten(1, 2))
                     tokens = self.score_predictor[stage_at[index]](tokens)
-                tokens = block(tokens)
-        logits = self.head(self.norm(tokens.x.mean(dim=1)))
-        return Output(logits, tokens, features=self.norm(tokens.x) if self.training else None)
+                x = block(x, tokens.route)
+            maps.append(x)
+        if self.config.task == FEATURES:
+            return Output(self.norms(maps), tokens)
+        rows = x.flatten(1, 2)
+        logits = self.head(self.norm(rows.mean(dim=1)))
+        features = self.norm(rows) if self.training else None
+        return Output({"logits": logits}, tokens, features)
 
 
 def matches(shapes: Shapes) -> bool:
@@ -246,11 +273,17 @@ def read_config(shapes: Shapes, hints: Hints) -> ConvNeXtConfig:
         depths=depths,
         prune_at=read_prune_at(shapes, "score_predictor", depths[SPARSE_STAGE], known, hints),
         img_size=int(hints.get("img_size") or 224),
-        num_classes=shape_of(shapes, "head.weight", 2)[0],
+        num_classes=shape_of(shapes, "head.weight", 2)[0] if "head.weight" in shapes else 0,
+        task=hints.get("task") or CLASSIFY,
         in_chans=stem[1],
         patch_size=stem[2],
         kernel=kernels[0][2],
     )
+
+
+def fit(state: Mapping[str, Tensor], config: ConvNeXtConfig) -> Mapping[str, Tensor]:
+    """The tensors with the norms the configuration's task needs."""
+    return fit_stage_norms(state, config.dims) if config.task == FEATURES else state
 
 
 VARIANTS = {
@@ -264,7 +297,9 @@ FAMILY = Family(
     model=DynamicConvNeXt,
     config=ConvNeXtConfig,
     variants=VARIANTS,
-    schedule="linear",
+    schedule=linear_schedule,
+    fit=fit,
+    tasks=TASKS,
     matches=matches,
     read_config=read_config,
     published_top1={"convnext-t": 81.59, "convnext-s": 82.57, "convnext-b": 83.45},

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dynexport.keep import Selection, power_schedule
 from dynexport.models.layers import (
     Block,
     add_class_and_position,
@@ -31,7 +32,7 @@ from dynexport.models.protocol import (
     shape_of,
     square_side,
 )
-from dynexport.models.sparsifiers import GumbelMask, Tokens
+from dynexport.models.sparsifiers import GumbelMask, Tokens, through_blocks
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class DynamicDeiT(SparseModel):
     """
 
     sparsifiers = "score_predictor"
-    selection = "nested"
+    selection = Selection(nested=True, leading=1)
 
     def __init__(self, config: DeiTConfig, drop_path: float = 0.0) -> None:
         super().__init__(config)
@@ -101,15 +102,11 @@ class DynamicDeiT(SparseModel):
     def forward(self, images: Tensor) -> Output:
         patches = self.patch_embed(images)
         tokens = Tokens(add_class_and_position(patches, self.cls_token, self.pos_embed))
-        stage_at = {block: stage for stage, block in enumerate(self.config.prune_at)}
-        for index, block in enumerate(self.blocks):
-            if index in stage_at:
-                tokens = self.score_predictor[stage_at[index]](tokens)
-            tokens = tokens._replace(x=block(tokens.x, tokens.mask))
+        tokens = through_blocks(tokens, self.blocks, self.score_predictor, self.config.prune_at)
         if self.training:
             x = self.norm(tokens.x)
-            return Output(self.head(x[:, 0]), tokens, features=x[:, 1:])
-        return Output(self.head(self.norm(tokens.x[:, 0])), tokens)
+            return Output({"logits": self.head(x[:, 0])}, tokens, features=x[:, 1:])
+        return Output({"logits": self.head(self.norm(tokens.x[:, 0]))}, tokens)
 
 
 def matches(shapes: Shapes) -> bool:
@@ -153,9 +150,9 @@ FAMILY = Family(
     model=DynamicDeiT,
     config=DeiTConfig,
     variants=VARIANTS,
-    schedule="power",
+    schedule=power_schedule,
     matches=matches,
     read_config=read_config,
-    resize=resize_positions,
+    fit=resize_positions,
     published_top1={"deit-256": 76.53, "deit-s": 79.32, "deit-b": 81.43},
 )

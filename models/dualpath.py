@@ -6,7 +6,7 @@ MLP, the others through a LayerNorm and one Linear, and all stay in place.
 
     GumbelSplit   training      a random, differentiable mask; both paths computed everywhere
     TopKSplit     the oracle    the k best as a mask; both paths computed everywhere
-    TopKRows      inference     the k best rows go through the slow path and overwrite the fast
+    TopKRoute     inference     rows are sorted by score, each path gets its own, all are put back
 
 The public training code carries one map a path, so a position that changes path between stages
 sees a value that inference never sees. Here there is one map in every form.
@@ -14,58 +14,52 @@ sees a value that inference never sees. Here there is one map in every form.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynexport.errors import ModelError
-from dynexport.models.operators import row_operator
-from dynexport.models.sparsifiers import FoldedPredictor, Predictor, Tokens
-
-
-def _number_rows(rows: Tensor) -> Tensor:
-    items = torch.arange(len(rows), device=rows.device).view(-1, 1, 1).expand(rows.shape)
-    return torch.cat([items, rows], dim=-1)
-
-
-number_rows = row_operator(
-    "number_rows(Tensor rows) -> Tensor",
-    _number_rows,
-    lambda rows: rows.new_empty(rows.shape[0], rows.shape[1], 2),
+from dynexport.models.operators import in_dense_twin, take_rows
+from dynexport.models.sparsifiers import (
+    FoldedPredictor,
+    Path,
+    Predictor,
+    Route,
+    Tokens,
+    sample_mask,
 )
-"""Rows of each item of a batch, (B, K, 1), as places in it, (B, K, 2): item and row."""
-
-take_places = row_operator(
-    "take_places(Tensor x, Tensor places) -> Tensor",
-    lambda x, places: x[places[..., 0], places[..., 1]],
-    lambda x, places: x.new_empty(x.shape[0], places.shape[1], x.shape[2]),
-)
-"""Whole rows of a batch: x (B, N, C), places (B, K, 2) -> (B, K, C)."""
-
-put_places = row_operator(
-    "put_places(Tensor x, Tensor places, Tensor rows) -> Tensor",
-    lambda x, places, rows: x.index_put((places[..., 0], places[..., 1]), rows),
-    lambda x, places, rows: torch.empty_like(x),
-)
-"""x (B, N, C) with the rows at ``places`` (B, K, 2) replaced by ``rows`` (B, K, C)."""
-
-Path = Callable[[Tensor], Tensor]
 
 
-def through_two_paths(x: Tensor, tokens: Tokens, slow: Path, fast: Path) -> Tensor:
-    """Each position of x (B, N, C) through one of two position-wise paths -> (B, N, C).
+def through_two_paths(x: Tensor, route: Route | None, slow: Path, fast: Path) -> Tensor:
+    """Each row of x (B, N, C) through one of two paths -> (B, N, C).
 
-    Before the first split all take the slow one. Under a mask both are computed and blended; in
-    inference the slow one is computed for the chosen rows alone.
+    Before the first stage of sparsification all take the slow one.
     """
-    if tokens.places is not None:
-        return put_places(fast(x), tokens.places, slow(take_places(x, tokens.places)))
-    if tokens.mask is None:
-        return slow(x)
-    mask = tokens.mask.unsqueeze(-1)
-    return mask * slow(x) + (1.0 - mask) * fast(x)
+    return slow(x) if route is None else route(x, slow, fast)
+
+
+def blend(mask: Tensor) -> Route:
+    """Both paths for every row, blended by a mask (B, N): 1 where a row takes the slow one."""
+    weights = mask.unsqueeze(-1)
+    return lambda x, slow, fast: weights * slow(x) + (1.0 - weights) * fast(x)
+
+
+def split_rows(order: Tensor, keep_count: int) -> Route:
+    """Each path for its own rows: the first ``keep_count`` of ``order`` take the slow one.
+
+    ``order`` int64 (B, N, 1) lists every row once. One gather a path and one to put all rows back
+    by the inverse permutation, made once a stage. Measured against overwriting the output of a
+    fast path computed everywhere and against two scatters: docs/performance.md.
+    """
+    total = order.shape[1]
+    back = order.topk(total, dim=1, largest=False).indices
+    first, rest = order.split([keep_count, total - keep_count], dim=1)
+
+    def route(x: Tensor, slow: Path, fast: Path) -> Tensor:
+        chosen = slow(in_dense_twin(take_rows(x, first), x))
+        parts = [chosen, fast(take_rows(x, rest))] if keep_count < total else [chosen]
+        return in_dense_twin(take_rows(torch.cat(parts, dim=1), back), chosen)
+
+    return route
 
 
 class GumbelSplit(Predictor):
@@ -77,11 +71,7 @@ class GumbelSplit(Predictor):
     def forward(self, tokens: Tokens) -> Tokens:
         everywhere = torch.ones_like(tokens.x[..., 0])
         log_p = self.log_probabilities(tokens.x, everywhere)
-        if self.training:
-            keep = F.gumbel_softmax(log_p, hard=True)[..., 0]
-        else:
-            keep = (log_p[..., 0] > log_p[..., 1]).to(log_p.dtype)
-        return _split(tokens, keep, log_p[..., 0])
+        return _split(tokens, sample_mask(log_p, self.training), log_p[..., 0])
 
     def top_k(self, keep_count: int, total: int) -> TopKSplit:
         """The deterministic form that sends ``keep_count`` of ``total`` positions the slow way."""
@@ -115,12 +105,12 @@ class TopKSplit(nn.Module):
         keep = torch.zeros_like(scores).scatter(1, kept, 1.0)
         return _split(tokens, keep, scores)._replace(kept=(*tokens.kept, kept))
 
-    def inference_form(self) -> TopKRows:
-        return TopKRows(self.predictor, self.keep_count, self.total)
+    def inference_form(self) -> TopKRoute:
+        return TopKRoute(self.predictor, self.keep_count, self.total)
 
 
-class TopKRows(FoldedPredictor):
-    """Inference: the places of the k best-scored rows, for `through_two_paths`."""
+class TopKRoute(FoldedPredictor):
+    """Inference: all rows by falling score, the k best of them for the slow path."""
 
     def __init__(self, predictor: Predictor, keep_count: int, total: int) -> None:
         super().__init__(predictor, torch.full((total,), 1.0 / total))
@@ -128,14 +118,16 @@ class TopKRows(FoldedPredictor):
 
     def forward(self, tokens: Tokens) -> Tokens:
         scores = self.scores(tokens.x)
-        rows = scores.topk(self.keep_count, dim=1).indices
+        order = scores.topk(scores.shape[1], dim=1).indices
         return tokens._replace(
-            places=number_rows(rows),
+            route=split_rows(order, self.keep_count),
             scores=(*tokens.scores, scores[..., 0]),
-            kept=(*tokens.kept, rows[..., 0]),
+            kept=(*tokens.kept, order[:, : self.keep_count, 0]),
         )
 
 
 def _split(tokens: Tokens, keep: Tensor, scores: Tensor) -> Tokens:
     """Tokens after a stage that sends ``keep`` (B, N) the slow way."""
-    return tokens._replace(mask=keep, scores=(*tokens.scores, scores), masks=(*tokens.masks, keep))
+    return tokens._replace(
+        route=blend(keep), scores=(*tokens.scores, scores), masks=(*tokens.masks, keep)
+    )

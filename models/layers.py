@@ -7,7 +7,7 @@ swaps every module that has one for what it returns.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -97,12 +97,16 @@ class MaskedAttention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x (B, N, C), mask (B, N) or None -> (B, N, C)."""
+        return self.attend(x, mask)[0]
+
+    def attend(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The same, and the attention weights (B, heads, N, N)."""
         batch, tokens, dim = x.shape
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, dim // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         scores = (q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5
         weights = scores.softmax(dim=-1) if mask is None else masked_softmax(scores, mask)
-        return self.proj((weights @ v).transpose(1, 2).reshape(batch, tokens, dim))
+        return self.proj((weights @ v).transpose(1, 2).reshape(batch, tokens, dim)), weights
 
     def inference_form(self) -> Attention:
         return Attention(self)
@@ -131,13 +135,18 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x (B, N, C) -> (B, N, C). The inference form has no mask: every row is alive."""
+        return self.attend(x, mask)[0]
+
+    def attend(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The same, and the attention weights (B, heads, N, N)."""
         batch, tokens, dim = x.shape
         heads = (batch, tokens, self.num_heads, dim // self.num_heads)
         q = self.q(x).reshape(heads).permute(0, 2, 1, 3)
         k = self.k(x).reshape(heads).permute(0, 2, 3, 1)
         v = self.v(x).reshape(heads).permute(0, 2, 1, 3)
-        mixed = torch.matmul(torch.matmul(q, k).softmax(dim=-1), v)
-        return self.proj(mixed.permute(0, 2, 1, 3).reshape(batch, tokens, dim))
+        weights = torch.matmul(q, k).softmax(dim=-1)
+        mixed = torch.matmul(weights, v).permute(0, 2, 1, 3).reshape(batch, tokens, dim)
+        return self.proj(mixed), weights
 
 
 class Block(nn.Module):
@@ -203,6 +212,24 @@ def scaled_linear(linear: nn.Linear, factor: float | Tensor) -> nn.Linear:
     rows = factor.unsqueeze(1) if isinstance(factor, Tensor) else factor
     bias = None if linear.bias is None else linear.bias * factor
     return linear_from(linear.weight * rows, bias)
+
+
+def share_norm(*paths: Iterable[nn.Module]) -> tuple[nn.LayerNorm, list[nn.Linear]]:
+    """Paths that each begin with a LayerNorm and a Linear, normalised once for all.
+
+    Returns the normalisation without scale and offset, and a Linear a path that does both.
+    """
+    linears, eps = [], set()
+    for norm, linear in paths:
+        assert isinstance(norm, nn.LayerNorm)
+        assert isinstance(linear, nn.Linear)
+        offset = linear.weight @ norm.bias
+        bias = offset if linear.bias is None else offset + linear.bias
+        linears.append(linear_from(linear.weight * norm.weight, bias))
+        eps.add(norm.eps)
+    assert len(eps) == 1, "norms that differ cannot be shared"
+    shape = norm.normalized_shape
+    return nn.LayerNorm(shape, eps=eps.pop(), elementwise_affine=False), linears
 
 
 def linear_from(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from dynexport.errors import ModelError
+from dynexport.keep import Selection, power_schedule
 from dynexport.models.layers import (
     Block,
     add_class_and_position,
@@ -35,7 +36,7 @@ from dynexport.models.protocol import (
     shape_of,
     square_side,
 )
-from dynexport.models.sparsifiers import GumbelMask, Tokens
+from dynexport.models.sparsifiers import GumbelMask, Tokens, through_blocks
 
 RESIDUAL = 0.5
 """Every residual branch is halved (the public code's skip_lam of 2)."""
@@ -113,7 +114,7 @@ class DynamicLVViT(SparseModel):
     """
 
     sparsifiers = "score_predictor"
-    selection = "nested"
+    selection = Selection(nested=True, leading=1)
 
     def __init__(self, config: LVViTConfig, drop_path: float = 0.0) -> None:
         super().__init__(config)
@@ -134,11 +135,7 @@ class DynamicLVViT(SparseModel):
     def forward(self, images: Tensor) -> Output:
         patches = self.patch_embed(images)
         tokens = Tokens(add_class_and_position(patches, self.cls_token, self.pos_embed))
-        stage_at = {block: stage for stage, block in enumerate(self.config.prune_at)}
-        for index, block in enumerate(self.blocks):
-            if index in stage_at:
-                tokens = self.score_predictor[stage_at[index]](tokens)
-            tokens = tokens._replace(x=block(tokens.x, tokens.mask))
+        tokens = through_blocks(tokens, self.blocks, self.score_predictor, self.config.prune_at)
         x = self.norm(tokens.x)
         auxiliary = self.aux_head(x[:, 1:])
         alive = auxiliary
@@ -146,7 +143,7 @@ class DynamicLVViT(SparseModel):
             # a masked token is still computed here; the gathered form does not have it
             alive = auxiliary.masked_fill(tokens.mask[:, 1:, None] == 0, -torch.inf)
         logits = self.head(x[:, 0]) + AUXILIARY * alive.amax(dim=1)
-        return Output(logits, tokens, features=auxiliary if self.training else None)
+        return Output({"logits": logits}, tokens, features=auxiliary if self.training else None)
 
 
 def matches(shapes: Shapes) -> bool:
@@ -186,9 +183,9 @@ FAMILY = Family(
     model=DynamicLVViT,
     config=LVViTConfig,
     variants=VARIANTS,
-    schedule="power",
+    schedule=power_schedule,
     matches=matches,
     read_config=read_config,
-    resize=resize_positions,
+    fit=resize_positions,
     published_top1={"lvvit-s": 83.08, "lvvit-m": 83.82},
 )

@@ -15,14 +15,17 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 from torch import Tensor, nn
 
 from dynexport.errors import ModelError
+from dynexport.keep import KeepSchedule, Schedule, Selection
+from dynexport.models.features import CLASSIFY
 from dynexport.models.sparsifiers import Tokens
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Tensor name to shape: a checkpoint as detection sees it."""
 
 Hints = Mapping[str, Any]
-"""What shapes cannot say, from the checkpoint's args and from the user: ``num_heads``,
-``prune_at``, ``img_size``."""
+"""What shapes cannot say: the checkpoint's args, whatever they hold, and what the user said or
+they tell of ``num_heads``,
+``prune_at``, ``img_size``, ``task``."""
 
 
 class Config(Protocol):
@@ -43,32 +46,46 @@ class Config(Protocol):
 class Output(NamedTuple):
     """What a model's forward returns.
 
-    logits    (B, classes)
+    outputs   what an exported graph returns, by name: ``logits`` (B, classes), or ``feat_0 ...``
+              (B, C, H, W)
     tokens    the history of every decision; see `Tokens`
     features  (B, N, C) normalised patch features, in training mode only
     """
 
-    logits: Tensor
+    outputs: dict[str, Tensor]
     tokens: Tokens
     features: Tensor | None = None
+
+    @property
+    def logits(self) -> Tensor:
+        return self.outputs["logits"]
 
 
 class SparseModel(nn.Module):
     """Base of every training form, called with images (B, 3, H, W) and returning `Output`.
 
     config       its configuration
-    sparsifiers  path of the ModuleList of sparsifiers, which converting swaps
-    selection    "nested": each stage ranks the tokens that are left, class token first;
-                 "grid": each stage ranks the whole grid
+    sparsifiers  path of the ModuleList of sparsifiers, one a stage, which converting swaps
+    selection    what each stage ranks
+
+    A sparsifier in training form has ``top_k(keep_count, ranked)``, which returns the oracle's:
+    a module that keeps exactly ``keep_count`` of ``ranked`` tokens as a mask, or what is set as
+    its ``replay``, positions int64 (B, K); it adds to the scores and to the positions kept of
+    `Tokens`. Scores are on a logarithmic scale, where 1e-4 is rounding. The oracle's sparsifier
+    has an ``inference_form()``. For the dense twin all are swapped for `KeepAll`.
     """
 
     sparsifiers: ClassVar[str]
-    selection: ClassVar[str]
+    selection: ClassVar[Selection]
     config: Any
 
     def __init__(self, config: Any) -> None:
         super().__init__()
         self.config = config
+
+    def keep_counts(self, keep: KeepSchedule) -> tuple[int, ...]:
+        """Tokens each stage keeps: shares of the patch grid, as the public code counts them."""
+        return keep.counts(self.config.num_tokens)
 
 
 @dataclass(frozen=True)
@@ -79,11 +96,12 @@ class Family:
     model           builds the training form from a configuration; see `SparseModel`
     config          the configuration class, rebuilt from metadata by keyword
     variants        published configurations by name
-    schedule        key of `dynexport.keep.SCHEDULES`
+    schedule        from one base ratio to the ratio of each stage
     matches         whether a checkpoint's tensors belong to this family
     read_config     the configuration they describe; ModelError where it cannot be settled
-    resize          a checkpoint's tensors, those that depend on the image size fitted to that of
-                    a configuration; by default none does
+    fit             a checkpoint's tensors, those that depend on the image size or the task fitted
+                    to a configuration; by default none does
+    tasks           what its models can be exported for
     published_top1  ImageNet top-1 at ratio 0.7, per cent, by variant
     """
 
@@ -91,10 +109,11 @@ class Family:
     model: type[SparseModel]
     config: Callable[..., Any]
     variants: Mapping[str, Any]
-    schedule: str
+    schedule: Schedule
     matches: Callable[[Shapes], bool]
     read_config: Callable[[Shapes, Hints], Any]
-    resize: Callable[[Mapping[str, Tensor], Any], Mapping[str, Tensor]] = lambda state, _: state
+    fit: Callable[[Mapping[str, Tensor], Any], Mapping[str, Tensor]] = lambda state, _: state
+    tasks: tuple[str, ...] = (CLASSIFY,)
     published_top1: Mapping[str, float] = field(default_factory=dict)
 
 

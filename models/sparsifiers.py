@@ -13,7 +13,7 @@ The class token is row 0 of ``x`` throughout and is never dropped.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,19 +22,27 @@ from torch import Tensor, nn
 
 from dynexport.errors import ModelError
 from dynexport.models.layers import linear_from
-from dynexport.models.operators import row_operator
+from dynexport.models.operators import in_dense_twin, take_rows
 
 CLASS_TOKEN_SCORE = 1e30
 """Score of the class token: above any score a predictor gives, finite in float32."""
+
+
+Path = Callable[[Tensor], Tensor]
+"""Position-wise: rows (B, K, C) -> rows (B, K, C)."""
+
+Route = Callable[[Tensor, Path, Path], Tensor]
+"""Rows x (B, N, C), a slow and a fast path -> (B, N, C); see `dynexport.models.dualpath`."""
 
 
 class Tokens(NamedTuple):
     """Tokens between two blocks, and the history of what was decided about them.
 
     x       (B, 1 + N, C)  class token first; (B, N, C) where there is none (dual path)
-    mask    (B, 1 + N)     1 where a token is alive (dual path, (B, N): where it takes the slow
-            path); None before the first stage, and in the inference form
-    places  (B, K, 2) int64: rows that take the slow path (dual path, inference form)
+    mask    (B, 1 + N)     1 where a token is alive; None before the first stage, in the
+            inference form, and where nothing is dropped (dual path)
+    route   how a block sends each row down one of its two paths (dual path); None before the
+            first stage
     scores  per stage, (B, N) or (B, N_left): the predictor's preference for keeping each
             token that stage ranked
     masks   per stage, (B, N): the mask over the patch grid (training form)
@@ -43,29 +51,10 @@ class Tokens(NamedTuple):
 
     x: Tensor
     mask: Tensor | None = None
-    places: Tensor | None = None
+    route: Route | None = None
     scores: tuple[Tensor, ...] = ()
     masks: tuple[Tensor, ...] = ()
     kept: tuple[Tensor, ...] = ()
-
-
-def _take_rows(x: Tensor, rows: Tensor) -> Tensor:
-    batch, tokens, channels = x.shape
-    offsets = torch.arange(0, batch * tokens, tokens, device=x.device).view(batch, 1)
-    flat = (rows.squeeze(-1) + offsets).view(-1)
-    return x.reshape(batch * tokens, channels).index_select(0, flat).view(batch, -1, channels)
-
-
-take_rows = row_operator(
-    "take_rows(Tensor x, Tensor rows) -> Tensor",
-    _take_rows,
-    lambda x, rows: x.new_empty(x.shape[0], rows.shape[1], x.shape[2]),
-)
-"""Rows of each item of a batch, moved whole: x (B, N, C), rows (B, K, 1) -> (B, K, C).
-
-An operator of its own, because ``torch.gather`` says the same only through an index as large as
-its result, which exporters turn into an element-wise gather.
-"""
 
 
 class Predictor(nn.Module):
@@ -99,6 +88,14 @@ class Predictor(nn.Module):
         return self.out_conv(both)
 
 
+def sample_mask(log_p: Tensor, training: bool) -> Tensor:
+    """log P(keep), log P(drop), (B, N, 2) -> a mask (B, N): in training a straight-through
+    Gumbel-softmax sample, otherwise its mode, so that nothing is random."""
+    if training:
+        return F.gumbel_softmax(log_p, hard=True)[..., 0]
+    return (log_p[..., 0] > log_p[..., 1]).to(log_p.dtype)
+
+
 def _alive(tokens: Tokens) -> Tensor:
     """The mask over the patch grid, (B, N): what is alive before this stage."""
     if tokens.mask is None:
@@ -126,11 +123,7 @@ class GumbelMask(Predictor):
     def forward(self, tokens: Tokens) -> Tokens:
         alive = _alive(tokens)
         log_p = self.log_probabilities(tokens.x[:, 1:], alive)
-        if self.training:
-            sample = F.gumbel_softmax(log_p, hard=True)[..., 0]
-        else:
-            sample = (log_p[..., 0] > log_p[..., 1]).to(log_p.dtype)
-        return _masked(tokens, sample * alive, log_p[..., 0])
+        return _masked(tokens, sample_mask(log_p, self.training) * alive, log_p[..., 0])
 
     def top_k(self, keep_count: int, left: int) -> TopKMask:
         """The deterministic form that keeps ``keep_count`` of the ``left`` tokens alive."""
@@ -233,16 +226,28 @@ class TopKGather(FoldedPredictor):
         if tokens.kept:
             chosen = tokens.kept[-1].gather(1, chosen)
         return tokens._replace(
-            x=take_rows(tokens.x, rows),
+            x=in_dense_twin(take_rows(tokens.x, rows), tokens.x),
             scores=(*tokens.scores, scores[:, 1:, 0]),
             kept=(*tokens.kept, chosen),
         )
 
 
-class KeepAll(nn.Module):
-    """The dense twin's sparsifier: drops nothing, computes nothing."""
+def through_blocks(
+    tokens: Tokens, blocks: nn.ModuleList, sparsifiers: nn.ModuleList, prune_at: Sequence[int]
+) -> Tokens:
+    """Every block in turn, each sparsifier right before the block it stands at."""
+    stage_at = dict(zip(prune_at, sparsifiers, strict=True))
+    for index, block in enumerate(blocks):
+        if index in stage_at:
+            tokens = stage_at[index](tokens)
+        tokens = tokens._replace(x=block(tokens.x, tokens.mask))
+    return tokens
 
-    def forward(self, tokens: Tokens) -> Tokens:
+
+class KeepAll(nn.Module):
+    """The dense twin's sparsifier: drops nothing, computes nothing, whatever it is told."""
+
+    def forward(self, tokens: Tokens, *context: Tensor) -> Tokens:
         return tokens
 
 

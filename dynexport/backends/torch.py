@@ -20,7 +20,7 @@ class TorchRunner:
     def run(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.generic]]:
         output = self._module(torch.from_numpy(images))
         kept = {f"kept_{stage}": rows.numpy() for stage, rows in enumerate(output.tokens.kept)}
-        return {"logits": output.logits.numpy(), **kept}
+        return {name: value.numpy() for name, value in output.outputs.items()} | kept
 
     def __enter__(self) -> TorchRunner:
         return self

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
+from onnx_ir.passes.common import ShapeInferencePass
 
 from dynexport.errors import DynexportError
-from dynexport.graph.constants import add_constant, int64_constant
+from dynexport.graph.constants import int64_constant
 from dynexport.metadata import Batch
 
 
@@ -52,19 +51,6 @@ def set_batch(model: ir.Model, batch: Batch) -> None:
         assert value.shape is not None
         value.shape = ir.Shape([size, *list(value.shape)[1:]])
     infer_shapes(model)
-    if not batch.dynamic:
-        _pin_item_numbers(model)
-
-
-def _pin_item_numbers(model: ir.Model) -> None:
-    """Where the batch is fixed, the number of each item in it is a constant, not a running sum."""
-    for node in model.graph:
-        if node.op_type == "CumSum":
-            shape = [int(size) for size in node.outputs[0].shape or ()]  # type: ignore[arg-type]
-            numbers = np.broadcast_to(np.arange(shape[0]).reshape(-1, 1, 1), shape)
-            constant = add_constant(model, f"{node.name}/items", numbers.astype(np.int64))
-            ir.convenience.replace_all_uses_with(node.outputs[0], constant)
-    RemoveUnusedNodesPass()(model)
 
 
 def infer_shapes(model: ir.Model) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 def add_constant(model: ir.Model, name: str, array: NDArray[Any]) -> ir.Value:
     """A new initializer of this name and content."""
-    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
+    tensor = ir.tensor(np.asarray(array, order="C"), name=name)
     value = ir.Value(
         name=name,
         shape=ir.Shape(array.shape),
@@ -22,9 +22,13 @@ def add_constant(model: ir.Model, name: str, array: NDArray[Any]) -> ir.Value:
     return value
 
 
-def int64_constant(model: ir.Model, numbers: list[int]) -> ir.Value:
-    """The initializer that holds these int64 numbers, made once a graph and named by them."""
-    name = "const/" + "_".join(str(number) for number in numbers)
+def int64_constant(model: ir.Model, numbers: list[int] | int) -> ir.Value:
+    """The initializer that holds these int64 numbers, or a single one as a scalar; made once a
+    graph and named by them."""
+    if isinstance(numbers, int):
+        name = f"const/scalar_{numbers}"
+    else:
+        name = "const/" + "_".join(str(number) for number in numbers)
     if name not in model.graph.initializers:
         add_constant(model, name, np.asarray(numbers, dtype=np.int64))
     return model.graph.initializers[name]

@@ -1,20 +1,51 @@
-"""Finding the top-k in a graph: read out what it kept, or take it away for the dense twin."""
+"""What a graph selects: where each pruning stage's choice is, and how to read it out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from dynexport.errors import ModelFileError
+from dynexport.errors import DynexportError, ModelFileError
 from dynexport.graph.batch import infer_shapes
 from dynexport.graph.constants import int64_constant
+from dynexport.metadata import Metadata
 
 
-def top_k_nodes(model: ir.Model) -> list[ir.Node]:
-    """The TopK node of each pruning stage, in order."""
-    return [node for node in model.graph if node.op_type == "TopK"]
+def find_selected(model: ir.Model, sparsifiers: str, stages: int) -> tuple[str, ...]:
+    """Per stage the value that lists the rows it selects, int64 (B, K or more, 1), best first.
+
+    It is the outcome of the first TopK among the nodes of the stage's sparsifier, which are named
+    after it: ``<sparsifiers>.<stage>/TopK``.
+    """
+    selected = []
+    for stage in range(stages):
+        scope = f"{sparsifiers}.{stage}"
+        found = [
+            node
+            for node in model.graph
+            if node.op_type == "TopK" and (node.name or "").startswith((f"{scope}/", f"{scope}."))
+        ]
+        if not found:
+            raise DynexportError(
+                f"the sparsifier {scope} was exported without a top-k: "
+                "this is a fault of its inference form"
+            )
+        selected.append(str(found[0].outputs[1].name))
+    return tuple(selected)
+
+
+def named_values(model: ir.Model, names: Sequence[str]) -> Mapping[str, ir.Value]:
+    """Values of a graph that its metadata speak of; ModelFileError if one is not there."""
+    values = {str(value.name): value for node in model.graph for value in node.outputs}
+    values |= {str(value.name): value for value in model.graph.inputs}
+    missing = [name for name in names if name not in values]
+    if missing:
+        raise ModelFileError(
+            f"the model's metadata speak of a value {missing[0]!r}, which is not in its graph: "
+            "another tool renamed or removed it; convert the checkpoint again"
+        )
+    return {name: values[name] for name in names}
 
 
 def kept_outputs(model: ir.Model) -> tuple[str, ...]:
@@ -22,63 +53,47 @@ def kept_outputs(model: ir.Model) -> tuple[str, ...]:
     return tuple(v.name for v in model.graph.outputs if v.name and v.name.startswith("kept_"))
 
 
-def add_kept_outputs(model: ir.Model, selection: str) -> tuple[str, ...]:
-    """Add outputs ``kept_0 ...``, int64 (B, K): positions kept, in the original patch grid.
+def add_kept_outputs(model: ir.Model, metadata: Metadata) -> tuple[str, ...]:
+    """Add outputs ``kept_0 ...``, int64 (B, K): positions kept, see `dynexport.keep.Selection`.
 
-    In a nested selection a stage's rows count the class token first and refer to the tokens the
-    stage before left, so they are shifted by one and looked up in what that stage kept. Within
-    a row positions stand in the order of their scores, best first. Returns the outputs' names;
-    a graph that has them already is left as it is.
+    A stage selects rows: the ``leading`` ones, then tokens, and maybe more. So they are cut to
+    what it keeps, shifted and, where the selection is nested, looked up in what the stage before
+    left. Within an image positions stand in the order of their scores, best first. Returns the
+    outputs' names; a graph that has them already is left as it is.
     """
     if kept_outputs(model):
         return kept_outputs(model)
-    nested = selection == "nested"
+    selection, lead = metadata.selection, metadata.selection.leading
+    rows = named_values(model, metadata.selected)
     before: ir.Value | None = None
-    for stage, top_k in enumerate(top_k_nodes(model)):
+    for stage, (value, count) in enumerate(zip(rows.values(), metadata.keep_counts, strict=True)):
         name = f"kept_{stage}"
-        kept = top_k.outputs[1]
-        if nested:
-            window = [int64_constant(model, n) for n in ([1], [2**31 - 1], [1])]
-            kept = _append(model, f"{name}/patches", "Slice", [kept, *window])
-            kept = _append(model, f"{name}/place", "Sub", [kept, int64_constant(model, [1])])
-        looked_up = nested and before is not None
+        window = [int64_constant(model, [n]) for n in (lead, lead + count, 1)]
+        kept = _append(model, f"{name}/rows", "Slice", [value, *window])
+        if lead:
+            kept = _append(model, f"{name}/tokens", "Sub", [kept, int64_constant(model, [lead])])
         squeezed = [kept, int64_constant(model, [2])]
-        kept = _append(model, f"{name}/left" if looked_up else name, "Squeeze", squeezed)
-        if looked_up:
-            kept = _append(model, name, "GatherElements", [before, kept], {"axis": 1})
+        kept = _append(model, name if before is None else f"{name}/left", "Squeeze", squeezed)
+        if before is not None:
+            left = _with_appended(model, before, name, metadata, stage)
+            kept = _append(model, name, "GatherElements", [left, kept], {"axis": 1})
         kept.type = ir.TensorType(ir.DataType.INT64)
         model.graph.outputs.append(kept)
-        before = kept
+        before = kept if selection.nested else None
     infer_shapes(model)
     return kept_outputs(model)
 
 
-def dense_twin(model: ir.Model) -> ir.Model:
-    """The same graph with nothing dropped; ModelFileError if it selects nothing.
-
-    Rows taken by a top-k become all rows, rows put back by a top-k become their updates, and
-    the predictors, now unused, go. The model given is changed, and returned.
-    """
-    chosen = {node.outputs[1] for node in top_k_nodes(model)}
-    for node in model.graph:
-        if node.op_type == "Concat" and chosen & set(node.inputs):
-            chosen.add(node.outputs[0])  # rows, numbered by their item of the batch
-    bypassed = 0
-    for node in list(model.graph):
-        passed = {"GatherND": 0, "ScatterND": 2}.get(node.op_type)
-        if passed is None or node.inputs[1] not in chosen:
-            continue
-        replacement = node.inputs[passed]
-        assert replacement is not None
-        ir.convenience.replace_all_uses_with(node.outputs[0], replacement)
-        bypassed += 1
-    if not bypassed:
-        raise ModelFileError("the graph takes no rows by a top-k: it has no dense twin")
-    for value in [v for v in model.graph.outputs if v.name in kept_outputs(model)]:
-        model.graph.outputs.remove(value)
-    RemoveUnusedNodesPass()(model)
-    infer_shapes(model)
-    return model
+def _with_appended(
+    model: ir.Model, before: ir.Value, name: str, metadata: Metadata, stage: int
+) -> ir.Value:
+    """Positions the stage before kept (B, K), and behind them those of the tokens it appended."""
+    appended = metadata.selection.appended
+    for number in range(appended):
+        position = metadata.num_tokens + (stage - 1) * appended + number
+        behind = [int64_constant(model, n) for n in ([0, 0, 0, 1], position)]
+        before = _append(model, f"{name}/appended_{number}", "Pad", [before, *behind])
+    return before
 
 
 def _append(

@@ -1,0 +1,132 @@
+"""Attention inside windows of a map, the windows shifted in every other block.
+
+Swin Transformer, arXiv 2103.14030, section 3.2. Maps are rows, (B, N, C), line after line.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dynexport.models.layers import linear_from
+
+APART = -100.0
+"""Added to the attention of positions that the cyclic shift brought into one window."""
+
+
+class WindowAttention(nn.Module):
+    """Self-attention inside windows, with a learned bias for every relative position."""
+
+    relative_position_index: Tensor
+
+    def __init__(self, dim: int, side: int, window: int, shift: int, num_heads: int) -> None:
+        super().__init__()
+        self.side, self.window, self.shift, self.num_heads = side, window, shift, num_heads
+        table = torch.zeros((2 * window - 1) ** 2, num_heads)
+        self.relative_position_bias_table = nn.Parameter(table)
+        self.register_buffer("relative_position_index", relative_positions(window))
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def bias(self) -> Tensor:
+        """What each pair of positions in a window adds to attention: (heads, w*w, w*w)."""
+        index = self.relative_position_index
+        return self.relative_position_bias_table[index.flatten()].T.reshape(-1, *index.shape)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """x (B, N, C), mask (n, w*w, w*w) for n windows or None -> (B, N, C)."""
+        order, back = (t.to(x.device) for t in window_order(self.side, self.window, self.shift))
+        windows = into_windows(x, order).unflatten(1, (-1, self.window**2))
+        shape = windows.shape
+        head_dim = shape[-1] // self.num_heads
+        qkv = self.qkv(windows).reshape(*shape[:3], 3, self.num_heads, head_dim)
+        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).unbind(0)
+        scores = (q * head_dim**-0.5) @ k.transpose(-2, -1) + self.bias()
+        if mask is not None:
+            scores = scores + mask.unsqueeze(1)
+        mixed = self.proj((scores.softmax(dim=-1) @ v).transpose(2, 3).reshape(shape))
+        return mixed.flatten(1, 2).index_select(1, back)
+
+
+class LeanWindowAttention(nn.Module):
+    """Inference: shift and windows are one gather of rows there and one back; bias and mask one
+    constant added once; the scale rides on the query projection."""
+
+    order: Tensor
+    back: Tensor
+    bias: Tensor
+
+    def __init__(self, trained: WindowAttention, mask: Tensor | None) -> None:
+        super().__init__()
+        self.num_heads = trained.num_heads
+        self.window_rows = trained.window**2
+        self.proj = trained.proj
+        dim = trained.proj.in_features
+        scale = torch.ones(3 * dim, 1)
+        scale[:dim] = (dim // self.num_heads) ** -0.5
+        self.qkv = linear_from(trained.qkv.weight * scale, trained.qkv.bias * scale[:, 0])
+        bias = trained.bias().detach().unsqueeze(0)
+        order, back = window_order(trained.side, trained.window, trained.shift)
+        self.register_buffer("bias", bias if mask is None else bias + mask.unsqueeze(1))
+        self.register_buffer("order", order)
+        self.register_buffer("back", back)
+
+    def forward(self, x: Tensor, mask: None = None) -> Tensor:
+        """x (B, N, C) -> (B, N, C); the mask is part of the bias."""
+        batch, dim = x.shape[0], x.shape[2]
+        x = into_windows(x, self.order)
+        rows = x.shape[1]
+        windows = (batch, rows // self.window_rows, self.window_rows)
+        heads = (*windows, self.num_heads, dim // self.num_heads)
+        q, k, v = self.qkv(x).split(dim, dim=-1)
+        q = q.reshape(heads).permute(0, 1, 3, 2, 4)
+        k = k.reshape(heads).permute(0, 1, 3, 4, 2)
+        v = v.reshape(heads).permute(0, 1, 3, 2, 4)
+        mixed = torch.matmul((torch.matmul(q, k) + self.bias).softmax(dim=-1), v)
+        mixed = self.proj(mixed.permute(0, 1, 3, 2, 4).reshape(batch, rows, dim))
+        return mixed.index_select(1, self.back)
+
+
+def relative_positions(window: int) -> Tensor:
+    """For each pair of positions in a window, its row in the bias table: int64 (w*w, w*w)."""
+    axis = torch.arange(window)
+    rows = axis.repeat_interleave(window)
+    columns = axis.repeat(window)
+    down = rows[:, None] - rows[None, :] + window - 1
+    across = columns[:, None] - columns[None, :] + window - 1
+    return down * (2 * window - 1) + across
+
+
+def window_order(side: int, window: int, shift: int) -> tuple[Tensor, Tensor]:
+    """How rows go into windows and back: int64 (P,) and (side*side,).
+
+    The first lists, window after window after a cyclic shift, the rows of a map padded to whole
+    windows (P positions); row side*side stands for padding. The second finds each row again.
+    """
+    padded = side + -side % window
+    rows = torch.full((padded, padded), side * side)
+    rows[:side, :side] = torch.arange(side * side).reshape(side, side)
+    count = padded // window
+    shifted = rows.roll((-shift, -shift), (0, 1)).reshape(count, window, count, window)
+    order = shifted.permute(0, 2, 1, 3).flatten()
+    return order, order.argsort(stable=True)[: side * side]
+
+
+def into_windows(x: Tensor, order: Tensor) -> Tensor:
+    """Rows (B, N, C) in the order of windows (B, P, C), padded with a row of zeros if needed."""
+    if len(order) > x.shape[1]:
+        x = F.pad(x, (0, 0, 0, 1))
+    return x.index_select(1, order)
+
+
+def shift_mask(side: int, window: int, shift: int) -> Tensor:
+    """Keeps apart what a cyclic shift brought into one window: float32 (n, w*w, w*w)."""
+    padded = side + -side % window
+    region = torch.zeros(padded, dtype=torch.long)
+    region[-window:] = 1
+    region[-shift:] = 2
+    count = padded // window
+    regions = (3 * region[:, None] + region[None, :]).reshape(count, window, count, window)
+    rows = regions.permute(0, 2, 1, 3).reshape(count * count, window * window)
+    return torch.where(rows[:, None, :] == rows[:, :, None], 0.0, APART)

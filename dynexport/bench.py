@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dynexport.backends import open_runner
 from dynexport.errors import InputError
 from dynexport.files import existing_file
-from dynexport.graph.selection import dense_twin
+from dynexport.graph.twin import dense_twin
 from dynexport.metadata import Batch, Metadata
 from dynexport.onnxfile import read_metadata, read_model, to_bytes
 from dynexport.timing import Candidate, Plan, Timing, speedup, time_candidates
@@ -41,13 +41,14 @@ def bench_model(
     backend: str = "onnxruntime",
     threads: int | None = None,
     pytorch: bool = True,
+    plugins: Sequence[str | Path] = (),
     plan: Plan | None = None,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> BenchResult:
     """Time an ONNX file, its dense twin and (where installed) PyTorch, in turn.
 
     ``batch`` defaults to the size the file was made for. Timings use random images, and PyTorch
-    random weights: neither changes what is computed.
+    random weights: neither changes what is computed. ``plugins`` are files of families.
     """
     plan = plan or Plan()
     if threads is not None and threads < 1:
@@ -66,7 +67,7 @@ def bench_model(
         candidates = [Candidate(f"{backend} {'sparse' if sparse else 'dense'}", opener, arguments)]
         if sparse:
             twin = Path(folder) / "dense.onnx"
-            twin.write_bytes(to_bytes(dense_twin(graph)))
+            twin.write_bytes(to_bytes(dense_twin(graph, metadata.dense_twin)))
             candidates.append(
                 Candidate(f"{backend} dense", opener, {**arguments, "model": str(twin)})
             )
@@ -75,7 +76,12 @@ def bench_model(
                 Candidate(
                     f"pytorch {'dense' if dense else 'sparse'}",
                     "dynexport.pipeline:open_pytorch",
-                    {"model": str(path), "dense": dense, "threads": threads},
+                    {
+                        "model": str(path),
+                        "dense": dense,
+                        "threads": threads,
+                        "plugins": [str(Path(plugin).resolve()) for plugin in plugins],
+                    },
                 )
                 for dense in ([False, True] if sparse else [True])
             ]

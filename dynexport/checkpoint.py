@@ -21,14 +21,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dynexport.errors import CheckpointError, ModelError
+from dynexport.errors import CheckpointError, InputError, ModelError
 from dynexport.files import existing_file, sha256_of
 from dynexport.models import (
-    FAMILIES,
     Config,
     Family,
     Shapes,
     SparseModel,
+    families,
     find_variant,
     variant_name,
     variants,
@@ -41,8 +41,8 @@ FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 ORDINARY = (*FLOATS, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 """Element types a checkpoint may hold; integers only where the model has them (buffers)."""
 
-PREFIXES = ("module.", "_orig_mod.")
-"""What wrappers (DataParallel, torch.compile) put in front of every name."""
+PREFIXES = ("module.", "_orig_mod.", "backbone.")
+"""What wrappers (DataParallel, torch.compile, detectors) put in front of every name."""
 
 
 @dataclass(frozen=True)
@@ -173,21 +173,30 @@ def identify(
     prune_at: tuple[int, ...] | None = None,
     num_heads: int | None = None,
     img_size: int | None = None,
+    task: str | None = None,
 ) -> tuple[Family, Config]:
     """The family and configuration of a checkpoint, read off its tensors and args.
 
     ``model`` names a published variant to take instead of what the tensors suggest, ``prune_at``
     and ``num_heads`` settle what they cannot say, ``img_size`` asks for another image size than
-    it was trained at. CheckpointError where it stays open.
+    it was trained at, ``task`` for maps of features in place of a class. CheckpointError where it
+    stays open.
     """
     args, shapes = checkpoint.args, checkpoint.shapes
     hints = {
+        **args,
         "prune_at": prune_at or _whole(args.get("prune_at")) or _whole(args.get("pruning_loc")),
         "num_heads": _whole(args.get("num_heads")) if num_heads is None else num_heads,
         "img_size": img_size or _whole(args.get("input_size")),
+        "task": task,
     }
     try:
         family = _family_of(checkpoint) if model is None else find_variant(model)[0]
+        if task is not None and task not in family.tasks:
+            raise InputError(
+                f"{checkpoint.path}: a {family.name} cannot be exported for the task {task!r}: "
+                f"choose from {', '.join(family.tasks)}"
+            )
         if model is not None:
             published = find_variant(model)[1]
             if num_heads is None:
@@ -199,8 +208,8 @@ def identify(
         if img_size is not None:
             config = dataclasses.replace(config, img_size=img_size)
     except ModelError as error:
-        if model is not None and model in variants():
-            raise _no_such(checkpoint, model) from None
+        if model in variants():
+            raise _no_such(checkpoint, str(model), error) from None
         raise CheckpointError(f"{checkpoint.path}: {error}") from None
     if config.in_chans != 3:
         raise CheckpointError(
@@ -209,13 +218,16 @@ def identify(
     return family, config
 
 
-def _no_such(checkpoint: Checkpoint, model: str) -> CheckpointError:
-    """The error for a checkpoint that is not of the variant the user named."""
+def _no_such(checkpoint: Checkpoint, model: str, error: ModelError) -> CheckpointError:
+    """The error for a checkpoint that is not of the variant the user named; ``error`` itself
+    where the variant is not the trouble."""
     try:
         detected = variant_name(*identify(checkpoint))
         found = detected if detected in variants() else f"a custom {detected}"
         advice = "leave --model out"
-    except CheckpointError:
+    except CheckpointError as without_it:
+        if str(without_it) == f"{checkpoint.path}: {error}":
+            return without_it
         found, advice = "another model", "leave --model out to see what is found"
     return CheckpointError(
         f"{checkpoint.path} is no {model}: its tensors are those of {found}; {advice}, or choose "
@@ -231,14 +243,14 @@ def _whole(value: Any) -> Any:
 
 
 def _family_of(checkpoint: Checkpoint) -> Family:
-    matching = [family for family in FAMILIES.values() if family.matches(checkpoint.shapes)]
-    if len(matching) == 1:
-        return matching[0]
+    matching = [family for family in families().values() if family.matches(checkpoint.shapes)]
+    if matching:
+        return matching[-1]  # a plugin's comes after the built-in ones, and was asked for
     some = ", ".join(list(checkpoint.state)[:3])
     raise CheckpointError(
         f"{checkpoint.path}: {len(checkpoint.state)} tensors ({some} ...) of no known family: "
-        f"known are {', '.join(FAMILIES)}; if it is one of them, say which variant with --model "
-        f"({', '.join(variants())})"
+        f"known are {', '.join(families())}; if it is one of them, say which variant with --model "
+        f"({', '.join(variants())}); a family of your own is given with --plugin"
     )
 
 
@@ -249,7 +261,7 @@ def build_model(checkpoint: Checkpoint, family: Family, config: Config) -> Spars
     """
     with torch.device("meta"):
         model = family.model(config)
-    resized = family.resize(checkpoint.state, config)
+    resized = family.fit(checkpoint.state, config)
     _require_fit(
         checkpoint.path,
         {name: tuple(tensor.shape) for name, tensor in resized.items()},

@@ -26,6 +26,14 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, alone on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing while working.")]
 OnnxFile = Annotated[Path, typer.Argument(metavar="MODEL.onnx", show_default=False)]
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE.py",
+        help="A file that defines a family of your own; its code runs. May be repeated.",
+    ),
+]
 Backend = Annotated[str, typer.Option(help="Runtime to use: onnxruntime.")]
 
 
@@ -87,15 +95,23 @@ def convert(
     img_size: Annotated[
         int | None, typer.Option(help="Another image size than it was trained at, pixels.")
     ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="classify (default), or features: the maps of a Swin's or a ConvNeXt's four "
+            "stages, feat_0 ... feat_3."
+        ),
+    ] = None,
     weights: Annotated[
         str | None, typer.Option(help="Which weights of the file: model or model_ema.")
     ] = None,
+    plugin: Plugins = None,
     opset: Annotated[int, typer.Option(help="ONNX opset, 20 or later.")] = 20,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Turn a checkpoint into a verified ONNX file and its reference bundle."""
-    from dynexport.console import print_json, progress, show_conversion
+    from dynexport.console import print_json, progress, show_conversion, show_warning
     from dynexport.pipeline import convert as run
 
     with progress(quiet) as on_step:
@@ -108,13 +124,16 @@ def convert(
             prune_at=_numbers(prune_at),
             num_heads=num_heads,
             img_size=img_size,
+            task=task,
             weights=weights,
             batch=batch,
             images=images,
             emit_kept=emit_kept,
             opset=opset,
             output=output,
+            plugins=plugin or (),
             on_step=on_step,
+            on_warning=show_warning,
         )
     (print_json if json else show_conversion)(result)
 
@@ -129,6 +148,7 @@ def verify(
     checkpoint: Annotated[
         Path | None, typer.Option(help="Ask PyTorch afresh, from this checkpoint.")
     ] = None,
+    plugin: Plugins = None,
     tolerance: Annotated[
         float, typer.Option(help="Accepted error of logits, relative to the largest (at least 1).")
     ] = 1e-4,
@@ -148,6 +168,7 @@ def verify(
             checkpoint=checkpoint,
             backend=backend,
             tolerance=tolerance,
+            plugins=plugin or (),
         )
     (print_json if json else show_verification)(result)
     if not result.passed:
@@ -167,6 +188,7 @@ def bench(
     round_seconds: Annotated[float, typer.Option(help="Seconds each candidate runs a round.")] = (
         0.5
     ),
+    plugin: Plugins = None,
     pytorch: Annotated[bool, typer.Option(help="Time PyTorch as well.")] = True,
     backend: Backend = "onnxruntime",
     json: Json = False,
@@ -184,6 +206,7 @@ def bench(
             backend=backend,
             threads=threads,
             pytorch=pytorch,
+            plugins=plugin or (),
             plan=Plan(rounds=rounds, round_seconds=round_seconds),
             on_step=on_step,
         )
@@ -193,24 +216,25 @@ def bench(
 @app.command()
 def inspect(
     file: Annotated[Path, typer.Argument(metavar="FILE", show_default=False)],
+    plugin: Plugins = None,
     json: Json = False,
 ) -> None:
     """Tell what a checkpoint or an ONNX file is."""
     from dynexport.console import print_json, show_facts
     from dynexport.inspection import inspect_file
 
-    facts = inspect_file(file)
+    facts = inspect_file(file, plugins=plugin or ())
     (print_json if json else show_facts)(facts)
 
 
 @app.command()
-def models(json: Json = False, quiet: Quiet = False) -> None:
+def models(plugin: Plugins = None, json: Json = False, quiet: Quiet = False) -> None:
     """List the published variants: size, multiply-accumulates by keep ratio, accuracy."""
     from dynexport.console import print_json, progress, show_models
     from dynexport.inspection import list_models
 
     with progress(quiet) as on_step:
-        rows = list_models(on_step)
+        rows = list_models(on_step, plugins=plugin or ())
     (print_json if json else show_models)(rows)
 
 

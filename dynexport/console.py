@@ -53,6 +53,12 @@ def progress(quiet: bool) -> Iterator[Callable[[str], None]]:
         yield lambda step: status.update(escape(step))
 
 
+def show_warning(warning: str) -> None:
+    """A warning, on stderr, whatever else is quiet."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+    console.print(f"[bold yellow]warning:[/] {escape(warning)}")
+
+
 def show_conversion(result: Conversion) -> None:
     """What was converted, what it gained, how it was verified, where it is."""
     console = _stdout()
@@ -66,7 +72,7 @@ def show_conversion(result: Conversion) -> None:
     console.print(table)
     console.print(
         f"rewrite proved on {result.proof.images} images: error {result.proof.max_abs_error:.1e} "
-        f"against the dense masked form, logits up to {result.proof.scale:.3g}"
+        f"against the dense masked form, outputs up to {result.proof.scale:.3g}"
     )
     _print_verification(console, result.verification)
     seconds, megabytes = sum(result.seconds.values()), result.size_bytes / 1e6
@@ -82,15 +88,19 @@ def show_verification(result: Verification) -> None:
 
 
 def _print_verification(console: Console, result: Verification) -> None:
-    errors = result.errors
     verdict = "[green]verified[/]" if result.passed else "[red]NOT verified[/]"
     sizes = ", ".join(map(str, result.batch_sizes))
     console.print(
         f"{verdict} with {result.backend} on {result.images} of {result.images_run} images, "
-        f"batch {sizes}: error max {errors.max_abs:.1e}, mean {errors.mean_abs:.1e} on logits up "
-        f"to {errors.scale:.3g}; cosine {errors.cosine:.6f}; top-1 agrees "
-        f"{errors.top1_agreement:.1%}"
+        f"batch {sizes}:"
     )
+    for name, errors in result.errors.items():
+        agreement = errors.top1_agreement
+        console.print(
+            f"{escape(name)}: error max {errors.max_abs:.1e}, mean {errors.mean_abs:.1e} on values "
+            f"up to {errors.scale:.3g}; cosine {errors.cosine:.6f}"
+            + ("" if agreement is None else f"; top-1 agrees {agreement:.1%}")
+        )
     if result.stages:
         overlaps = ", ".join(f"{stage.overlap:.1%}" for stage in result.stages)
         ties = sum(stage.ties for stage in result.stages)
@@ -142,7 +152,7 @@ def show_models(rows: list[dict[str, Any]]) -> None:
             row["model"],
             f"{row['parameters'] / 1e6:.1f}",
             *(f"{row['macs'][ratio] / 1e9:.2f}" for ratio in ratios),
-            f"{row['published_top1']} %",
+            "" if row["published_top1"] is None else f"{row['published_top1']} %",
             ", ".join(map(str, row["prune_at"])),
         )
     _stdout().print(table)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ from dynexport.onnxfile import read_metadata, read_model
 LISTED_RATIOS = (0.9, 0.7, 0.5)
 
 
-def inspect_file(path: str | Path) -> dict[str, Any]:
-    """What a checkpoint or an ONNX file is, as plain values."""
+def inspect_file(path: str | Path, *, plugins: Sequence[str | Path] = ()) -> dict[str, Any]:
+    """What a checkpoint or an ONNX file is, as plain values; ``plugins`` are files of families."""
     path = existing_file(path, "a checkpoint or an ONNX file")
-    return _inspect_onnx(path) if path.suffix == ".onnx" else _inspect_checkpoint(path)
+    return _inspect_onnx(path) if path.suffix == ".onnx" else _inspect_checkpoint(path, plugins)
 
 
 def _inspect_onnx(path: Path) -> dict[str, Any]:
@@ -48,11 +48,12 @@ def _shape(value: Any) -> list[int | str]:
     return [size if isinstance(size, int) else str(size) for size in value.shape or ()]
 
 
-def _inspect_checkpoint(path: Path) -> dict[str, Any]:
+def _inspect_checkpoint(path: Path, plugins: Sequence[str | Path]) -> dict[str, Any]:
     require_convert_extras()
     from dynexport.checkpoint import identify, load_checkpoint
-    from dynexport.models import variant_name
+    from dynexport.models import load_plugins, variant_name
 
+    load_plugins(plugins)
     loaded = load_checkpoint(path)
     facts: dict[str, Any] = {
         "kind": "checkpoint",
@@ -77,26 +78,31 @@ def _inspect_checkpoint(path: Path) -> dict[str, Any]:
     return facts
 
 
-def list_models(on_step: Callable[[str], None] = lambda step: None) -> list[dict[str, Any]]:
+def list_models(
+    on_step: Callable[[str], None] = lambda step: None, *, plugins: Sequence[str | Path] = ()
+) -> list[dict[str, Any]]:
     """Every published variant: family, parameters, multiply-accumulates, accuracy.
 
     ``macs`` maps a keep ratio to multiply-accumulates for one image; 1.0 is the plain backbone.
-    ``published_top1`` is ImageNet top-1 at ratio 0.7, per cent.
+    ``published_top1`` is ImageNet top-1 at ratio 0.7, per cent; None where none is known.
+    ``plugins`` are files of further families.
     """
     require_convert_extras()
     import torch
 
     from dynexport.keep import schedule_from_base
     from dynexport.macs import count_macs
-    from dynexport.models import variants
+    from dynexport.models import load_plugins, variants
     from dynexport.rewrite import oracle, rewrite
 
+    load_plugins(plugins)
     rows = []
     for name, (family, config) in variants().items():
         on_step(f"count {name}")
         with torch.device("meta"):
             model = family.model(config)
-            schedules = {r: schedule_from_base(family.schedule, r, 3) for r in LISTED_RATIOS}
+            stages = len(config.prune_at)
+            schedules = {r: schedule_from_base(family.schedule, r, stages) for r in LISTED_RATIOS}
             macs = {1.0: count_macs(oracle(model, None))}
             macs |= {r: count_macs(rewrite(model, keep)) for r, keep in schedules.items()}
         rows.append(

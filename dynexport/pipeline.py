@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from dynexport.errors import InputError, ModelFileError, ScheduleError
 from dynexport.extras import require_convert_extras
 from dynexport.files import existing_file, require_writable, written_whole
 from dynexport.keep import KeepSchedule, parse_ratios, schedule_from_base
+from dynexport.limits import top_k_warnings
 from dynexport.metadata import Batch, Metadata
 from dynexport.onnxfile import read_metadata, to_bytes
 from dynexport.reference import ReferenceBundle
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from dynexport.rewrite import Proof
 
 OnStep = Callable[[str], None]
-"""Told the name of each step as it begins."""
+"""Told the name of each step as it begins, or a warning."""
 
 REFERENCE_IMAGES = 8
 
@@ -44,6 +45,7 @@ class Conversion:
     onnx, reference    the files
     proof              inference form against training form, in PyTorch
     verification       ONNX against PyTorch
+    warnings           what a runtime is known to refuse of it
     seconds            per step, in order
     """
 
@@ -53,6 +55,7 @@ class Conversion:
     metadata: Metadata
     proof: Proof
     verification: Verification
+    warnings: tuple[str, ...]
     seconds: dict[str, float]
 
 
@@ -66,13 +69,16 @@ def convert(
     prune_at: tuple[int, ...] | None = None,
     num_heads: int | None = None,
     img_size: int | None = None,
+    task: str | None = None,
     weights: str | None = None,
     batch: str | int = 8,
     images: str | Path | None = None,
     emit_kept: bool = False,
     opset: int = 20,
     output: str | Path | None = None,
+    plugins: Sequence[str | Path] = (),
     on_step: OnStep = silent,
+    on_warning: OnStep = silent,
 ) -> Conversion:
     """Turn a checkpoint into a verified ONNX file and its reference bundle.
 
@@ -80,12 +86,16 @@ def convert(
                    the checkpoint was trained with. ``dense`` exports the twin that drops nothing
     model, prune_at, num_heads, weights  settle what the checkpoint leaves open
     img_size       another image size than it was trained at, pixels
+    task           "classify" (the default), or "features": the maps of a Swin's or a ConvNeXt's
+                   four stages as outputs feat_0 ... feat_3
     batch          "8" (static) or "1:8:64" (dynamic: smallest, optimal, largest)
     images         folder of pictures or .npz for the reference bundle; synthetic without
     emit_kept      adds outputs kept_0 ... with the positions kept
     output         the .onnx to write; by default named after the checkpoint, in this folder
+    plugins        files that define families of their own; their code runs
 
-    Raises DynexportError's subclasses; then nothing was written.
+    ``on_step`` is told of each step, ``on_warning`` of what a runtime will refuse. Raises
+    DynexportError's subclasses; then nothing was written.
     """
     sizes = Batch.parse(str(batch))
     if dense and (ratio is not None or ratios is not None):
@@ -93,24 +103,29 @@ def convert(
     require_convert_extras()
     from dynexport.checkpoint import build_model, identify, load_checkpoint
     from dynexport.export import export_onnx, record_reference
+    from dynexport.models import load_plugins
     from dynexport.rewrite import prove, rewrite
 
+    load_plugins(plugins)
     clock = _Clock(on_step)
     with clock("read the checkpoint"):
         loaded = load_checkpoint(checkpoint, weights)
-        family, config = identify(loaded, model, prune_at, num_heads, img_size)
+        family, config = identify(loaded, model, prune_at, num_heads, img_size, task)
         keep = None if dense else choose_schedule(loaded, family, config, ratio, ratios)
         trained = build_model(loaded, family, config)
         target = Path(_default_name(loaded.path, keep, ratio) if output is None else output)
         beside = _reference_beside(target, Path(checkpoint), images)
     with clock("rewrite masks to top-k gathers"):
         lean = rewrite(trained, keep)
-        metadata = describe_model(loaded, family, config, keep, sizes, trained)
-        pictures = _reference_images(images, metadata.preprocessing)
+        steps = Preprocessing.for_size(config.img_size)
+        pictures = _reference_images(images, steps)
     with clock("prove it against the training form"):
-        normalised = metadata.preprocessing.normalise(pictures[:2])
-        proof = prove(trained, lean, keep, _tensor(normalised))
+        proof = prove(trained, lean, keep, _tensor(steps.normalise(pictures[:2])))
     with clock("record PyTorch's answers"):
+        metadata = describe_model(loaded, family, config, keep, sizes, trained, proof)
+        warnings = top_k_warnings(metadata.selection, metadata.keep_counts, metadata.num_tokens)
+        for warning in warnings:
+            on_warning(warning)
         bundle = record_reference(lean, metadata, pictures)
     with clock("export ONNX"):
         graph = export_onnx(lean, metadata, sizes, emit_kept=emit_kept, opset=opset)
@@ -131,6 +146,7 @@ def convert(
         metadata=read_metadata(target, graph),
         proof=proof,
         verification=outcome,
+        warnings=warnings,
         seconds=clock.seconds,
     )
 
@@ -163,6 +179,7 @@ def describe_model(
     keep: KeepSchedule | None,
     batch: Batch,
     trained: SparseModel,
+    proof: Proof,
 ) -> Metadata:
     """The metadata of an export; what is counted on the graph, the export fills in."""
     from dynexport.models import variant_name
@@ -176,14 +193,16 @@ def describe_model(
         ratios=None if keep is None else keep.ratios,
         keep_counts=() if keep is None else keep_counts(trained, keep),
         num_tokens=config.num_tokens,
-        selection=family.model.selection,
+        selection=trained.selection,
         batch=str(batch),
-        classes=config.num_classes,
+        outputs=proof.outputs,
         macs_dense=0,
         macs_sparse=0,
         nodes_dense=0,
         nodes=0,
         preprocessing=Preprocessing.for_size(config.img_size),
+        selected=(),
+        dense_twin={},
         checkpoint_sha256=loaded.sha256,
         weights=loaded.weights,
         versions={name: importlib.metadata.version(name) for name in packages},
@@ -197,11 +216,12 @@ def verify_model(
     checkpoint: str | Path | None = None,
     backend: str = "onnxruntime",
     tolerance: float = TOLERANCE,
+    plugins: Sequence[str | Path] = (),
 ) -> Verification:
     """Verify an ONNX file against a reference bundle, or against a checkpoint run in PyTorch.
 
     By default the bundle beside it. With ``checkpoint``, PyTorch answers afresh for the bundle's
-    images where there is one, else for synthetic ones.
+    images where there is one, else for synthetic ones; ``plugins`` are files of families.
     """
     if reference is not None and checkpoint is not None:
         raise InputError("--reference and --checkpoint were both given: give one of the two")
@@ -209,18 +229,21 @@ def verify_model(
         return verify(model, reference, backend=backend, tolerance=tolerance)
     path = existing_file(model, "an ONNX file")
     metadata = read_metadata(path)
-    bundle = _answers_of(Path(checkpoint), metadata, path)
+    bundle = _answers_of(Path(checkpoint), metadata, path, plugins)
     return compare(path, bundle, str(checkpoint), backend, tolerance)
 
 
-def _answers_of(checkpoint: Path, metadata: Metadata, model: Path) -> ReferenceBundle:
+def _answers_of(
+    checkpoint: Path, metadata: Metadata, model: Path, plugins: Sequence[str | Path]
+) -> ReferenceBundle:
     """PyTorch's answers from a checkpoint, at the ratios an ONNX file was exported with."""
     require_convert_extras()
     from dynexport.checkpoint import build_model, load_checkpoint
     from dynexport.export import record_reference
-    from dynexport.models import find_family
+    from dynexport.models import find_family, load_plugins
     from dynexport.rewrite import rewrite
 
+    load_plugins(plugins)
     weights = None if metadata.weights == "bare" else metadata.weights
     loaded = load_checkpoint(checkpoint, weights)
     if loaded.sha256 != metadata.checkpoint_sha256:
@@ -241,14 +264,15 @@ def _answers_of(checkpoint: Path, metadata: Metadata, model: Path) -> ReferenceB
     return record_reference(rewrite(trained, keep), metadata, images)
 
 
-def open_pytorch(model: str, dense: bool, threads: int | None) -> Any:
+def open_pytorch(model: str, dense: bool, threads: int | None, plugins: Sequence[str] = ()) -> Any:
     """The inference form an ONNX file was made from, with random weights, for timing only."""
     import torch
 
     from dynexport.backends.torch import open_module
-    from dynexport.models import find_family
+    from dynexport.models import find_family, load_plugins
     from dynexport.rewrite import rewrite
 
+    load_plugins(plugins)
     metadata = read_metadata(model)
     torch.manual_seed(0)
     family = find_family(metadata.family)

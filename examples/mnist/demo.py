@@ -22,7 +22,8 @@ from rich.table import Table
 import dynexport
 from dynexport.backends import open_runner
 from dynexport.checkpoint import build_model, identify, load_checkpoint
-from dynexport.graph.selection import add_kept_outputs, dense_twin
+from dynexport.graph.selection import add_kept_outputs
+from dynexport.graph.twin import dense_twin
 from dynexport.metadata import Metadata
 from dynexport.onnxfile import read_model, to_bytes
 from dynexport.rewrite import rewrite
@@ -71,7 +72,7 @@ def main() -> None:
             f"{timing.images_per_second:.0f}",
         )
     console.print(table)
-    errors = result.verification.errors
+    errors = result.verification.errors["logits"]
     console.print(
         f"verified: ONNX differs from PyTorch by {errors.max_abs:.1e} on logits up to "
         f"{errors.scale:.3g}; speed-up over the dense twin {timed.speedup:.2f} x of "
@@ -93,7 +94,7 @@ def measure_accuracies(
     }
     graphs = {
         "onnxruntime sparse": Path(onnx).read_bytes(),
-        "onnxruntime dense": to_bytes(dense_twin(read_model(onnx))),
+        "onnxruntime dense": to_bytes(dense_twin(read_model(onnx), facts.dense_twin)),
     }
     images = facts.preprocessing.normalise(digits)
     accuracies = {}
@@ -121,7 +122,7 @@ def draw_dropped(
     """A column a digit: the picture, then each stage with the patches dropped so far greyed out."""
     shown = digits[[int(np.flatnonzero(labels == digit)[0]) for digit in range(10)]]
     probe = read_model(onnx)
-    names = add_kept_outputs(probe, facts.selection)
+    names = add_kept_outputs(probe, facts)
     with open_runner("onnxruntime", to_bytes(probe)) as runner:
         answers = runner.run(facts.preprocessing.normalise(shown))
     cell, gap, margin = 84, 6, 96

@@ -1,0 +1,257 @@
+"""EViT (arXiv 2202.07800) as a plugin: a family of sparse models that lives outside dynexport.
+
+    dynexport convert deit-s.pth --plugin evit.py --ratio 0.7
+
+No predictor: in a few blocks, between attention and MLP, the tokens the class token attends to
+most are kept, and the others are fused into one, weighted by that attention (section 3.2). The
+parameters are a plain DeiT's, so its checkpoints convert as they are, fine-tuned or not.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dynexport.errors import ModelError, ScheduleError
+from dynexport.keep import KeepSchedule, Selection
+from dynexport.models import Family, Hints, Output, Shapes, SparseModel, Tokens
+from dynexport.models.deit import PatchEmbed
+from dynexport.models.layers import (
+    MaskedAttention,
+    Mlp,
+    add_class_and_position,
+    initialise,
+    resize_positions,
+)
+from dynexport.models.operators import in_dense_twin, take_rows
+from dynexport.models.protocol import (
+    count_modules,
+    read_heads,
+    require_blocks,
+    require_sizes,
+    shape_of,
+    square_side,
+)
+from dynexport.models.sparsifiers import CLASS_TOKEN_SCORE
+
+
+@dataclass(frozen=True)
+class EViTConfig:
+    """Everything that shapes an EViT; ``keep_rate`` is what it trains with."""
+
+    embed_dim: int
+    num_heads: int
+    depth: int = 12
+    prune_at: tuple[int, ...] = (3, 6, 9)
+    patch_size: int = 16
+    img_size: int = 224
+    num_classes: int = 1000
+    in_chans: int = 3
+    keep_rate: float = 0.7
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prune_at", tuple(self.prune_at))
+        require_sizes(self)
+        require_blocks(self.prune_at, self.depth)
+
+    @property
+    def num_tokens(self) -> int:
+        return (self.img_size // self.patch_size) ** 2
+
+
+class Fuse(nn.Module):
+    """Training: keeps the best ``keep_rate`` of the tokens, whatever their number, fuses the rest.
+
+    tokens.x (B, 1 + N, C), class_attention (B, 1 + N) -> tokens.x (B, 1 + K + 1, C).
+    """
+
+    def __init__(self, num_tokens: int, keep_rate: float) -> None:
+        super().__init__()
+        self.num_tokens, self.keep_rate = num_tokens, keep_rate
+
+    def forward(self, tokens: Tokens, class_attention: Tensor) -> Tokens:
+        count = math.ceil(self.keep_rate * (tokens.x.shape[1] - 1))
+        return tokens._replace(x=keep_and_fuse(tokens.x, class_attention, count)[0])
+
+    def top_k(self, keep_count: int, ranked: int) -> FuseMask:
+        return FuseMask(self.num_tokens, keep_count, ranked)
+
+
+class FuseMask(nn.Module):
+    """The oracle: every token stays and is computed, dropped ones unseen; the fused one is added.
+
+    So a token's place, class token apart, is its position: the grid's, then each fused token's.
+    """
+
+    def __init__(self, num_tokens: int, keep_count: int, ranked: int) -> None:
+        super().__init__()
+        self.num_tokens, self.keep_count, self.ranked = num_tokens, keep_count, ranked
+        self.replay: Tensor | None = None
+
+    def forward(self, tokens: Tokens, class_attention: Tensor) -> Tokens:
+        x, attention = tokens.x, class_attention[:, 1:]
+        alive = torch.ones_like(attention) if tokens.mask is None else tokens.mask[:, 1:]
+        scores = attention.log().masked_fill(alive == 0, -torch.inf)
+        kept = scores.topk(self.keep_count, dim=1).indices if self.replay is None else self.replay
+        keep = torch.zeros_like(alive).scatter(1, kept, 1.0)
+        fused = (attention * (alive - keep)).unsqueeze(1) @ x[:, 1:]
+        return tokens._replace(
+            x=torch.cat([x, fused], dim=1),
+            mask=F.pad(keep, (1, 1), value=1.0),
+            scores=(*tokens.scores, scores),
+            masks=(*tokens.masks, keep),
+            kept=(*tokens.kept, kept),
+        )
+
+    def inference_form(self) -> FuseTopK:
+        return FuseTopK(self.num_tokens, self.keep_count)
+
+
+class FuseTopK(nn.Module):
+    """Inference: the class token and the best are gathered, the rest are gone but for one."""
+
+    def __init__(self, num_tokens: int, keep_count: int) -> None:
+        super().__init__()
+        self.num_tokens, self.keep_count = num_tokens, keep_count
+
+    def forward(self, tokens: Tokens, class_attention: Tensor) -> Tokens:
+        x, rows = keep_and_fuse(tokens.x, class_attention, self.keep_count)
+        kept = rows[:, 1:, 0] - 1
+        if tokens.kept:
+            fused = torch.full_like(kept[:, :1], self.num_tokens + len(tokens.kept) - 1)
+            kept = torch.cat([tokens.kept[-1], fused], dim=1).gather(1, kept)
+        return tokens._replace(
+            x=in_dense_twin(x, tokens.x),
+            scores=(*tokens.scores, class_attention[:, 1:].log()),
+            kept=(*tokens.kept, kept),
+        )
+
+
+def keep_and_fuse(x: Tensor, class_attention: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """x (B, 1 + N, C), class_attention (B, 1 + N) -> (B, 1 + count + 1, C), rows (B, 1 + count, 1).
+
+    The class token is ranked along, above all. What is fused is the weighted sum of all tokens
+    less that of the kept ones, so that nobody lists the dropped.
+    """
+    weights = class_attention.unsqueeze(-1)
+    pin = torch.zeros(weights.shape[1], 1, device=x.device)
+    pin[0] = CLASS_TOKEN_SCORE
+    rows = (weights + pin).topk(1 + count, dim=1).indices
+    kept, kept_weights = take_rows(x, rows), take_rows(weights, rows)
+    fused = weights.transpose(1, 2) @ x - kept_weights.transpose(1, 2) @ kept
+    return torch.cat([kept, fused], dim=1), rows
+
+
+class EViTBlock(nn.Module):
+    """Attention, the choice of tokens where there is one, MLP."""
+
+    def __init__(self, config: EViTConfig) -> None:
+        super().__init__()
+        dim = config.embed_dim
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = MaskedAttention(dim, config.num_heads)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = Mlp(dim, 4 * dim)
+
+    def forward(self, tokens: Tokens, sparsifier: nn.Module | None) -> Tokens:
+        mixed, weights = self.attn.attend(self.norm1(tokens.x), tokens.mask)
+        tokens = tokens._replace(x=tokens.x + mixed)
+        if sparsifier is not None:
+            tokens = sparsifier(tokens, weights[:, :, 0].mean(dim=1))
+        return tokens._replace(x=tokens.x + self.mlp(self.norm2(tokens.x)))
+
+
+class EViT(SparseModel):
+    """images (B, 3, H, W) -> `Output` with logits (B, classes)."""
+
+    sparsifiers = "fuse"
+    selection = Selection(nested=True, leading=1, appended=1)
+
+    def __init__(self, config: EViTConfig) -> None:
+        super().__init__(config)
+        dim = config.embed_dim
+        self.patch_embed = PatchEmbed(config.in_chans, dim, config.patch_size)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + config.num_tokens, dim))
+        self.blocks = nn.ModuleList(EViTBlock(config) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.head = nn.Linear(dim, config.num_classes)
+        self.fuse = nn.ModuleList(
+            Fuse(config.num_tokens, config.keep_rate) for _ in config.prune_at
+        )
+        initialise(self)
+
+    def forward(self, images: Tensor) -> Output:
+        patches = self.patch_embed(images)
+        tokens = Tokens(add_class_and_position(patches, self.cls_token, self.pos_embed))
+        sparsifiers = dict(zip(self.config.prune_at, self.fuse, strict=True))
+        for index, block in enumerate(self.blocks):
+            tokens = block(tokens, sparsifiers.get(index))
+        return Output({"logits": self.head(self.norm(tokens.x[:, 0]))}, tokens)
+
+    def keep_counts(self, keep: KeepSchedule) -> tuple[int, ...]:
+        """``ceil(ratio * left)`` as the public code counts, the fused token among those left."""
+        left, counts = self.config.num_tokens, []
+        for ratio in keep.ratios:
+            count = math.ceil(ratio * left)
+            if count >= left:
+                raise ScheduleError(
+                    f"keep ratio {ratio:g} keeps all of {left} tokens, so none is left to fuse: "
+                    "give a smaller one, or export the dense twin with --dense"
+                )
+            counts.append(count)
+            left = count + 1
+        return tuple(counts)
+
+
+def constant_schedule(base: float, stages: int) -> KeepSchedule:
+    """The same ratio at every stage, each time of the tokens that are left."""
+    return KeepSchedule((base,) * stages)
+
+
+def matches(shapes: Shapes) -> bool:
+    """Whether these tensors are a DeiT's without predictors."""
+    marks = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.bias")
+    sparsified = any(name.startswith(("score_predictor.", "aux_head.")) for name in shapes)
+    return all(name in shapes for name in marks) and not sparsified
+
+
+def read_config(shapes: Shapes, hints: Hints) -> EViTConfig:
+    """The configuration these tensors describe; blocks are chosen as the paper does, in quarters
+    of the depth, unless the user says otherwise."""
+    embed_dim, in_chans, patch_size, _ = shape_of(shapes, "patch_embed.proj.weight", 4)
+    depth = count_modules(shapes, "blocks")
+    if shape_of(shapes, "blocks.0.mlp.fc1.weight", 2)[0] != 4 * embed_dim:
+        raise ModelError("the MLP is not four times as wide as the model: this is no DeiT")
+    quarters: Any = (depth // 4, depth // 2, 3 * depth // 4)
+    return EViTConfig(
+        embed_dim=embed_dim,
+        num_heads=read_heads(embed_dim, hints),
+        depth=depth,
+        prune_at=hints.get("prune_at") or quarters,
+        patch_size=patch_size,
+        img_size=square_side(shape_of(shapes, "pos_embed", 3)[1] - 1, "pos_embed") * patch_size,
+        num_classes=shape_of(shapes, "head.weight", 2)[0],
+        in_chans=in_chans,
+    )
+
+
+FAMILY = Family(
+    name="evit",
+    model=EViT,
+    config=EViTConfig,
+    variants={
+        "evit-t": EViTConfig(embed_dim=192, num_heads=3),
+        "evit-s": EViTConfig(embed_dim=384, num_heads=6),
+        "evit-b": EViTConfig(embed_dim=768, num_heads=12),
+    },
+    schedule=constant_schedule,
+    matches=matches,
+    read_config=read_config,
+    fit=resize_positions,
+)

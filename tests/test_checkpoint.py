@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dynexport.checkpoint import Checkpoint, build_model, identify, load_checkpoint
 from dynexport.errors import CheckpointError, InputError
-from dynexport.models import FAMILIES, variants
+from dynexport.models import families, find_family, variants
 from dynexport.models.deit import DeiTConfig, DynamicDeiT
 
 State = dict[str, Tensor]
@@ -96,7 +96,16 @@ def test_bare_weights_are_read(save: Callable[..., Path], state: State) -> None:
 
 
 @pytest.mark.parametrize(
-    "prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."]
+    "prefix",
+    [
+        "module.",
+        "_orig_mod.",
+        "backbone.",
+        "module._orig_mod.",
+        "_orig_mod.module.",
+        "module.backbone.",
+        "backbone.module.",
+    ],
 )
 @pytest.mark.parametrize("wrapped", [True, False])
 def test_prefixes_of_wrappers_are_cut(
@@ -422,8 +431,10 @@ def test_other_families_are_refused_with_the_known_ones() -> None:
     assert "4 tensors (conv1.weight, bn1.running_mean, layer1.0.conv1.weight ...)" in str(
         error.value
     )
-    assert f"no known family: known are {', '.join(FAMILIES)};" in str(error.value)
-    assert str(error.value).endswith(f"with --model ({', '.join(variants())})")
+    assert f"no known family: known are {', '.join(families())};" in str(error.value)
+    assert str(error.value).endswith(
+        f"with --model ({', '.join(variants())}); a family of your own is given with --plugin"
+    )
 
 
 def test_another_family_under_a_published_name_is_refused() -> None:
@@ -452,7 +463,7 @@ def test_an_unknown_variant_is_refused_with_the_nearest_name(asked: str, problem
     assert str(error.value) == f"x.pth: {problem}{', '.join(variants())}"
 
 
-DEITS = FAMILIES["deit"].variants
+DEITS = find_family("deit").variants
 WRONG = [(real, asked) for real in DEITS for asked in DEITS if real != asked]
 
 

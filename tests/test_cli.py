@@ -333,7 +333,10 @@ def test_convert_refuses_what_is_no_checkpoint(
 def test_verify_passes_what_convert_wrote(run: Run, exported: Path) -> None:
     ran = run("verify", exported)
     assert ran.code == 0
-    assert ran.out.startswith("verified with onnxruntime on 8 of 8 images, batch 1, 3, 4: ")
+    assert ran.out.startswith(
+        "verified with onnxruntime on 8 of 8 images, batch 1, 3, 4:\nlogits: error max "
+    )
+    assert "top-1 agrees 100.0%" in ran.out
     assert "kept sets agree 100.0%, 100.0%, 100.0%" in ran.out
     assert ran.errors == []
 
@@ -359,7 +362,7 @@ def test_verify_asks_pytorch_afresh_with_and_without_a_bundle(
 @pytest.mark.parametrize(
     ("weight", "change", "failure"),
     [
-        ("head.bias", lambda bias: bias + np.float32(0.1), "logits differ by 0.1"),
+        ("head.bias", lambda bias: bias + np.float32(0.1), "logits differs by 0.1"),
         ("score_predictor.0.score/constant", lambda weight: -weight, "stage 1 swapped"),
     ],
 )
@@ -426,7 +429,7 @@ def _write_lone_array(path: Path) -> None:
         pytest.param(lambda path: path.write_text("text"), id="text"),
         pytest.param(lambda path: path.write_bytes(path.read_bytes()[:-30]), id="end cut"),
         pytest.param(lambda path: path.write_bytes(path.read_bytes()[:500]), id="cut"),
-        pytest.param(lambda path: change_bundle(path, logits=None), id="no logits"),
+        pytest.param(lambda path: change_bundle(path, **{"output:logits": None}), id="no logits"),
         pytest.param(lambda path: change_bundle(path, facts=None), id="no facts"),
         pytest.param(lambda path: change_bundle(path, scores_1=None), id="no scores"),
         pytest.param(lambda path: change_bundle(path, facts=np.zeros(3, np.uint8)), id="facts"),

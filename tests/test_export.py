@@ -5,15 +5,19 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from dynexport.backends import open_runner
 from dynexport.errors import InputError
+from dynexport.export import record_reference
 from dynexport.files import sha256_of
+from dynexport.keep import Selection
+from dynexport.models import Output, SparseModel, Tokens
 from dynexport.onnxfile import read_metadata
 from dynexport.pipeline import Conversion, convert
 from dynexport.reference import ReferenceBundle
@@ -115,7 +119,9 @@ def test_same_input_same_bytes(tiny_checkpoint: Path, tmp_path: Path) -> None:
 
 def test_metadata_tells_the_whole_story(tiny_conversion: Conversion, tiny_checkpoint: Path) -> None:
     facts = read_metadata(tiny_conversion.onnx)
-    assert (facts.family, facts.variant, facts.classes) == ("deit", "deit", 10)
+    assert (facts.family, facts.variant) == ("deit", "deit")
+    assert facts.outputs == {"logits": (10,)}
+    assert facts.selection == Selection(nested=True, leading=1)
     assert facts.ratios == (0.7, 0.7**2, 0.7**3)
     assert facts.keep_counts == (34, 24, 16)
     assert facts.num_tokens == 49
@@ -124,6 +130,16 @@ def test_metadata_tells_the_whole_story(tiny_conversion: Conversion, tiny_checkp
     assert facts.batch == "1:3:5"
     assert facts.preprocessing.resize is None
     assert {"dynexport", "torch", "onnx"} <= set(facts.versions)
+
+
+def test_values_the_metadata_name_are_in_the_graph(tiny_conversion: Conversion) -> None:
+    facts = read_metadata(tiny_conversion.onnx)
+    graph = onnx.load(tiny_conversion.onnx).graph
+    made_by = {value: node.op_type for node in graph.node for value in node.output}
+    assert [made_by[name] for name in facts.selected] == ["TopK"] * 3
+    assert [made_by[name] for name in facts.dense_twin] == ["GatherND"] * 3
+    assert set(facts.dense_twin.values()) <= set(made_by)
+    assert not {node.domain for node in graph.node} - {""}
 
 
 def test_macs_are_those_of_the_layers(tiny_conversion: Conversion) -> None:
@@ -141,16 +157,19 @@ def test_macs_are_those_of_the_layers(tiny_conversion: Conversion) -> None:
 def test_dense_export_and_the_twin_by_graph_edit_agree(
     tiny_checkpoint: Path, tiny_conversion: Conversion, tmp_path: Path
 ) -> None:
-    from dynexport.graph.selection import dense_twin
+    from dynexport.graph.twin import dense_twin
     from dynexport.onnxfile import read_model, to_bytes
 
     dense = convert(tiny_checkpoint, dense=True, batch="1:3:5", output=tmp_path / "dense.onnx")
     assert dense.metadata.ratios is None
+    assert (dense.metadata.selected, dense.metadata.dense_twin) == ((), {})
     assert (
         dense.metadata.nodes == dense.metadata.nodes_dense == tiny_conversion.metadata.nodes_dense
     )
     assert dense.metadata.macs_sparse == dense.metadata.macs_dense
-    twin = to_bytes(dense_twin(read_model(tiny_conversion.onnx)))
+    twin = to_bytes(
+        dense_twin(read_model(tiny_conversion.onnx), tiny_conversion.metadata.dense_twin)
+    )
     images = np.random.default_rng(0).standard_normal((4, 3, 28, 28)).astype(np.float32)
     with open_runner("onnxruntime", dense.onnx) as a, open_runner("onnxruntime", twin) as b:
         assert np.allclose(a.run(images)["logits"], b.run(images)["logits"], atol=1e-5)
@@ -164,8 +183,6 @@ def test_keeping_everything_and_keeping_one(tiny_checkpoint: Path, tmp_path: Pat
 
 
 def test_one_class(tmp_path: Path, tiny_model: Any) -> None:
-    import torch
-
     from dynexport.models.deit import DynamicDeiT
 
     torch.manual_seed(0)
@@ -173,7 +190,7 @@ def test_one_class(tmp_path: Path, tiny_model: Any) -> None:
     args = {"pruning_loc": [1, 2, 3], "base_rate": 0.7}
     torch.save({"model": model.state_dict(), "args": args}, tmp_path / "one.pth")
     result = convert(tmp_path / "one.pth", output=tmp_path / "one.onnx")
-    assert result.metadata.classes == 1
+    assert result.metadata.outputs == {"logits": (1,)}
     assert result.verification.passed
 
 
@@ -208,3 +225,51 @@ def test_file_works_where_it_is_moved_to(tiny_conversion: Conversion, tmp_path: 
     for name in (tiny_conversion.onnx, tiny_conversion.reference):
         shutil.copy(name, tmp_path)
     assert verify(tmp_path / "tiny.onnx").passed
+
+
+@pytest.mark.parametrize(
+    ("selection", "scores", "expected"),
+    [
+        (
+            Selection(nested=True, leading=1, appended=1),
+            [[4, 3, 2, 1, 0, -1], [7, 6, 5, 9], [3, 1, 2]],
+            [
+                [4, 3, 2, 1, 0, -1, None, None],
+                [6, None, 5, 7, None, None, 9, None],
+                [3, None, None, None, None, None, 1, 2],
+            ],
+        ),
+        (
+            Selection(nested=False),
+            [[4, 3, 2, 1, 0, -1], [1, 2, 3, 4, 5, 6], [0, 0, 0, 0, 0, 9]],
+            [[4, 3, 2, 1, 0, -1], [1, 2, 3, 4, 5, 6], [0, 0, 0, 0, 0, 9]],
+        ),
+    ],
+    ids=["nested", "grid"],
+)
+def test_scores_are_recorded_where_their_tokens_stand(
+    tiny_conversion: Conversion,
+    selection: Selection,
+    scores: list[list[float]],
+    expected: list[list[float | None]],
+) -> None:
+    """Six tokens; stages keep 3 0 2, then 6 (appended by the first) and 0, then 7."""
+    kept = [[3, 0, 2], [0, 6], [7]] if selection.nested else [[3, 0, 2], [5, 4], [5]]
+
+    def answer(images: torch.Tensor) -> Output:
+        tokens = Tokens(
+            images,
+            scores=tuple(torch.tensor([row], dtype=torch.float32) for row in scores),
+            kept=tuple(torch.tensor([row]) for row in kept),
+        )
+        return Output({"feat_0": images}, tokens)
+
+    facts = dataclasses.replace(
+        tiny_conversion.metadata, selection=selection, num_tokens=6, keep_counts=(3, 2, 1)
+    )
+    images = np.zeros((1, 3, 28, 28), np.float32)
+    bundle = record_reference(cast(SparseModel, answer), facts, images)
+    assert [row.tolist() for row in bundle.kept] == [[sorted(chosen)] for chosen in kept]
+    found = [[s if np.isfinite(s) else None for s in stage[0].tolist()] for stage in bundle.scores]
+    assert found == expected
+    assert list(bundle.outputs) == ["feat_0"]

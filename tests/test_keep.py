@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from dynexport.errors import ScheduleError
 from dynexport.keep import (
-    SCHEDULES,
     KeepSchedule,
+    Schedule,
+    Selection,
     format_ratios,
     linear_schedule,
     parse_ratios,
@@ -19,21 +20,22 @@ from dynexport.keep import (
     schedule_from_base,
 )
 
+SCHEDULES = [power_schedule, linear_schedule]
 RATIOS = st.floats(min_value=0.0, max_value=1.0, exclude_min=True, allow_subnormal=False)
 
 
 @pytest.mark.parametrize(
-    ("kind", "base", "counts"),
+    ("schedule", "base", "counts"),
     [
-        ("power", 0.7, (137, 96, 67)),
-        ("linear", 0.7, (137, 97, 58)),
-        ("power", 1.0, (196, 196, 196)),
+        (power_schedule, 0.7, (137, 96, 67)),
+        (linear_schedule, 0.7, (137, 97, 58)),
+        (power_schedule, 1.0, (196, 196, 196)),
     ],
 )
 def test_counts_of_a_14_by_14_grid_are_the_published_ones(
-    kind: str, base: float, counts: tuple[int, ...]
+    schedule: Schedule, base: float, counts: tuple[int, ...]
 ) -> None:
-    assert schedule_from_base(kind, base, 3).counts(196) == counts
+    assert schedule_from_base(schedule, base, 3).counts(196) == counts
 
 
 @pytest.mark.parametrize("tokens", [49, 196, 576, 3136])
@@ -51,19 +53,26 @@ def test_a_ratio_that_is_a_hair_under_a_half_loses_a_token() -> None:
     assert linear_schedule(0.7).counts(196)[1] == 97
 
 
+@pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("stages", [1, 2, 3, 5])
-def test_a_schedule_has_one_ratio_per_stage_and_starts_at_its_base(stages: int) -> None:
-    for kind in SCHEDULES:
-        schedule = schedule_from_base(kind, 0.9, stages)
-        assert len(schedule.ratios) == stages
-        assert schedule.ratios[0] == 0.9
+def test_a_schedule_has_one_ratio_per_stage_and_starts_at_its_base(
+    schedule: Schedule, stages: int
+) -> None:
+    keep = schedule_from_base(schedule, 0.9, stages)
+    assert len(keep.ratios) == stages
+    assert keep.ratios[0] == 0.9
+
+
+def test_a_schedule_of_ones_own_is_asked_for_base_and_stages() -> None:
+    keep = schedule_from_base(lambda base, stages: KeepSchedule((base,) * stages), 0.6, 4)
+    assert keep == KeepSchedule((0.6, 0.6, 0.6, 0.6))
 
 
 @pytest.mark.parametrize("base", [0.0, -0.5, 1.5, math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("kind", ["power", "linear"])
-def test_a_base_ratio_outside_0_to_1_is_refused(kind: str, base: float) -> None:
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_base_ratio_outside_0_to_1_is_refused(schedule: Schedule, base: float) -> None:
     with pytest.raises(ScheduleError, match=r"^keep ratio \S+ is out of range.*\(0, 1\]$"):
-        schedule_from_base(kind, base, 3)
+        schedule_from_base(schedule, base, 3)
 
 
 @pytest.mark.parametrize("ratio", [0.0, -0.5, 1.5, math.nan, math.inf])
@@ -81,7 +90,7 @@ def test_a_ratio_just_above_1_is_not_shown_as_1() -> None:
 
 def test_a_linear_schedule_that_falls_below_zero_is_refused_with_all_its_ratios() -> None:
     with pytest.raises(ScheduleError, match=r"stage 3 is -0\.1: .*all stages: 0\.3, 0\.1, -0\.1"):
-        schedule_from_base("linear", 0.3, 3)
+        schedule_from_base(linear_schedule, 0.3, 3)
 
 
 @pytest.mark.parametrize(
@@ -139,15 +148,6 @@ def test_the_smallest_ratio_an_error_names_keeps_a_token(tokens: int) -> None:
     assert KeepSchedule((named,)).counts(tokens) == (1,)
 
 
-@pytest.mark.parametrize(
-    ("kind", "hint"), [("pwoer", "did you mean 'power'? "), ("cosine annealing", "")]
-)
-def test_an_unknown_schedule_is_refused_with_the_nearest_name(kind: str, hint: str) -> None:
-    with pytest.raises(ScheduleError) as found:
-        schedule_from_base(kind, 0.7, 3)
-    assert str(found.value) == (f"unknown keep schedule {kind!r}: {hint}choose from power, linear")
-
-
 def test_ratios_for_people_have_four_digits() -> None:
     assert format_ratios(power_schedule(0.7).ratios) == "0.7, 0.49, 0.343"
 
@@ -181,10 +181,12 @@ def test_a_ratio_of_1_keeps_every_token(tokens: int, stages: int) -> None:
 
 
 @settings(deadline=None)
-@given(st.floats(allow_nan=True, allow_infinity=True), st.sampled_from(sorted(SCHEDULES)))
-def test_any_base_makes_a_schedule_in_range_or_one_clear_error(base: float, kind: str) -> None:
+@given(st.floats(allow_nan=True, allow_infinity=True), st.sampled_from(SCHEDULES))
+def test_any_base_makes_a_schedule_in_range_or_one_clear_error(
+    base: float, schedule: Schedule
+) -> None:
     try:
-        ratios = schedule_from_base(kind, base, 3).ratios
+        ratios = schedule_from_base(schedule, base, 3).ratios
     except ScheduleError:
         assert not 0.4 < base <= 1.0
     else:
@@ -200,3 +202,56 @@ def test_any_text_makes_a_schedule_or_one_clear_error(text: str) -> None:
     except ScheduleError:
         return
     assert len(schedule.ratios) == text.count(",") + 1
+
+
+@pytest.mark.parametrize(
+    ("selection", "ranked"),
+    [
+        (Selection(nested=True), (196, 137, 96)),
+        (Selection(nested=True, leading=1), (196, 137, 96)),
+        (Selection(nested=True, leading=1, appended=1), (196, 138, 97)),
+        (Selection(nested=True, appended=2), (196, 139, 98)),
+        (Selection(nested=False), (196, 196, 196)),
+        (Selection(nested=False, leading=2), (196, 196, 196)),
+    ],
+    ids=str,
+)
+def test_a_stage_ranks_what_the_one_before_left_or_the_whole_grid(
+    selection: Selection, ranked: tuple[int, ...]
+) -> None:
+    assert selection.ranked((137, 96, 67), 196) == ranked
+    assert selection.ranked((137,), 196) == (196,)
+
+
+@pytest.mark.parametrize(
+    ("appended", "stages", "positions"),
+    [(0, 3, 196), (1, 3, 198), (2, 3, 200), (1, 1, 196), (1, 0, 196)],
+)
+def test_positions_are_the_grid_and_what_earlier_stages_appended(
+    appended: int, stages: int, positions: int
+) -> None:
+    assert Selection(nested=True, leading=1, appended=appended).positions(196, stages) == positions
+    assert Selection(nested=False).positions(196, stages) == 196
+
+
+@pytest.mark.parametrize(
+    ("nested", "leading", "appended"), [(True, -1, 0), (True, 0, -1), (False, 0, 1), (False, -1, 0)]
+)
+def test_a_selection_that_makes_no_sense_is_refused(
+    nested: bool, leading: int, appended: int
+) -> None:
+    with pytest.raises(ScheduleError, match=r"^Selection\(.*\) is not valid: .*only a nested"):
+        Selection(nested, leading, appended)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 100), min_size=1, max_size=5), st.integers(0, 3), st.integers(0, 3))
+def test_no_stage_ranks_more_than_there_are_positions(
+    counts: list[int], leading: int, appended: int
+) -> None:
+    kept = tuple(sorted(counts, reverse=True))
+    for selection in (Selection(True, leading, appended), Selection(False, leading)):
+        ranked = selection.ranked(kept, 100)
+        assert len(ranked) == len(kept)
+        assert all(count <= number for count, number in zip(kept, ranked, strict=True))
+        assert max(ranked) <= 100 + selection.appended

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from dynexport.calibration import Preprocessing
 from dynexport.errors import InputError, ModelFileError
+from dynexport.keep import Selection
 from dynexport.metadata import PREFIX, Batch, Metadata
 from dynexport.onnxfile import read_metadata
 from dynexport.pipeline import Conversion
@@ -22,17 +23,25 @@ SPARSE = Metadata(
     ratios=(0.7, 0.7**2, 0.7**3),
     keep_counts=(137, 96, 67),
     num_tokens=196,
-    selection="nested",
+    selection=Selection(nested=True, leading=1),
     batch="1:8:64",
-    classes=1000,
+    outputs={"logits": (1000,)},
     macs_dense=4_600_000_000,
     macs_sparse=3_000_000_000,
     nodes_dense=344,
     nodes=395,
     preprocessing=Preprocessing.for_size(224),
+    selected=("score_predictor.0/TopK.1", "score_predictor.1/TopK.1", "score_predictor.2/TopK.1"),
+    dense_twin={"score_predictor.0/GatherND": "blocks.2/Add_1"},
     checkpoint_sha256="0" * 64,
     weights="model_ema",
     versions={"torch": "2.9.0"},
+)
+DENSE = dataclasses.replace(SPARSE, ratios=None, keep_counts=(), selected=(), dense_twin={})
+MAPS = dataclasses.replace(
+    SPARSE,
+    selection=Selection(nested=True, appended=1),
+    outputs={f"feat_{stage}": (96 * 2**stage, 56 >> stage, 56 >> stage) for stage in range(4)},
 )
 
 
@@ -78,7 +87,7 @@ def test_a_batch_is_read_back_from_what_it_shows(sizes: list[int]) -> None:
     assert Batch.parse(str(batch)) == batch
 
 
-@pytest.mark.parametrize("metadata", [SPARSE, SPARSE.dense()], ids=["sparse", "dense"])
+@pytest.mark.parametrize("metadata", [SPARSE, DENSE, MAPS], ids=["sparse", "dense", "maps"])
 def test_metadata_survives_a_round_trip(metadata: Metadata) -> None:
     properties = metadata.to_properties()
     assert set(properties) == {PREFIX + field.name for field in dataclasses.fields(Metadata)}
@@ -92,10 +101,7 @@ def test_metadata_of_others_beside_it_is_ignored() -> None:
 
 
 def test_a_dense_twin_keeps_everything_and_gains_nothing() -> None:
-    twin = SPARSE.dense()
-    assert twin.ratios is None
-    assert twin.keep_counts == ()
-    assert twin.ideal_speedup == 1.0
+    assert DENSE.ideal_speedup == 1.0
     assert SPARSE.ideal_speedup == pytest.approx(46 / 30)
 
 
@@ -137,6 +143,20 @@ def test_a_file_without_any_metadata_is_no_file_of_ours() -> None:
         ("batch", "3"),
         ("batch", '"x"'),
         ("family", "null"),
+        ("selection", '"nested"'),
+        ("selection", "{}"),
+        ("selection", '{"nested": false, "leading": 0, "appended": 1}'),
+        ("selection", '{"nested": true, "leading": "one", "appended": 0}'),
+        ("outputs", "{}"),
+        ("outputs", "[]"),
+        ("outputs", '{"logits": 1000}'),
+        ("outputs", '{"logits": [-1]}'),
+        ("outputs", '{"logits": ["many"]}'),
+        ("selected", "null"),
+        ("selected", '["a"]'),
+        ("selected", '["a", "b", 3]'),
+        ("dense_twin", "[]"),
+        ("dense_twin", '{"a": 1}'),
     ],
 )
 def test_a_damaged_field_is_one_clear_error(field: str, value: str) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dynexport.errors import ModelError
-from dynexport.models import FAMILIES, create, find_variant, variants
+from dynexport.models import create, families, find_family, find_variant, variants
 from dynexport.models.deit import DeiTConfig, DynamicDeiT
 from dynexport.models.layers import DropPath, masked_softmax
 
@@ -96,7 +96,7 @@ def test_families_tell_their_tensors_apart() -> None:
         with torch.device("meta"):
             state = create(name).state_dict()
         shapes = {key: tuple(value.shape) for key, value in state.items()}
-        matching = [family.name for family in FAMILIES.values() if family.matches(shapes)]
+        matching = [family.name for family in families().values() if family.matches(shapes)]
         assert matching == [find_variant(name)[0].name]
 
 
@@ -144,4 +144,4 @@ def test_any_shape_of_model_runs_and_reads_itself_back(
     assert model(images_for(config, 1)).logits.shape == (1, classes)
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     hints = {"num_heads": heads, "prune_at": config.prune_at}
-    assert FAMILIES["deit"].read_config(shapes, hints) == config
+    assert find_family("deit").read_config(shapes, hints) == config

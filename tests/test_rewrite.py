@@ -14,8 +14,10 @@ from dynexport.errors import ModelError, ScheduleError, VerificationError
 from dynexport.keep import KeepSchedule, power_schedule
 from dynexport.models import GumbelMask, KeepAll, TopKGather, TopKMask
 from dynexport.models.deit import DeiTConfig, DynamicDeiT
+from dynexport.models.dualpath import GumbelSplit, TopKRoute, TopKSplit, blend, split_rows
 from dynexport.models.layers import DropPath, MaskedAttention
-from dynexport.models.sparsifiers import Predictor, Tokens, take_rows
+from dynexport.models.operators import in_dense_twin, take_rows
+from dynexport.models.sparsifiers import Predictor, Tokens
 from dynexport.rewrite import oracle, prove, rewrite
 
 
@@ -28,6 +30,7 @@ def images_for(model: nn.Module, batch: int = 3, seed: int = 0) -> torch.Tensor:
 def test_equal_to_the_masked_form(tiny_model: nn.Module) -> None:
     keep = power_schedule(0.7)
     proof = prove(tiny_model, rewrite(tiny_model, keep), keep, images_for(tiny_model))
+    assert proof.outputs == {"logits": (10,)}
     assert proof.scale > 0.5
     assert proof.max_abs_error < 1e-5 * max(1.0, proof.scale)
     assert max(proof.selection_gap) < 1e-5
@@ -162,6 +165,67 @@ def test_take_rows_moves_whole_rows() -> None:
     rows = torch.tensor([[[3], [0]], [[1], [1]]])
     expected = torch.stack([x[0][[3, 0]], x[1][[1, 1]]])
     assert torch.equal(take_rows(x, rows), expected)
+
+
+def test_a_mark_changes_nothing_and_outlives_an_export() -> None:
+    class Marked(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return in_dense_twin(2 * x, x) + 1
+
+    x = torch.randn(2, 3)
+    assert torch.equal(Marked()(x), 2 * x + 1)
+    program = torch.export.export(Marked(), (x,), strict=False)
+    marks = [
+        n for n in program.graph.nodes if n.target is torch.ops.dynexport.in_dense_twin.default
+    ]
+    assert len(marks) == 1
+    assert torch.equal(program.module()(x), 2 * x + 1)
+
+
+@pytest.mark.parametrize("keep_count", [1, 4, 8, 9])
+def test_each_row_takes_its_own_path_and_comes_back_to_its_place(keep_count: int) -> None:
+    torch.manual_seed(0)
+    x, order = torch.randn(3, 9, 4), torch.rand(3, 9, 1).argsort(dim=1)
+    slow, fast = nn.Linear(4, 4), nn.Linear(4, 4)
+    mask = torch.zeros(3, 9).scatter(1, order[:, :keep_count, 0], 1.0)
+    sent: list[int] = []
+
+    def counted(path: nn.Module, rows: torch.Tensor) -> torch.Tensor:
+        sent.append(rows.shape[1])
+        return path(rows)
+
+    route = split_rows(order, keep_count)
+    routed = route(x, lambda rows: counted(slow, rows), lambda rows: counted(fast, rows))
+    assert torch.allclose(routed, blend(mask)(x, slow, fast), atol=1e-6)
+    assert sent == [keep_count, 9 - keep_count][: 1 if keep_count == 9 else 2]
+
+
+def test_dual_path_forms_split_alike() -> None:
+    torch.manual_seed(0)
+    training = GumbelSplit(8).eval()
+    oracle_form = training.top_k(3, 10)
+    lean = oracle_form.inference_form()
+    assert isinstance(oracle_form, TopKSplit)
+    assert isinstance(lean, TopKRoute)
+    x = torch.randn(2, 10, 8)
+    with torch.inference_mode():
+        theirs, ours = oracle_form(Tokens(x)), lean(Tokens(x))
+        assert torch.equal(ours.kept[0].sort().values, theirs.kept[0].sort().values)
+        assert ours.kept[0].shape == (2, 3)
+        assert ours.masks == ()
+        assert theirs.masks[0].sum(dim=1).tolist() == [3.0, 3.0]
+        for tokens in (ours, theirs):
+            assert torch.equal(tokens.x, x)
+            assert tokens.mask is None
+            assert tokens.scores[0].shape == (2, 10)
+            assert tokens.route is not None
+        slow, fast = nn.Linear(8, 8), nn.Linear(8, 8)
+        assert torch.allclose(ours.route(x, slow, fast), theirs.route(x, slow, fast), atol=1e-6)
+
+
+def test_a_split_cannot_keep_more_than_the_whole_map() -> None:
+    with pytest.raises(ModelError, match="cannot keep 5 of 4 positions"):
+        GumbelSplit(8).top_k(5, 4)
 
 
 def test_gather_keeps_the_class_token_in_front(tiny_model: nn.Module) -> None:

@@ -16,7 +16,7 @@ from dynexport.errors import InputError, ModelFileError, VerificationError
 from dynexport.metadata import Batch
 from dynexport.pipeline import Conversion, verify_model
 from dynexport.reference import ReferenceBundle
-from dynexport.verify import batch_sizes, compare, judge_selection, verify
+from dynexport.verify import batch_sizes, compare, judge_output, judge_selection, verify
 
 
 @pytest.fixture
@@ -65,8 +65,11 @@ def test_a_sound_file_passes(tiny_conversion: Conversion) -> None:
     assert result.images == result.images_run == 8
     assert result.batch_sizes == (1, 3, 4)
     assert [stage.overlap for stage in result.stages] == [1.0, 1.0, 1.0]
-    assert result.errors.max_abs < 1e-5 * max(1.0, result.errors.scale)
-    assert result.errors.top1_agreement == 1.0
+    assert list(result.errors) == ["logits"]
+    errors = result.errors["logits"]
+    assert errors.max_abs < 1e-5 * max(1.0, errors.scale)
+    assert errors.cosine > 0.99999
+    assert errors.top1_agreement == 1.0
 
 
 def test_pytorch_asked_afresh_agrees(tiny_conversion: Conversion, tiny_checkpoint: Path) -> None:
@@ -85,10 +88,10 @@ def test_another_checkpoint_is_refused(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (scale("head.weight", 1.02), "logits differ by"),
-        (scale("blocks.2.attn.q/constant", 1.3), "logits differ by"),
+        (scale("head.weight", 1.02), "logits differs by"),
+        (scale("blocks.2.attn.q/constant", 1.3), "logits differs by"),
         (scale("score_predictor.1.score/constant", -1.0), "stage 2 swapped"),
-        (scale("head.bias", float("nan")), "logits differ by nan"),
+        (scale("head.bias", float("nan")), "logits differs by nan"),
         (take_the_smallest, "stage 1 swapped"),
         (swap_predictors, "stage 1 swapped"),
     ],
@@ -113,7 +116,7 @@ def test_comparing_nothing_does_not_pass(
     empty = dataclasses.replace(
         bundle,
         images=bundle.images[:1],
-        logits=bundle.logits[:1],
+        outputs={name: values[:1] for name, values in bundle.outputs.items()},
         kept=tuple(kept[:1] for kept in bundle.kept),
         scores=tuple(np.zeros_like(scores[:1]) for scores in bundle.scores),
     )
@@ -130,7 +133,7 @@ def tie_case(scores: list[float], ours: list[int]) -> tuple[int, int]:
     """Ties and faults where the reference kept positions 0 and 1 of these scores."""
     bundle = ReferenceBundle(
         images=np.zeros((1, 1, 1, 3), np.uint8),
-        logits=np.zeros((1, 1), np.float32),
+        outputs={"logits": np.zeros((1, 1), np.float32)},
         kept=(np.array([[0, 1]]),),
         scores=(np.array([scores], np.float32),),
         made_for={},
@@ -161,7 +164,7 @@ def test_what_follows_from_a_tie_is_no_fault() -> None:
     """A tie at stage one sends other tokens into stage two, whose swaps no margin bounds."""
     bundle = ReferenceBundle(
         images=np.zeros((1, 1, 1, 3), np.uint8),
-        logits=np.zeros((1, 1), np.float32),
+        outputs={"logits": np.zeros((1, 1), np.float32)},
         kept=(np.array([[0, 1, 2, 3]]), np.array([[0, 3]])),
         scores=(
             np.array([[4.0, 3.0, 2.0, 1.0, 1.0 - 1e-6]], np.float32),
@@ -174,6 +177,48 @@ def test_what_follows_from_a_tie_is_no_fault() -> None:
     assert [(stage.ties, stage.faults) for stage in stages] == [(2, 0), (0, 0)]
     assert stages[1].overlap == 0.5
     assert tied.tolist() == [True]
+
+
+MAPS = np.random.default_rng(0).standard_normal((3, 2, 4, 4)).astype(np.float32)
+"""One output (B, C, H, W) of a model, of order one."""
+
+ALL = np.zeros(3, dtype=bool)
+"""No image holds a tie."""
+
+
+def test_maps_are_judged_by_their_numbers_and_have_no_best_class() -> None:
+    errors, failures = judge_output("feat_0", MAPS, MAPS + np.float32(1e-5), ALL, 1e-4)
+    assert failures == ()
+    assert errors.max_abs == pytest.approx(1e-5, rel=0.05)
+    assert errors.scale == float(np.abs(MAPS).max())
+    assert errors.top1_agreement is None
+    logits = MAPS.reshape(3, -1)
+    assert judge_output("logits", logits, logits, ALL, 1e-4)[0].top1_agreement == 1.0
+
+
+@pytest.mark.parametrize("place", [(0, 0, 0, 0), (2, 1, 3, 3)])
+def test_one_wrong_number_of_a_map_is_caught(place: tuple[int, ...]) -> None:
+    wrong = MAPS.copy()
+    wrong[place] += 0.01
+    errors, failures = judge_output("feat_3", MAPS, wrong, ALL, 1e-4)
+    assert errors.max_abs == pytest.approx(0.01, rel=1e-3)
+    assert len(failures) == 1
+    assert failures[0].startswith("feat_3 differs by 0.01, more than ")
+
+
+def test_images_that_hold_a_tie_are_not_compared_by_number() -> None:
+    wrong, tied = MAPS.copy(), np.array([False, True, False])
+    wrong[1] += 1.0
+    errors, failures = judge_output("feat_0", MAPS, wrong, tied, 1e-4)
+    assert (errors.max_abs, failures) == (0.0, ())
+    errors, failures = judge_output("feat_0", MAPS, MAPS, ~ALL, 1e-4)
+    assert errors.max_abs == np.inf
+    assert failures == ("feat_0: there was nothing to compare, every image holds a tie",)
+
+
+def test_an_output_of_another_shape_fails_with_both_shapes() -> None:
+    _, failures = judge_output("feat_0", MAPS, MAPS[:, :, :2], ALL, 1e-4)
+    assert failures == ("feat_0 has shape [3, 2, 2, 4], expected [3, 2, 4, 4]",)
 
 
 @pytest.mark.parametrize("tolerance", [0.0, -1.0, float("nan"), float("inf")])
@@ -204,9 +249,53 @@ def test_bundle_survives_the_file(bundle: ReferenceBundle, tmp_path: Path) -> No
     again = ReferenceBundle.load(tmp_path / "again.npz")
     assert again.made_for == bundle.made_for
     assert np.array_equal(again.images, bundle.images)
+    assert list(again.outputs) == ["logits"]
+    assert np.array_equal(again.outputs["logits"], bundle.outputs["logits"])
     assert all(np.array_equal(a, b) for a, b in zip(again.scores, bundle.scores, strict=True))
     kept_before = np.isfinite(again.scores[1]).sum(axis=1)
     assert kept_before.tolist() == [34] * 8
+
+
+def test_outputs_are_stored_under_their_names(bundle: ReferenceBundle, tmp_path: Path) -> None:
+    maps = {"feat_0": np.ones((8, 4, 2, 2), np.float32), "feat_1": np.zeros((8, 8), np.float32)}
+    path = tmp_path / "maps.npz"
+    dataclasses.replace(bundle, outputs=maps).save(path)
+    with np.load(path) as arrays:
+        assert {"output:feat_0", "output:feat_1"} <= set(arrays)
+    again = ReferenceBundle.load(path)
+    assert list(again.outputs) == list(maps)
+    assert all(np.array_equal(again.outputs[name], maps[name]) for name in maps)
+
+
+def test_a_bundle_of_another_format_is_refused(
+    tiny_conversion: Conversion, bundle: ReferenceBundle, tmp_path: Path
+) -> None:
+    path = tmp_path / "old.npz"
+    dataclasses.replace(bundle, made_for={**bundle.made_for, "format": 1}).save(path)
+    with pytest.raises(ModelFileError, match="is not a complete reference bundle"):
+        verify(tiny_conversion.onnx, path)
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        {},
+        {"feat_0": np.zeros((8, 10), np.float32)},
+        {"logits": np.zeros((8, 9), np.float32)},
+        {"logits": np.zeros((8, 10), np.float32), "more": np.zeros((8, 1), np.float32)},
+    ],
+    ids=["none", "another", "shape", "more"],
+)
+def test_a_bundle_with_other_outputs_than_the_model_is_refused(
+    tiny_conversion: Conversion,
+    bundle: ReferenceBundle,
+    tmp_path: Path,
+    outputs: dict[str, np.ndarray],
+) -> None:
+    path = tmp_path / "other.npz"
+    dataclasses.replace(bundle, outputs=outputs).save(path)
+    with pytest.raises(ModelFileError, match="is not a complete reference bundle"):
+        verify(tiny_conversion.onnx, path)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from dynexport.export import TRANSLATIONS, export_onnx
 from dynexport.keep import schedule_from_base
 from dynexport.metadata import Batch, Metadata
 from dynexport.models import SparseModel, Tokens, find_variant
-from dynexport.models.operators import take_rows
+from dynexport.models.operators import in_dense_twin, take_rows
 from dynexport.models.sparsifiers import Path as RowPath
 from dynexport.models.sparsifiers import Route
 from dynexport.onnxfile import read_metadata, to_bytes
@@ -71,7 +71,12 @@ TRANSLATIONS[torch.ops.dynexport_benchmarks.put.default] = opset20.ScatterND
 def overwrite(order: Tensor, count: int) -> Route:
     first = order[:, :count]
     places = place(first)
-    return lambda x, slow, fast: put(fast(x), places, slow(take_rows(x, first)))
+
+    def route(x: Tensor, slow: RowPath, fast: RowPath) -> Tensor:
+        chosen = slow(in_dense_twin(take_rows(x, first), x))
+        return in_dense_twin(put(fast(x), places, chosen), chosen)
+
+    return route
 
 
 def two_scatters(order: Tensor, count: int) -> Route:
@@ -79,8 +84,9 @@ def two_scatters(order: Tensor, count: int) -> Route:
     first_places, rest_places = place(first), place(rest)
 
     def route(x: Tensor, slow: RowPath, fast: RowPath) -> Tensor:
-        half = put(x, first_places, slow(take_rows(x, first)))
-        return put(half, rest_places, fast(take_rows(x, rest)))
+        chosen = slow(in_dense_twin(take_rows(x, first), x))
+        half = put(x, first_places, chosen)
+        return in_dense_twin(put(half, rest_places, fast(take_rows(x, rest))), chosen)
 
     return route
 

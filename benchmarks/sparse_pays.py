@@ -131,7 +131,7 @@ def measure(name: str, batch: int, folder: Path, options: argparse.Namespace) ->
         candidates += [
             Candidate(
                 f"pytorch {label}",
-                "dynexport.pipeline:open_pytorch",
+                "dynexport.rebuild:open_pytorch",
                 {"model": str(onnx), "dense": label == "dense", "threads": None},
             )
             for label in ("sparse", "dense")

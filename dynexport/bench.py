@@ -75,7 +75,7 @@ def bench_model(
             candidates += [
                 Candidate(
                     f"pytorch {'dense' if dense else 'sparse'}",
-                    "dynexport.pipeline:open_pytorch",
+                    "dynexport.rebuild:open_pytorch",
                     {
                         "model": str(path),
                         "dense": dense,

@@ -185,7 +185,7 @@ def identify(
     args, shapes = checkpoint.args, checkpoint.shapes
     hints = {
         **args,
-        "prune_at": prune_at or _whole(args.get("prune_at")) or _whole(args.get("pruning_loc")),
+        "prune_at": prune_at or _blocks(args.get("prune_at")) or _blocks(args.get("pruning_loc")),
         "num_heads": _whole(args.get("num_heads")) if num_heads is None else num_heads,
         "img_size": img_size or _whole(args.get("input_size")),
         "task": task,
@@ -194,8 +194,8 @@ def identify(
         family = _family_of(checkpoint) if model is None else find_variant(model)[0]
         if task is not None and task not in family.tasks:
             raise InputError(
-                f"{checkpoint.path}: a {family.name} cannot be exported for the task {task!r}: "
-                f"choose from {', '.join(family.tasks)}"
+                f"{checkpoint.path}: {family.name} models cannot be exported for the task "
+                f"{task!r}: choose from {', '.join(family.tasks)}"
             )
         if model is not None:
             published = find_variant(model)[1]
@@ -235,11 +235,17 @@ def _no_such(checkpoint: Checkpoint, model: str, error: ModelError) -> Checkpoin
     )
 
 
-def _whole(value: Any) -> Any:
-    """What was recorded, if it is a whole number or a list of them; None otherwise."""
-    numbers = value if isinstance(value, (list, tuple)) else [value]
-    whole = all(isinstance(number, int) and not isinstance(number, bool) for number in numbers)
-    return value if whole else None
+def _whole(value: Any) -> int | None:
+    """What was recorded, if it is a whole number."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _blocks(value: Any) -> tuple[int, ...] | None:
+    """What was recorded, if it is a whole number or a list of them."""
+    numbers = [
+        _whole(number) for number in (value if isinstance(value, (list, tuple)) else [value])
+    ]
+    return tuple(n for n in numbers if n is not None) if None not in numbers else None
 
 
 def _family_of(checkpoint: Checkpoint) -> Family:

@@ -35,7 +35,7 @@ from onnx_ir.passes.common import (
 from onnxscript import opset20
 from torch import Tensor, nn
 
-from dynexport.errors import InputError
+from dynexport.errors import DynexportError, InputError
 from dynexport.graph.batch import free_batch, set_batch
 from dynexport.graph.macs import count_macs
 from dynexport.graph.names import name_after_modules
@@ -57,19 +57,17 @@ def _take_rows(x: Any, rows: Any) -> Any:
 
 
 def _in_dense_twin(here: Any, there: Any) -> Any:
-    return onnxscript.values.Op(onnxscript.values.Opset(MARK[0], 1), MARK[1], MARK_SCHEMA)(
-        here, there
-    )
+    domain = onnxscript.values.Opset(MARK[0], 1)
+    return onnxscript.values.Op(domain, MARK[1], MARK_SCHEMA)(here, there)
 
 
-_FLOAT = ("T", ["tensor(float)"], "")
 MARK_SCHEMA = onnx.defs.OpSchema(
     MARK[1],
     MARK[0],
     1,
     inputs=[onnx.defs.OpSchema.FormalParameter(name, "T") for name in ("here", "there")],
     outputs=[onnx.defs.OpSchema.FormalParameter("out", "T")],
-    type_constraints=[_FLOAT],
+    type_constraints=[("T", ["tensor(float)"], "")],
 )
 """Of the node that marks a value for the dense twin; see `dynexport.graph.twin`."""
 
@@ -116,9 +114,15 @@ def export_onnx(
     RemoveUnusedNodesPass()(graph)
     name_after_modules(graph, root="model")
     stages = len(metadata.keep_counts)
+    marks = read_marks(graph)
+    if stages and not marks:
+        raise DynexportError(
+            "the model drops tokens but marks nothing with in_dense_twin, so it has no dense twin: "
+            "this is a fault of its inference form"
+        )
     metadata = dataclasses.replace(
         metadata,
-        dense_twin=read_marks(graph),
+        dense_twin=marks,
         selected=find_selected(graph, model.sparsifiers, stages),
     )
     set_batch(graph, batch)
@@ -135,6 +139,12 @@ def count_on(graph: ir.Model, metadata: Metadata) -> Metadata:
     """The metadata with nodes and multiply-accumulates of this graph and of its dense twin."""
     marks = metadata.dense_twin
     twin = dense_twin(graph.clone(), marks) if marks else graph
+    left = {value.name for node in twin.graph for value in node.outputs} & {*metadata.selected}
+    if left and marks:
+        raise DynexportError(
+            f"the dense twin still selects rows ({min(map(str, left))}): a value that selection "
+            "changes is not marked with in_dense_twin, a fault of the model's inference form"
+        )
     return dataclasses.replace(
         metadata,
         macs_dense=count_macs(twin),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,14 +12,14 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from dynexport.calibration import Preprocessing, load_images, synthetic_images
-from dynexport.errors import InputError, ModelFileError, ScheduleError
+from dynexport.errors import InputError, ScheduleError
 from dynexport.extras import require_convert_extras
 from dynexport.files import existing_file, require_writable, written_whole
 from dynexport.keep import KeepSchedule, parse_ratios, schedule_from_base
 from dynexport.limits import top_k_warnings
 from dynexport.metadata import Batch, Metadata
 from dynexport.onnxfile import read_metadata, to_bytes
-from dynexport.reference import ReferenceBundle
+from dynexport.reference import REFERENCE_IMAGES, ReferenceBundle
 from dynexport.verify import TOLERANCE, Verification, compare, verify
 
 if TYPE_CHECKING:
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
 
 OnStep = Callable[[str], None]
 """Told the name of each step as it begins, or a warning."""
-
-REFERENCE_IMAGES = 8
 
 
 def silent(step: str) -> None:
@@ -113,7 +110,7 @@ def convert(
         family, config = identify(loaded, model, prune_at, num_heads, img_size, task)
         keep = None if dense else choose_schedule(loaded, family, config, ratio, ratios)
         trained = build_model(loaded, family, config)
-        target = Path(_default_name(loaded.path, keep, ratio) if output is None else output)
+        target = Path(_default_name(loaded.path, keep, ratio, task) if output is None else output)
         beside = _reference_beside(target, Path(checkpoint), images)
     with clock("rewrite masks to top-k gathers"):
         lean = rewrite(trained, keep)
@@ -229,56 +226,11 @@ def verify_model(
         return verify(model, reference, backend=backend, tolerance=tolerance)
     path = existing_file(model, "an ONNX file")
     metadata = read_metadata(path)
-    bundle = _answers_of(Path(checkpoint), metadata, path, plugins)
-    return compare(path, bundle, str(checkpoint), backend, tolerance)
-
-
-def _answers_of(
-    checkpoint: Path, metadata: Metadata, model: Path, plugins: Sequence[str | Path]
-) -> ReferenceBundle:
-    """PyTorch's answers from a checkpoint, at the ratios an ONNX file was exported with."""
     require_convert_extras()
-    from dynexport.checkpoint import build_model, load_checkpoint
-    from dynexport.export import record_reference
-    from dynexport.models import find_family, load_plugins
-    from dynexport.rewrite import rewrite
+    from dynexport.rebuild import ask_again
 
-    load_plugins(plugins)
-    weights = None if metadata.weights == "bare" else metadata.weights
-    loaded = load_checkpoint(checkpoint, weights)
-    if loaded.sha256 != metadata.checkpoint_sha256:
-        raise ModelFileError(
-            f"{model} was not made from {checkpoint}: it names a checkpoint with SHA-256 "
-            f"{metadata.checkpoint_sha256[:12]}, this one has {loaded.sha256[:12]}"
-        )
-    family = find_family(metadata.family)
-    trained = build_model(loaded, family, family.config(**metadata.config))
-    keep = None if metadata.ratios is None else KeepSchedule(metadata.ratios)
-    beside = ReferenceBundle.path_beside(model)
-    if beside.exists():
-        recorded = ReferenceBundle.load(beside)
-        recorded.require_made_for(metadata, beside, model)
-        images = recorded.images
-    else:
-        images = _reference_images(None, metadata.preprocessing)
-    return record_reference(rewrite(trained, keep), metadata, images)
-
-
-def open_pytorch(model: str, dense: bool, threads: int | None, plugins: Sequence[str] = ()) -> Any:
-    """The inference form an ONNX file was made from, with random weights, for timing only."""
-    import torch
-
-    from dynexport.backends.torch import open_module
-    from dynexport.models import find_family, load_plugins
-    from dynexport.rewrite import rewrite
-
-    load_plugins(plugins)
-    metadata = read_metadata(model)
-    torch.manual_seed(0)
-    family = find_family(metadata.family)
-    trained = family.model(family.config(**metadata.config))
-    keep = None if dense or metadata.ratios is None else KeepSchedule(metadata.ratios)
-    return open_module(rewrite(trained, keep), threads)
+    bundle = ask_again(Path(checkpoint), metadata, path, plugins)
+    return compare(path, bundle, str(checkpoint), backend, tolerance)
 
 
 def _reference_images(source: str | Path | None, steps: Preprocessing) -> Any:
@@ -301,10 +253,14 @@ def _reference_beside(target: Path, *inputs: str | Path | None) -> Path:
     return beside
 
 
-def _default_name(checkpoint: Path, keep: KeepSchedule | None, ratio: float | None) -> str:
+def _default_name(
+    checkpoint: Path, keep: KeepSchedule | None, ratio: float | None, task: str | None
+) -> str:
     stem = checkpoint.name
     while Path(stem).suffix in (".pth", ".pt", ".tar", ".safetensors"):
         stem = Path(stem).stem
+    if task not in (None, "classify"):
+        stem = f"{stem}-{task}"
     if keep is None:
         return f"{stem}-dense.onnx"
     ratios = [ratio] if ratio is not None else keep.ratios

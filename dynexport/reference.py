@@ -21,6 +21,9 @@ from dynexport.metadata import Metadata
 
 FORMAT = 2
 
+REFERENCE_IMAGES = 8
+"""How many images a bundle holds, unless there are fewer."""
+
 OUTPUT = "output:"
 """In front of an output's name in the file."""
 

@@ -86,8 +86,12 @@ def rewrite(model: SparseModel, keep: KeepSchedule | None) -> SparseModel:
     lean = oracle(copy.deepcopy(model), keep)
     for name, _ in reversed(list(lean.named_modules())):  # inner modules before outer ones
         module: Any = lean.get_submodule(name)
-        if hasattr(module, "inference_form"):
+        if not hasattr(module, "inference_form"):
+            continue
+        if name:
             lean.set_submodule(name, module.inference_form())
+        else:
+            lean = module.inference_form()
     return lean.requires_grad_(False)
 
 

@@ -42,11 +42,15 @@ def resize_positions(state: Mapping[str, Tensor], config: Any) -> dict[str, Tens
     return {**state, "pos_embed": resized}
 
 
-def masked_softmax(scores: Tensor, mask: Tensor, eps: float = 1e-6) -> Tensor:
+TRAINING_EPS = 1e-6
+"""Keeps the masked softmax stable in training; in evaluation it is exact."""
+
+
+def masked_softmax(scores: Tensor, mask: Tensor, eps: float) -> Tensor:
     """Softmax over the tokens alive, differentiable in the mask (arXiv 2106.02034, eq. 10-11).
 
     scores (B, heads, N, N), mask (B, N) of 1 (alive) and 0. Every token attends to itself even
-    when dropped, so that no row is empty; ``eps`` keeps training stable.
+    when dropped, so that no row is empty.
     """
     tokens = scores.shape[-1]
     visible = mask[:, None, None, :]
@@ -105,7 +109,8 @@ class MaskedAttention(nn.Module):
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, dim // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         scores = (q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5
-        weights = scores.softmax(dim=-1) if mask is None else masked_softmax(scores, mask)
+        eps = TRAINING_EPS if self.training else 0.0
+        weights = scores.softmax(dim=-1) if mask is None else masked_softmax(scores, mask, eps)
         return self.proj((weights @ v).transpose(1, 2).reshape(batch, tokens, dim)), weights
 
     def inference_form(self) -> Attention:

@@ -40,6 +40,7 @@ def load_plugins(paths: Iterable[str | Path]) -> None:
 
     Their code runs, which is why only a user can name them. InputError where one is no plugin.
     """
+    _load_installed()  # first, so that what the user names comes last
     for path in paths:
         _load_plugin(existing_file(path, "a plugin, a Python file that defines FAMILY").resolve())
 
@@ -73,14 +74,16 @@ def _load_plugin(path: Path) -> None:
 
 @functools.cache
 def _load_installed() -> None:
+    found = []
     for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
         source = f"entry point {entry.name} ({entry.value})"
         try:
-            family = entry.load()
+            found.append((entry.load(), source))
         except Exception as error:  # whatever an installed package raises
             raise InputError(
                 f"{source} could not be loaded: {error}; mend or uninstall its package"
             ) from error
+    for family, source in found:
         _register(family, source)
 
 

@@ -352,7 +352,7 @@ def test_a_task_a_family_cannot_do_is_refused(
     name: str, task: str, choices: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = saved(tmp_path / "x.pth", classifier(name))
-    problem = f"a {name} cannot be exported for the task {task!r}: choose from {choices}"
+    problem = f"{name} models cannot be exported for the task {task!r}: choose from {choices}"
     with pytest.raises(InputError) as error:
         identify(load_checkpoint(path), task=task)
     assert str(error.value) == f"{path}: {problem}"

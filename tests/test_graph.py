@@ -112,6 +112,25 @@ def test_marks_are_read_out_of_a_graph_and_name_its_dense_twin() -> None:
     assert [(node.op_type, node.inputs[0].name) for node in twin.graph] == [("Neg", "x")]
 
 
+def test_what_takes_a_values_place_may_be_replaced_itself() -> None:
+    """x -> Relu -> Neg -> Abs -> y, where Relu gives way to x and Neg to Relu."""
+    x = float_value("x")
+    relu = unary("Relu", "relu", x)
+    neg = unary("Neg", "neg", relu.outputs[0])
+    end = unary("Abs", "y", neg.outputs[0])
+    end.outputs[0].shape, end.outputs[0].type = x.shape, x.type
+    model = small_graph([relu, neg, end], [x], list(end.outputs))
+    twin = dense_twin(model, {"relu": "x", "neg": "relu"})
+    assert [(node.op_type, node.inputs[0].name) for node in twin.graph] == [("Abs", "x")]
+
+
+def test_marks_that_go_in_a_circle_are_refused(tiny_conversion: Conversion) -> None:
+    graph = read_model(tiny_conversion.onnx)
+    first, second = list(tiny_conversion.metadata.dense_twin)[:2]
+    with pytest.raises(ModelFileError, match="are damaged; convert the checkpoint again"):
+        dense_twin(graph, {first: second, second: first})
+
+
 def test_the_choice_of_a_stage_is_its_sparsifiers_first_top_k() -> None:
     x = float_value("x")
     names = ["p.1/TopK", "p.0/TopK", "p.0.inner/TopK", "p.10/TopK", "other/TopK"]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from dynexport.backends import open_runner
 from dynexport.bench import bench_model
 from dynexport.checkpoint import build_model, identify, load_checkpoint
-from dynexport.errors import InputError, ModelError, ScheduleError
+from dynexport.errors import DynexportError, InputError, ModelError, ScheduleError
 from dynexport.keep import KeepSchedule
 from dynexport.models import families, find_family, load_plugins, registry
 from dynexport.pipeline import convert, verify_model
@@ -151,6 +151,41 @@ def test_evits_twin_is_its_dense_export(checkpoint: Path, tmp_path: Path) -> Non
     with open_runner("onnxruntime", twin) as ours, open_runner("onnxruntime", dense) as theirs:
         found, expected = (r.run(images(3).numpy())["logits"] for r in (ours, theirs))
     assert np.abs(found - expected).max() < 1e-5
+
+
+HALF_MARKED = "torch.cat([in_dense_twin(x[:, :1], tokens.x[:, :1]), x[:, 1:]], dim=1)"
+
+
+@pytest.mark.parametrize(
+    ("mark", "problem"),
+    [
+        ("x", "marks nothing with in_dense_twin"),
+        (HALF_MARKED, "the dense twin still selects rows"),
+    ],
+)
+def test_a_family_that_forgets_a_mark_is_not_exported(
+    mark: str, problem: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    text = EVIT.read_text().replace('name="evit"', 'name="forgetful"').replace("evit-", "f-")
+    assert text.count("in_dense_twin(x, tokens.x)") == 1
+    plugin, output = tmp_path / "forgetful.py", tmp_path / "f.onnx"
+    plugin.write_text(text.replace("in_dense_twin(x, tokens.x)", mark))
+    with pytest.raises(DynexportError, match=problem):
+        convert(checkpoint, ratio=0.7, output=output, plugins=[plugin])
+    assert not output.exists()
+
+
+def test_a_plugin_comes_after_what_is_installed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """So the user's own family is the one taken where both match."""
+    theirs = EVIT.read_text().replace('name="evit"', 'name="theirs"').replace("evit-", "t-")
+    install(monkeypatch, tmp_path, theirs, "their_models:FAMILY")
+    try:
+        load_plugins([EVIT])
+        assert list(families())[-2:] == ["theirs", "evit"]
+    finally:
+        registry._load_installed.cache_clear()
 
 
 def test_the_command_line_takes_a_plugin(checkpoint: Path, tmp_path: Path) -> None:

@@ -46,6 +46,15 @@ def dense_twin(model: ir.Model, marks: Mapping[str, str]) -> ir.Model:
         raise ModelFileError("the graph drops nothing: it has no dense twin but itself")
     values = named_values(model, [*marks, *marks.values()])
     for here, there in marks.items():
+        seen = {here}
+        while there in marks:  # what takes its place may itself be replaced
+            if there in seen:
+                raise ModelFileError(
+                    f"the model's metadata replace {there!r} by itself in its dense twin: they are "
+                    "damaged; convert the checkpoint again"
+                )
+            seen.add(there)
+            there = marks[there]
         ir.convenience.replace_all_uses_with(values[here], values[there])
     for value in [v for v in model.graph.outputs if v.name in kept_outputs(model)]:
         model.graph.outputs.remove(value)

@@ -32,7 +32,6 @@ from dynexport.models.operators import in_dense_twin, take_rows
 from dynexport.models.protocol import (
     count_modules,
     read_heads,
-    require_blocks,
     require_sizes,
     shape_of,
     square_side,
@@ -57,7 +56,6 @@ class EViTConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "prune_at", tuple(self.prune_at))
         require_sizes(self)
-        require_blocks(self.prune_at, self.depth)
 
     @property
     def num_tokens(self) -> int:
@@ -96,7 +94,7 @@ class FuseMask(nn.Module):
     def forward(self, tokens: Tokens, class_attention: Tensor) -> Tokens:
         x, attention = tokens.x, class_attention[:, 1:]
         alive = torch.ones_like(attention) if tokens.mask is None else tokens.mask[:, 1:]
-        scores = attention.log().masked_fill(alive == 0, -torch.inf)
+        scores = log_attention(attention).masked_fill(alive == 0, -torch.inf)
         kept = scores.topk(self.keep_count, dim=1).indices if self.replay is None else self.replay
         keep = torch.zeros_like(alive).scatter(1, kept, 1.0)
         fused = (attention * (alive - keep)).unsqueeze(1) @ x[:, 1:]
@@ -127,9 +125,14 @@ class FuseTopK(nn.Module):
             kept = torch.cat([tokens.kept[-1], fused], dim=1).gather(1, kept)
         return tokens._replace(
             x=in_dense_twin(x, tokens.x),
-            scores=(*tokens.scores, class_attention[:, 1:].log()),
+            scores=(*tokens.scores, log_attention(class_attention[:, 1:])),
             kept=(*tokens.kept, kept),
         )
+
+
+def log_attention(attention: Tensor) -> Tensor:
+    """Scores for comparing, on a logarithmic scale; finite where attention has vanished."""
+    return attention.clamp_min(torch.finfo(attention.dtype).tiny).log()
 
 
 def keep_and_fuse(x: Tensor, class_attention: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from onnxscript import opset20
-from sparse_pays import Ratio, arguments, processor, random_model
+from sparse_pays import Ratio, onnx_candidate, processor, random_model
 from torch import Tensor, nn
 
 from dynexport.export import TRANSLATIONS, export_onnx
@@ -32,7 +32,7 @@ from dynexport.models.sparsifiers import Route
 from dynexport.onnxfile import read_metadata, to_bytes
 from dynexport.pipeline import convert
 from dynexport.rewrite import rewrite
-from dynexport.timing import Candidate, Plan, time_candidates
+from dynexport.timing import Plan, time_candidates
 
 
 @torch.library.custom_op("dynexport_benchmarks::place", mutates_args=())
@@ -146,10 +146,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 files, metadata = write_variants(name, batch, options.ratio, Path(folder))
                 size = metadata.preprocessing.img_size
-                candidates = [
-                    Candidate(label, "dynexport.backends:open_runner", arguments(path))
-                    for label, path in files.items()
-                ]
+                candidates = [onnx_candidate(label, path) for label, path in files.items()]
                 timings = time_candidates(candidates, (batch, 3, size, size), plan)
                 for timing, path in zip(timings, files.values(), strict=True):
                     facts = read_metadata(path)

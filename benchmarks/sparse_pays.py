@@ -123,10 +123,7 @@ def measure(name: str, batch: int, folder: Path, options: argparse.Namespace) ->
         keep = schedule_from_base(family.schedule, options.ratio, len(metadata.keep_counts))
         export_plain(family.name, model, keep_counts(model, keep), batch, plain)
         files["plain sparse"] = plain
-    candidates = [
-        Candidate(f"onnxruntime {label}", "dynexport.backends:open_runner", arguments(path))
-        for label, path in files.items()
-    ]
+    candidates = [onnx_candidate(f"onnxruntime {label}", path) for label, path in files.items()]
     if options.pytorch:
         candidates += [
             Candidate(
@@ -141,9 +138,10 @@ def measure(name: str, batch: int, folder: Path, options: argparse.Namespace) ->
     return judge(name, metadata, time_candidates(candidates, (batch, 3, size, size), plan))
 
 
-def arguments(path: Path) -> dict[str, str | None]:
-    """Of the opener of an ONNX file in ONNX Runtime."""
-    return {"backend": "onnxruntime", "model": str(path), "threads": None}
+def onnx_candidate(label: str, path: Path) -> Candidate:
+    """An ONNX file in ONNX Runtime."""
+    arguments = {"backend": "onnxruntime", "model": str(path), "threads": None}
+    return Candidate(label, "dynexport.backends:open_runner", arguments)
 
 
 def judge(name: str, metadata: Metadata, timings: list[Timing]) -> Result:

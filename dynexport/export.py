@@ -229,8 +229,8 @@ def _ranked_positions(kept: tuple[Tensor, ...], metadata: Metadata) -> list[Tens
     batch, selection, tokens = len(kept[0]), metadata.selection, metadata.num_tokens
     ranked = [torch.arange(tokens).expand(batch, -1)]
     for stage, chosen in enumerate(kept[:-1]):
-        first = tokens + stage * selection.appended
-        appended = torch.arange(first, first + selection.appended).expand(batch, -1)
+        behind = torch.tensor(selection.appended_by(stage, tokens), dtype=torch.int64)
+        appended = behind.expand(batch, -1)
         ranked.append(torch.cat([chosen, appended], dim=1) if selection.nested else ranked[0])
     return ranked
 

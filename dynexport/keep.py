@@ -98,6 +98,11 @@ class Selection:
             return (tokens,) * len(counts)
         return (tokens, *(count + self.appended for count in counts[:-1]))
 
+    def appended_by(self, stage: int, tokens: int) -> range:
+        """Positions of the tokens that a stage, counted from 0, appends."""
+        first = tokens + stage * self.appended
+        return range(first, first + self.appended)
+
     def positions(self, tokens: int, stages: int) -> int:
         """How many positions a stage's choice may name, over all stages."""
         return tokens + self.appended * max(0, stages - 1)

@@ -122,8 +122,8 @@ def compare(
     graph = read_model(model)
     metadata = read_metadata(model, graph)
     images = bundle.inputs(metadata.preprocessing)
-    sizes = batch_sizes(Batch.parse(metadata.batch))
-    optimal = Batch.parse(metadata.batch).optimal
+    batch = Batch.parse(metadata.batch)
+    sizes, optimal = batch_sizes(batch), batch.optimal
     rows = {size: _rows(len(images), size, None if size == optimal else 2) for size in sizes}
     with open_runner(backend, model) as runner:
         answers = [_run(runner, images, rows[size]) for size in sizes]

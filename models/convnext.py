@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dynexport.errors import ModelError
 from dynexport.keep import Selection, linear_schedule
-from dynexport.models.dualpath import GumbelSplit, through_two_paths
+from dynexport.models.dualpath import SPARSE_STAGE, GumbelSplit, through_two_paths
 from dynexport.models.features import (
     CLASSIFY,
     FEATURES,
@@ -44,9 +44,6 @@ from dynexport.models.protocol import (
     shape_of,
 )
 from dynexport.models.sparsifiers import Route, Tokens
-
-SPARSE_STAGE = 2
-"""The third stage, where most blocks are, is the one with two paths."""
 
 EPS = 1e-6
 """Of every LayerNorm."""

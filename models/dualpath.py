@@ -28,6 +28,9 @@ from dynexport.models.sparsifiers import (
     sample_mask,
 )
 
+SPARSE_STAGE = 2
+"""The third stage, where most blocks are, is the one with two paths."""
+
 
 def through_two_paths(x: Tensor, route: Route | None, slow: Path, fast: Path) -> Tensor:
     """Each row of x (B, N, C) through one of two paths -> (B, N, C).

@@ -23,9 +23,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 """Tensor name to shape: a checkpoint as detection sees it."""
 
 Hints = Mapping[str, Any]
-"""What shapes cannot say: the checkpoint's args, whatever they hold, and what the user said or
-they tell of ``num_heads``,
-``prune_at``, ``img_size``, ``task``."""
+"""What shapes cannot say: the checkpoint's args, whatever they hold, and what the user said, or
+they tell, of ``num_heads``, ``prune_at``, ``img_size`` and ``task``."""
 
 
 class Config(Protocol):

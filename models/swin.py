@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dynexport.errors import ModelError
 from dynexport.keep import Selection, linear_schedule
-from dynexport.models.dualpath import GumbelSplit, through_two_paths
+from dynexport.models.dualpath import SPARSE_STAGE, GumbelSplit, through_two_paths
 from dynexport.models.features import (
     CLASSIFY,
     FEATURES,
@@ -43,9 +43,6 @@ from dynexport.models.protocol import (
 )
 from dynexport.models.sparsifiers import Route, Tokens
 from dynexport.models.windows import LeanWindowAttention, WindowAttention, shift_mask
-
-SPARSE_STAGE = 2
-"""The third stage, where most blocks are, is the one with two paths."""
 
 
 @dataclass(frozen=True)

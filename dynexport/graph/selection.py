@@ -88,9 +88,8 @@ def _with_appended(
     model: ir.Model, before: ir.Value, name: str, metadata: Metadata, stage: int
 ) -> ir.Value:
     """Positions the stage before kept (B, K), and behind them those of the tokens it appended."""
-    appended = metadata.selection.appended
-    for number in range(appended):
-        position = metadata.num_tokens + (stage - 1) * appended + number
+    positions = metadata.selection.appended_by(stage - 1, metadata.num_tokens)
+    for number, position in enumerate(positions):
         behind = [int64_constant(model, n) for n in ([0, 0, 0, 1], position)]
         before = _append(model, f"{name}/appended_{number}", "Pad", [before, *behind])
     return before

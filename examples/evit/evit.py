@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from dynexport.errors import ModelError, ScheduleError
 from dynexport.keep import KeepSchedule, Selection
 from dynexport.models import Family, Hints, Output, Shapes, SparseModel, Tokens
-from dynexport.models.deit import PatchEmbed
+from dynexport.models.deit import DeiTConfig, PatchEmbed
 from dynexport.models.layers import (
     MaskedAttention,
     Mlp,
@@ -32,7 +32,6 @@ from dynexport.models.operators import in_dense_twin, take_rows
 from dynexport.models.protocol import (
     count_modules,
     read_heads,
-    require_sizes,
     shape_of,
     square_side,
 )
@@ -40,26 +39,10 @@ from dynexport.models.sparsifiers import CLASS_TOKEN_SCORE
 
 
 @dataclass(frozen=True)
-class EViTConfig:
-    """Everything that shapes an EViT; ``keep_rate`` is what it trains with."""
+class EViTConfig(DeiTConfig):
+    """A DeiT's configuration; ``keep_rate`` is what an EViT trains with."""
 
-    embed_dim: int
-    num_heads: int
-    depth: int = 12
-    prune_at: tuple[int, ...] = (3, 6, 9)
-    patch_size: int = 16
-    img_size: int = 224
-    num_classes: int = 1000
-    in_chans: int = 3
     keep_rate: float = 0.7
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "prune_at", tuple(self.prune_at))
-        require_sizes(self)
-
-    @property
-    def num_tokens(self) -> int:
-        return (self.img_size // self.patch_size) ** 2
 
 
 class Fuse(nn.Module):
@@ -77,7 +60,7 @@ class Fuse(nn.Module):
         return tokens._replace(x=keep_and_fuse(tokens.x, class_attention, count)[0])
 
     def top_k(self, keep_count: int, ranked: int) -> FuseMask:
-        return FuseMask(self.num_tokens, keep_count, ranked)
+        return FuseMask(self.num_tokens, keep_count)
 
 
 class FuseMask(nn.Module):
@@ -86,9 +69,9 @@ class FuseMask(nn.Module):
     So a token's place, class token apart, is its position: the grid's, then each fused token's.
     """
 
-    def __init__(self, num_tokens: int, keep_count: int, ranked: int) -> None:
+    def __init__(self, num_tokens: int, keep_count: int) -> None:
         super().__init__()
-        self.num_tokens, self.keep_count, self.ranked = num_tokens, keep_count, ranked
+        self.num_tokens, self.keep_count = num_tokens, keep_count
         self.replay: Tensor | None = None
 
     def forward(self, tokens: Tokens, class_attention: Tensor) -> Tokens:
@@ -159,7 +142,7 @@ class EViTBlock(nn.Module):
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = MaskedAttention(dim, config.num_heads)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = Mlp(dim, 4 * dim)
+        self.mlp = Mlp(dim, config.mlp_dim)
 
     def forward(self, tokens: Tokens, sparsifier: nn.Module | None) -> Tokens:
         mixed, weights = self.attn.attend(self.norm1(tokens.x), tokens.mask)

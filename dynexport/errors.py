@@ -6,8 +6,11 @@ DynexportError
 │   ├── ScheduleError            keep ratios and counts
 │   ├── ModelError               a model configuration, variant or family
 │   ├── ModelFileError           an ONNX file or a reference bundle
+│   ├── EngineError              an engine, or the sidecar that describes it
 │   └── ImageError               a folder or array of images
 ├── MissingExtraError        2  an optional dependency is not installed
+├── DeviceError              2  no GPU, no driver, or the GPU refused
+├── BuildError               2  TensorRT refused the model, or cannot be used
 └── VerificationError        1  the outputs were compared and differ
 
 Every message says what was found, what was expected and what to do next.
@@ -45,6 +48,10 @@ class ModelFileError(InputError):
     """An ONNX file or reference bundle cannot be read, or lacks what is needed."""
 
 
+class EngineError(InputError):
+    """An engine or its sidecar is damaged, or was made for something else."""
+
+
 class ImageError(InputError):
     """Images cannot be read, or are too few."""
 
@@ -57,6 +64,14 @@ class MissingExtraError(DynexportError):
             f"{package} is not installed, and this step needs it: "
             f"run  pip install 'dynexport[{extra}]'"
         )
+
+
+class DeviceError(DynexportError):
+    """There is no GPU or no driver, or the GPU refused what was asked of it."""
+
+
+class BuildError(DynexportError):
+    """TensorRT cannot build an engine of the model, or cannot be used at all."""
 
 
 class VerificationError(DynexportError):

@@ -97,6 +97,11 @@ def _draft_beside(target: Path) -> Path:
     return Path(name)
 
 
+def cache_folder() -> Path:
+    """Where what can be made again is kept for the user (XDG base directory specification)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dynexport"
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, hexadecimal."""
     digest = hashlib.sha256()

@@ -6,8 +6,11 @@ import pytest
 
 from dynexport import errors
 from dynexport.errors import (
+    BuildError,
     CheckpointError,
+    DeviceError,
     DynexportError,
+    EngineError,
     ImageError,
     InputError,
     MissingExtraError,
@@ -18,13 +21,27 @@ from dynexport.errors import (
     unknown_choice,
 )
 
-INPUT_ERRORS = (CheckpointError, ScheduleError, ModelError, ModelFileError, ImageError)
+INPUT_ERRORS = (
+    CheckpointError,
+    ScheduleError,
+    ModelError,
+    ModelFileError,
+    EngineError,
+    ImageError,
+)
+OTHERS = (MissingExtraError, DeviceError, BuildError, VerificationError)
 
 
 @pytest.mark.parametrize("kind", INPUT_ERRORS)
 def test_bad_input_of_every_kind_exits_with_2(kind: type[DynexportError]) -> None:
     assert issubclass(kind, InputError)
     assert kind("x").exit_code == 2
+
+
+@pytest.mark.parametrize("kind", [DeviceError, BuildError])
+def test_what_the_machine_cannot_do_exits_with_2(kind: type[DynexportError]) -> None:
+    assert kind("x").exit_code == 2
+    assert not issubclass(kind, InputError)
 
 
 def test_a_failed_verification_exits_with_1_and_is_no_bad_input() -> None:
@@ -44,7 +61,7 @@ def test_a_missing_extra_exits_with_2_and_names_the_command_that_installs_it() -
 def test_every_error_can_be_caught_as_one_and_shadows_no_builtin() -> None:
     defined = [value for value in vars(errors).values() if isinstance(value, type)]
     raised = [kind for kind in defined if issubclass(kind, Exception)]
-    assert len(raised) == 9
+    assert len(raised) == 12
     for kind in raised:
         assert issubclass(kind, DynexportError)
         assert not issubclass(kind, (ValueError, OSError))
@@ -52,7 +69,7 @@ def test_every_error_can_be_caught_as_one_and_shadows_no_builtin() -> None:
 
 def test_the_tree_in_the_module_text_names_every_error() -> None:
     assert errors.__doc__ is not None
-    for kind in (DynexportError, *INPUT_ERRORS, InputError, MissingExtraError, VerificationError):
+    for kind in (DynexportError, *INPUT_ERRORS, InputError, *OTHERS):
         assert kind.__name__ in errors.__doc__
 
 

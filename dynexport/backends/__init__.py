@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,13 +31,55 @@ class Runner(Protocol):
     ) -> None: ...
 
 
-BACKENDS: Mapping[str, str] = MappingProxyType({"onnxruntime": "dynexport.backends.onnxruntime"})
-"""Name on the command line to the module whose ``open_runner`` opens an ONNX file."""
+@runtime_checkable
+class GpuRunner(Protocol):
+    """A runner that can time its work on the GPU apart from moving images and answers."""
+
+    def measure(self) -> tuple[float, float]:
+        """One run on the images of the last `run`: seconds of the GPU, and of the host to enqueue
+        it."""
+        ...
 
 
-def open_runner(backend: str, model: str | Path | bytes, threads: int | None = None) -> Runner:
-    """Open an ONNX file (or its bytes) in a runtime; MissingExtraError if it is not installed."""
+@runtime_checkable
+class LayerRunner(Protocol):
+    """A runner that times its layers, when it was opened for that."""
+
+    def layers(self) -> Mapping[str, float]:
+        """Milliseconds by layer, over all runs since it was opened. Nothing is run after that."""
+        ...
+
+
+BACKENDS: Mapping[str, str] = MappingProxyType(
+    {
+        "onnxruntime": "CPUExecutionProvider",
+        "onnxruntime-cuda": "CUDAExecutionProvider",
+        "onnxruntime-tensorrt": "TensorrtExecutionProvider",
+    }
+)
+"""Name on the command line -> ONNX Runtime's execution provider. Engines are opened by
+`dynexport.engine`."""
+
+
+def runs_on_gpu(backend: str) -> bool:
+    """Whether a backend computes on the GPU."""
+    return BACKENDS[backend] != BACKENDS["onnxruntime"]
+
+
+def require_backend(backend: str) -> None:
+    """InputError unless there is a backend of this name."""
     if backend not in BACKENDS:
         raise InputError(unknown_choice("backend", backend, BACKENDS))
-    runner: Runner = importlib.import_module(BACKENDS[backend]).open_runner(model, threads)
+
+
+def open_runner(
+    backend: str, model: str | Path | bytes, threads: int | None = None, profile: bool = False
+) -> Runner:
+    """Open an ONNX file (or its bytes); MissingExtraError if the runtime is not installed.
+
+    threads: cores to use, None for the runtime's choice; profile: time layers, see `LayerRunner`.
+    """
+    require_backend(backend)
+    module = importlib.import_module("dynexport.backends.onnxruntime")
+    runner: Runner = module.open_session(model, BACKENDS[backend], threads, profile)
     return runner

@@ -1,30 +1,81 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime, on the CPU or through one of its GPU providers."""
 
 from __future__ import annotations
 
+import json
+import tempfile
+from contextlib import ExitStack
 from pathlib import Path
+from time import perf_counter
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dynexport.errors import MissingExtraError, ModelFileError
+from dynexport.errors import DeviceError, MissingExtraError, ModelFileError
 
 ERRORS_ONLY = 3
 """onnxruntime's log severity: its warnings are about its own optimiser."""
+
+CPU = "CPUExecutionProvider"
+
+PROVIDER_OPTIONS: dict[str, dict[str, str]] = {
+    "TensorrtExecutionProvider": {"trt_engine_cache_enable": "0"},
+    "CUDAExecutionProvider": {"use_tf32": "0"},
+}
+"""float32 means float32: outputs are compared with PyTorch's."""
 
 
 class OnnxRuntimeRunner:
     """An inference session; see `dynexport.backends.Runner`."""
 
-    def __init__(self, session: Any) -> None:
-        self._session = session
-        self._outputs = [output.name for output in session.get_outputs()]
+    def __init__(
+        self,
+        model: str | Path | bytes,
+        provider: str = CPU,
+        threads: int | None = None,
+        profile: bool = False,
+    ) -> None:
+        """Open an ONNX file, or its bytes, on ``threads`` cores (None: the runtime's choice)."""
+        self._owned = ExitStack()
+        onnxruntime = _load(provider)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = ERRORS_ONLY
+        if threads:
+            options.intra_op_num_threads = threads
+        if profile:
+            folder = self._owned.enter_context(tempfile.TemporaryDirectory())
+            options.enable_profiling, options.profile_file_prefix = True, f"{folder}/layers"
+        providers = [(provider, PROVIDER_OPTIONS.get(provider, {}))]
+        source = model if isinstance(model, bytes) else str(model)
+        try:
+            self._session: Any = onnxruntime.InferenceSession(source, options, providers=providers)
+        except Exception as error:  # the runtime's own exception types are not exported
+            self._owned.close()
+            reason = str(error).strip().splitlines()[0]
+            raise ModelFileError(f"ONNX Runtime cannot load the model: {reason}") from None
+        if provider not in self._session.get_providers():  # it falls back to the CPU silently
+            self._owned.close()
+            raise DeviceError(
+                f"ONNX Runtime cannot use its {provider} here: it needs an NVIDIA GPU, its driver "
+                "and the CUDA libraries of that version (`dynexport doctor` tells what is there)"
+            )
+        self._outputs = [output.name for output in self._session.get_outputs()]
 
     def run(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.generic]]:
         results = self._session.run(self._outputs, {"images": images})
         return dict(zip(self._outputs, results, strict=True))
+
+    def layers(self) -> dict[str, float]:
+        """See `dynexport.backends.LayerRunner`."""
+        times: dict[str, float] = {}
+        for event in json.loads(Path(self._session.end_profiling()).read_text()):
+            name = event.get("name", "")
+            if event.get("cat") == "Node" and name.endswith("_kernel_time"):
+                layer = name.removesuffix("_kernel_time")
+                times[layer] = times.get(layer, 0.0) + event["dur"] / 1000.0
+        return times
 
     def __enter__(self) -> OnnxRuntimeRunner:
         return self
@@ -36,22 +87,49 @@ class OnnxRuntimeRunner:
         trace: TracebackType | None,
     ) -> None:
         self._session = None
+        self._owned.close()
 
 
-def open_runner(model: str | Path | bytes, threads: int | None = None) -> OnnxRuntimeRunner:
-    """Open an ONNX file, or its bytes, on ``threads`` cores (None: the runtime's choice)."""
+class OnnxRuntimeGpuRunner(OnnxRuntimeRunner):
+    """The same on the GPU, where images and answers can stay (`dynexport.backends.GpuRunner`)."""
+
+    _binding: Any = None
+
+    def run(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.generic]]:
+        if self._binding is None:
+            self._bind(images)
+        return super().run(images)
+
+    def measure(self) -> tuple[float, float]:
+        start = perf_counter()
+        self._session.run_with_iobinding(self._binding)
+        enqueued = perf_counter() - start
+        self._binding.synchronize_outputs()
+        return perf_counter() - start, enqueued
+
+    def _bind(self, images: NDArray[np.float32]) -> None:
+        import onnxruntime
+
+        on_gpu = onnxruntime.OrtValue.ortvalue_from_numpy(images, "cuda", 0)
+        self._binding = self._session.io_binding()
+        self._binding.bind_ortvalue_input("images", on_gpu)
+        for name in self._outputs:
+            self._binding.bind_output(name, "cuda")
+
+
+def open_session(
+    model: str | Path | bytes, provider: str, threads: int | None, profile: bool
+) -> OnnxRuntimeRunner:
+    """A runner for an execution provider."""
+    kind = OnnxRuntimeRunner if provider == CPU else OnnxRuntimeGpuRunner
+    return kind(model, provider, threads, profile)
+
+
+def _load(provider: str) -> Any:
     try:
         import onnxruntime
     except ImportError:
-        raise MissingExtraError("onnxruntime", "cpu") from None
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = ERRORS_ONLY
-    if threads:
-        options.intra_op_num_threads = threads
-    source = model if isinstance(model, bytes) else str(model)
-    try:
-        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the runtime's own exception types are not exported
-        reason = str(error).strip().splitlines()[0]
-        raise ModelFileError(f"ONNX Runtime cannot load the model: {reason}") from None
-    return OnnxRuntimeRunner(session)
+        raise MissingExtraError("onnxruntime", "cpu" if provider == CPU else "gpu") from None
+    if provider not in onnxruntime.get_available_providers():
+        raise MissingExtraError(f"onnxruntime with its {provider}", "gpu")
+    return onnxruntime

@@ -12,26 +12,32 @@ A comparison that compared nothing has not passed.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from dynexport.backends import Runner, open_runner
-from dynexport.errors import InputError, VerificationError
+from dynexport.engine import open_alike, open_engine
+from dynexport.errors import EngineError, InputError, VerificationError
+from dynexport.files import existing_file, sha256_of
+from dynexport.graph.precision import precision_of
 from dynexport.graph.selection import add_kept_outputs
 from dynexport.metadata import Batch, Metadata
 from dynexport.onnxfile import read_metadata, read_model, to_bytes
 from dynexport.reference import ReferenceBundle
+from dynexport.sidecar import REBUILD, Sidecar
 
-TOLERANCE = 1e-4
-"""Accepted error of float32 outputs, relative to the largest one (but at least to one)."""
+TOLERANCES: Mapping[str, float] = MappingProxyType({"fp32": 1e-4, "fp16": 1e-2, "bf16": 5e-2})
+"""By precision, the accepted error of outputs, relative to the largest (but at least to one)."""
 
-TIE_MARGIN = 1e-4
-"""Two scores this close, relative to the largest (but at least to one), may change places by
-rounding."""
+TIE_MARGINS: Mapping[str, float] = MappingProxyType({"fp32": 1e-4, "fp16": 3e-3, "bf16": 2e-2})
+"""By precision, how close two scores are, relative to the largest (but at least to one), that may
+change places by rounding."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,7 @@ class Verification:
     model: str
     reference: str
     backend: str
+    precision: str
     images: int
     images_run: int
     batch_sizes: tuple[int, ...]
@@ -96,41 +103,113 @@ def verify(
     reference: str | Path | None = None,
     *,
     backend: str = "onnxruntime",
-    tolerance: float = TOLERANCE,
-    tie_margin: float = TIE_MARGIN,
+    engine: str | Path | None = None,
+    trust: bool = False,
+    tolerance: float | None = None,
+    tie_margin: float | None = None,
 ) -> Verification:
-    """Replay a reference bundle (by default the one beside it) through an ONNX file."""
+    """Replay a reference bundle (by default the one beside it) through an ONNX file, or through
+    an engine that was built from it."""
     model = Path(model)
-    metadata = read_metadata(model)
+    subject = find_subject(model, backend, engine, trust)
     path = Path(reference) if reference else ReferenceBundle.path_beside(model)
     bundle = ReferenceBundle.load(path)
-    bundle.require_made_for(metadata, path, model)
-    return compare(model, bundle, str(path), backend, tolerance, tie_margin)
+    bundle.require_made_for(read_metadata(model, subject.graph), path, model)
+    return compare(subject, bundle, str(path), tolerance, tie_margin)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is verified, in the runtime it runs in.
+
+    name        how reports call it
+    graph       the ONNX graph it is, or was made of
+    batches     the ranges of batch sizes it takes; the first one's optimum is run in full
+    backend     how reports call the runtime
+    open        opens it
+    open_probe  opens a copy of the graph with further outputs, in the same runtime
+    """
+
+    name: str
+    graph: ir.Model
+    batches: tuple[Batch, ...]
+    backend: str
+    open: Callable[[], Runner]
+    open_probe: Callable[[ir.Model], Runner]
+
+
+def find_subject(
+    model: Path, backend: str = "onnxruntime", engine: str | Path | None = None, trust: bool = False
+) -> Subject:
+    """An ONNX file in a runtime that takes ONNX, or the engine that was built from it."""
+    if engine is None:
+        return onnx_subject(model, backend)
+    return engine_subject(Path(engine), model, trust)
+
+
+def onnx_subject(model: Path, backend: str = "onnxruntime") -> Subject:
+    """An ONNX file in a runtime that takes ONNX."""
+    graph = read_model(model)
+    return Subject(
+        name=str(model),
+        graph=graph,
+        batches=(Batch.parse(read_metadata(model, graph).batch),),
+        backend=backend,
+        open=lambda: open_runner(backend, model),
+        open_probe=lambda probe: open_runner(backend, to_bytes(probe)),
+    )
+
+
+def engine_subject(engine: Path, model: Path, trust: bool = False) -> Subject:
+    """A TensorRT engine; EngineError unless it was built from the ONNX file ``model``.
+
+    The kept sets are told by a probe engine, built with the same options.
+    """
+    existing_file(engine, "an engine that `dynexport build` wrote")
+    facts = Sidecar.load(engine)
+    if facts.onnx_sha256 != sha256_of(existing_file(model, "an ONNX file")):
+        raise EngineError(
+            f"{engine} was not built from {model} (its sidecar names {facts.onnx} with another "
+            f"SHA-256): {REBUILD}"
+        )
+    return Subject(
+        name=str(engine),
+        graph=read_model(model),
+        batches=tuple(map(Batch.parse, facts.batches)),
+        backend=f"{facts.flavour} {facts.version}",
+        open=lambda: open_engine(engine, trust=trust),
+        open_probe=lambda probe: open_alike(facts, probe),
+    )
 
 
 def compare(
-    model: Path,
+    subject: Subject,
     bundle: ReferenceBundle,
     reference: str,
-    backend: str = "onnxruntime",
-    tolerance: float = TOLERANCE,
-    tie_margin: float = TIE_MARGIN,
+    tolerance: float | None = None,
+    tie_margin: float | None = None,
 ) -> Verification:
-    """Compare an ONNX file with a bundle in hand; ``reference`` is what reports call it."""
+    """Compare a subject with a bundle in hand; ``reference`` is what reports call the bundle.
+
+    ``tolerance`` and ``tie_margin`` are by default those of the graph's precision.
+    """
+    precision = precision_of(subject.graph)
+    known = precision if precision in TOLERANCES else "fp32"
+    tolerance = TOLERANCES[known] if tolerance is None else tolerance
+    tie_margin = TIE_MARGINS[known] if tie_margin is None else tie_margin
     if not (np.isfinite(tolerance) and tolerance > 0):
         raise InputError(f"tolerance {tolerance:g} is not valid: give a number above 0")
-    graph = read_model(model)
-    metadata = read_metadata(model, graph)
+    metadata = read_metadata(subject.name, subject.graph)
     images = bundle.inputs(metadata.preprocessing)
-    batch = Batch.parse(metadata.batch)
-    sizes, optimal = batch_sizes(batch), batch.optimal
+    sizes = tuple(sorted({size for batch in subject.batches for size in batch_sizes(batch)}))
+    optimal = subject.batches[0].optimal
     rows = {size: _rows(len(images), size, None if size == optimal else 2) for size in sizes}
-    with open_runner(backend, model) as runner:
+    with subject.open() as runner:
         answers = [_run(runner, images, rows[size]) for size in sizes]
     stages: tuple[StageOverlap, ...] = ()
     tied = np.zeros(len(images), dtype=bool)
     if bundle.kept:
-        kept = _kept_sets(graph, metadata, backend, images, rows[optimal])
+        kept = _kept_sets(subject, metadata, images, rows[optimal])
         stages, tied = judge_selection(bundle, kept, np.concatenate(rows[optimal]), tie_margin)
     every = np.concatenate([row for size in sizes for row in rows[size]])
     judged = {
@@ -139,9 +218,10 @@ def compare(
     }
     failures = _selection_failures(stages) + sum((wrong for _, wrong in judged.values()), ())
     return Verification(
-        model=str(model),
+        model=subject.name,
         reference=reference,
-        backend=backend,
+        backend=subject.backend,
+        precision=precision,
         images=len(images) - int(tied.sum()),
         images_run=len(images),
         batch_sizes=sizes,
@@ -185,15 +265,15 @@ def _joined(answers: list[dict[str, NDArray[np.generic]]], name: str) -> NDArray
 
 
 def _kept_sets(
-    graph: ir.Model,
+    subject: Subject,
     metadata: Metadata,
-    backend: str,
     images: NDArray[np.float32],
     batches: list[NDArray[np.int64]],
 ) -> tuple[NDArray[np.int64], ...]:
-    """What the graph keeps, from a probe copy, so that the product carries no extra output."""
-    names = add_kept_outputs(graph, metadata)
-    with open_runner(backend, to_bytes(graph)) as runner:
+    """What it keeps, told by a probe copy, so that the product carries no extra output."""
+    probe = subject.graph.clone()
+    names = add_kept_outputs(probe, metadata)
+    with subject.open_probe(probe) as runner:
         answers = _run(runner, images, batches)
     return tuple(np.sort(answers[name].astype(np.int64), axis=1) for name in names)
 

@@ -16,7 +16,14 @@ from dynexport.errors import InputError, ModelFileError, VerificationError
 from dynexport.metadata import Batch
 from dynexport.pipeline import Conversion, verify_model
 from dynexport.reference import ReferenceBundle
-from dynexport.verify import batch_sizes, compare, judge_output, judge_selection, verify
+from dynexport.verify import (
+    batch_sizes,
+    compare,
+    judge_output,
+    judge_selection,
+    onnx_subject,
+    verify,
+)
 
 
 @pytest.fixture
@@ -124,7 +131,7 @@ def test_comparing_nothing_does_not_pass(
     others = np.setdiff1d(np.arange(49), empty.kept[0])[:1]
     swapped = np.sort(np.append(empty.kept[0][0][1:], others))[None]
     empty = dataclasses.replace(empty, kept=(swapped, *empty.kept[1:]))
-    result = compare(Path(tiny_conversion.onnx), empty, "memory")
+    result = compare(onnx_subject(Path(tiny_conversion.onnx)), empty, "memory")
     assert not result.passed
     assert "nothing to compare" in "; ".join(result.failures)
 

@@ -49,7 +49,13 @@ def ask_again(
 
 
 def open_pytorch(
-    model: str, dense: bool, threads: int | None, plugins: Sequence[str] = ()
+    model: str,
+    dense: bool,
+    threads: int | None = None,
+    plugins: Sequence[str] = (),
+    device: str = "cpu",
+    half: bool = False,
+    compiled: bool = False,
 ) -> TorchRunner:
     """The inference form an ONNX file was made from, with random weights, for timing only."""
     load_plugins(plugins)
@@ -57,7 +63,8 @@ def open_pytorch(
     torch.manual_seed(0)
     family = find_family(metadata.family)
     trained = family.model(family.config(**metadata.config))
-    return open_module(rewrite(trained, None if dense else _schedule(metadata)), threads)
+    lean = rewrite(trained, None if dense else _schedule(metadata))
+    return open_module(lean, threads, device=device, half=half, compiled=compiled)
 
 
 def _schedule(metadata: Metadata) -> KeepSchedule | None:

@@ -21,6 +21,9 @@ import numpy as np
 
 from dynexport.errors import DynexportError, InputError
 
+Times = dict[str, list[float]]
+"""Seconds of every run: "total", and where a runtime tells them apart "gpu" and "enqueue"."""
+
 SETTLE_SECONDS = 0.05
 """Between two turns: the threads of the runtime that ran last spin for a while."""
 
@@ -40,21 +43,38 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Timing:
-    """Latencies of one candidate over all rounds, milliseconds for a batch.
+class Spread:
+    """Milliseconds: of all runs, and ``rounds``: the median of each round, for paired ratios."""
 
-    images_per_second: at the median; rounds: the median of each round, for paired ratios.
+    min: float
+    p50: float
+    p90: float
+    p99: float
+    rounds: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Latencies of one candidate for one batch size.
+
+    total              a run as the caller sees it: images in, answers out
+    gpu                of it the GPU's work alone, images and answers staying there; None on a CPU
+    enqueue            of it the host's work to put it on the GPU
+    images_per_second  at the median of ``gpu``, or of ``total`` on a CPU
     """
 
     label: str
     batch: int
     runs: int
-    min: float
-    p50: float
-    p90: float
-    p99: float
+    total: Spread
+    gpu: Spread | None
+    enqueue: Spread | None
     images_per_second: float
-    rounds: tuple[float, ...]
+
+    @property
+    def computing(self) -> Spread:
+        """What speed-ups are formed of: without transfers, where they can be told apart."""
+        return self.total if self.gpu is None else self.gpu
 
 
 @dataclass(frozen=True)
@@ -88,9 +108,9 @@ def time_candidates(
         workers = [stack.enter_context(_Worker(c, shape)) for c in candidates]
         for worker in workers:
             worker.measure(plan.warmup_seconds)
-        rounds: list[list[list[float]]] = []
+        rounds: list[list[Times]] = []
         for number in range(plan.rounds):
-            turns: list[list[float]] = [[] for _ in workers]
+            turns: list[Times] = [{} for _ in workers]
             for turn in range(len(workers)):  # another one begins each round
                 place = (number + turn) % len(workers)
                 sleep(SETTLE_SECONDS)
@@ -103,17 +123,42 @@ def time_candidates(
     ]
 
 
-def speedup(slow: Timing, fast: Timing) -> float:
+def time_layers(
+    candidate: Candidate, shape: tuple[int, int, int, int], seconds: float
+) -> dict[str, float]:
+    """Milliseconds of each layer in a run, the mean of as many as fit in ``seconds``.
+
+    The candidate's opener must have been asked for it, and its runtime be able to.
+    """
+    with _Worker(candidate, shape) as worker:
+        worker.measure(seconds)
+        return worker.layers()
+
+
+def speedup(slow: Spread, fast: Spread) -> float:
     """How many times faster ``fast`` is: the median over rounds of the ratio of round medians."""
     return float(np.median(np.asarray(slow.rounds) / np.asarray(fast.rounds)))
 
 
-def _timing(label: str, batch: int, rounds: list[list[float]]) -> Timing:
+def _timing(label: str, batch: int, rounds: list[Times]) -> Timing:
+    kinds = {kind: _spread([times[kind] for times in rounds]) for kind in rounds[0]}
+    total, gpu = kinds["total"], kinds.get("gpu")
+    return Timing(
+        label=label,
+        batch=batch,
+        runs=sum(len(times["total"]) for times in rounds),
+        total=total,
+        gpu=gpu,
+        enqueue=kinds.get("enqueue"),
+        images_per_second=1000.0 * batch / (gpu or total).p50,
+    )
+
+
+def _spread(rounds: list[list[float]]) -> Spread:
     every = np.concatenate([np.asarray(times) for times in rounds]) * 1000.0
     low, middle, high, highest = map(float, np.percentile(every, (0, 50, 90, 99)))
     medians = tuple(float(np.median(times)) * 1000.0 for times in rounds)
-    rate = 1000.0 * batch / middle
-    return Timing(label, batch, every.size, low, middle, high, highest, rate, medians)
+    return Spread(low, middle, high, highest, medians)
 
 
 class _Worker:
@@ -151,18 +196,23 @@ class _Worker:
         self._process.communicate()
         self._errors.close()
 
-    def measure(self, seconds: float) -> list[float]:
+    def measure(self, seconds: float) -> Times:
         """Seconds of each run, for about ``seconds``, at least one run."""
-        times: list[float] = self._ask({"seconds": seconds})["times"]
+        times: Times = self._ask({"seconds": seconds})
         return times
 
-    def _ask(self, order: Mapping[str, Any]) -> dict[str, Any]:
+    def layers(self) -> dict[str, float]:
+        """Milliseconds of each layer in a run, the mean since it was opened."""
+        answer = self._ask({"layers": True})
+        return {name: total / answer["runs"] for name, total in answer["layers"].items()}
+
+    def _ask(self, order: Mapping[str, Any]) -> Any:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
             self._process.stdin.write(json.dumps(order) + "\n")
             self._process.stdin.flush()
-            answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+            answer = json.loads(self._process.stdout.readline())
         except (OSError, ValueError):
             self._process.wait()
             self._errors.seek(0)

@@ -1,7 +1,8 @@
 """The process behind one benchmark candidate; see `dynexport.timing`.
 
 Lines of JSON on stdin, one answer a line on stdout. The first names an opener and an input
-shape; each later one asks for runs during so many seconds and is answered with their times.
+shape; each later one asks for runs during so many seconds and is answered with their times, or
+for the times of the layers over all runs.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dynexport.backends import Runner
+from dynexport.backends import GpuRunner, LayerRunner, Runner
 from dynexport.errors import DynexportError
 
 
@@ -35,18 +36,36 @@ def main() -> None:
         with getattr(importlib.import_module(module), function)(**order["arguments"]) as runner:
             runner.run(images)
             answer({"ready": True})
+            runs = 1
             for line in sys.stdin:
-                answer({"times": _measure(runner, images, json.loads(line)["seconds"])})
+                order = json.loads(line)
+                if "seconds" in order:
+                    times = _measure(runner, images, order["seconds"])
+                    runs += len(times["total"]) + 1
+                    answer(times)
+                else:
+                    answer({"layers": _layers(runner), "runs": runs})
     except DynexportError as error:
         answer({"error": str(error)})
 
 
-def _measure(runner: Runner, images: NDArray[np.float32], seconds: float) -> list[float]:
-    times: list[float] = []
+def _measure(runner: Runner, images: NDArray[np.float32], seconds: float) -> dict[str, list[float]]:
+    """Seconds of every run: in all, and where the runner can tell, of the GPU and to enqueue."""
+    times: dict[str, list[float]] = {"total": []}
     runner.run(images)  # not counted: what ran last left the caches to itself
     begin = perf_counter()
-    while not times or perf_counter() - begin < seconds:
+    while not times["total"] or perf_counter() - begin < seconds:
         start = perf_counter()
         runner.run(images)
-        times.append(perf_counter() - start)
+        times["total"].append(perf_counter() - start)
+        if isinstance(runner, GpuRunner):
+            gpu, enqueue = runner.measure()
+            times.setdefault("gpu", []).append(gpu)
+            times.setdefault("enqueue", []).append(enqueue)
     return times
+
+
+def _layers(runner: Runner) -> dict[str, float]:
+    if not isinstance(runner, LayerRunner):
+        raise DynexportError("this runtime does not time its layers: leave out --profile")
+    return dict(runner.layers())

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
 import pytest
 
-from dynexport.bench import bench_model
-from dynexport.errors import DynexportError, InputError
+from dynexport.bench import BatchResult, Gain, bench_model, find_break_even
+from dynexport.errors import DynexportError, InputError, MissingExtraError
 from dynexport.pipeline import Conversion, convert
-from dynexport.timing import Candidate, Plan, Timing, speedup, time_candidates
+from dynexport.profile import GROUPS, group_of, group_times
+from dynexport.timing import Candidate, Plan, Spread, speedup, time_candidates
 
 SHORT = Plan(rounds=2, round_seconds=0.01, warmup_seconds=0.0)
 
@@ -18,42 +20,45 @@ SHORT = Plan(rounds=2, round_seconds=0.01, warmup_seconds=0.0)
 def test_sparse_dense_and_pytorch_are_timed(tiny_conversion: Conversion) -> None:
     seen: list[str] = []
     result = bench_model(tiny_conversion.onnx, plan=SHORT, threads=1, on_step=seen.append)
-    assert [timing.label for timing in result.timings] == [
+    (only,) = result.batches
+    assert [timing.label for timing in only.timings] == [
         "onnxruntime sparse",
         "onnxruntime dense",
         "pytorch sparse",
         "pytorch dense",
     ]
-    assert result.batch == 3
-    for timing in result.timings:
-        assert 0 < timing.min <= timing.p50 <= timing.p90 <= timing.p99
-        assert timing.images_per_second == pytest.approx(3000.0 / timing.p50)
-        assert timing.runs >= len(timing.rounds) == 2
+    assert only.batch == 3
+    for timing in only.timings:
+        total = timing.total
+        assert 0 < total.min <= total.p50 <= total.p90 <= total.p99
+        assert timing.images_per_second == pytest.approx(3000.0 / total.p50)
+        assert timing.runs >= len(total.rounds) == 2
+        assert timing.gpu is None
+        assert timing.enqueue is None
+    assert [gain.runtime for gain in only.gains] == ["onnxruntime", "pytorch"]
     facts = tiny_conversion.metadata
     assert result.ideal == facts.macs_dense / facts.macs_sparse
     assert result.speedup is not None
     assert result.efficiency == result.speedup / result.ideal
-    assert seen[-1] == "round 2 of 2"
+    assert seen[-1] == "batch 3: round 2 of 2"
 
 
 def test_a_dense_file_has_no_twin(tiny_checkpoint: Path, tmp_path: Path) -> None:
     dense = convert(tiny_checkpoint, dense=True, batch=1, output=tmp_path / "dense.onnx")
     result = bench_model(dense.onnx, plan=SHORT, pytorch=False)
-    assert [timing.label for timing in result.timings] == ["onnxruntime dense"]
+    assert [timing.label for timing in result.batches[0].timings] == ["onnxruntime dense"]
     assert result.speedup is None
     assert result.ideal == 1.0
 
 
 def test_speedup_is_paired_by_round() -> None:
-    def timing(rounds: tuple[float, ...]) -> Timing:
-        return Timing("", 4, 9, 1.0, 2.0, 3.0, 4.0, 5.0, rounds)
-
-    assert speedup(timing((2.0, 30.0, 4.0)), timing((1.0, 10.0, 4.0))) == 2.0
+    slow = Spread(1.0, 2.0, 3.0, 4.0, rounds=(2.0, 30.0, 4.0))
+    assert speedup(slow, dataclasses.replace(slow, rounds=(1.0, 10.0, 4.0))) == 2.0
 
 
 def test_a_batch_the_file_cannot_take(tiny_conversion: Conversion) -> None:
     with pytest.raises(InputError, match=r"batch 6 does not fit this file, which takes 1:3:5"):
-        bench_model(tiny_conversion.onnx, batch=6)
+        bench_model(tiny_conversion.onnx, batches=[2, 6])
 
 
 def test_a_plan_without_rounds() -> None:
@@ -78,3 +83,90 @@ def test_candidates_run_in_processes_of_their_own(tiny_conversion: Conversion) -
     candidate = Candidate("one", "dynexport.backends:open_runner", arguments)
     time_candidates([candidate], (1, 3, 28, 28), SHORT)
     assert ("onnxruntime" in sys.modules) == loaded
+
+
+def test_several_batches_and_where_it_breaks_even(tiny_conversion: Conversion) -> None:
+    result = bench_model(tiny_conversion.onnx, batches=[5, 1, 5], plan=SHORT, pytorch=False)
+    assert [one.batch for one in result.batches] == [1, 5]
+    assert result.speedup == result.batches[0].gains[0].speedup
+    gains = {one.batch: one.gains[0].speedup for one in result.batches}
+    expected = next(
+        (size for size in (1, 5) if all(gains[s] > 1 for s in (1, 5) if s >= size)), None
+    )
+    assert result.break_even == expected
+
+
+def test_break_even_is_where_it_stays_faster() -> None:
+    def results(*speedups: float) -> list[BatchResult]:
+        return [
+            BatchResult(size, (), (Gain("any", gained, gained),))
+            for size, gained in zip((1, 8, 32), speedups, strict=True)
+        ]
+
+    assert find_break_even(results(0.8, 1.1, 1.2)) == 8
+    assert find_break_even(results(1.1, 0.9, 1.2)) == 32
+    assert find_break_even(results(1.1, 1.2, 1.3)) == 1
+    assert find_break_even(results(1.1, 1.2, 1.0)) is None
+    assert find_break_even([BatchResult(1, (), ())]) is None
+
+
+def test_the_profile_names_where_time_goes(tiny_conversion: Conversion) -> None:
+    result = bench_model(tiny_conversion.onnx, plan=SHORT, profile=True)
+    assert set(result.layers) == {"onnxruntime sparse", "onnxruntime dense"}
+    sparse, dense = result.layers["onnxruntime sparse"], result.layers["onnxruntime dense"]
+    assert tuple(sparse) == tuple(dense) == GROUPS
+    assert all(sparse[group] > 0 for group in GROUPS)
+    assert dense["predictor"] == dense["top-k + gather"] == 0.0
+    total = result.batches[0].timings[0].total
+    assert 0 < sum(sparse.values()) < 20 * total.p99
+
+
+@pytest.mark.parametrize(
+    ("nodes", "group"),
+    [
+        (["blocks.0.attn/Softmax"], "attention"),
+        (["layers.2.blocks.1.attn/Gather_3"], "attention"),
+        (["blocks.0.mlp.fc1/MatMul"], "MLP"),
+        (["stages.2.1.pwconv1/Add"], "MLP"),
+        (["stages.2.1/Gelu"], "MLP"),
+        (["stages.2.1.fast_path.0/MatMul"], "MLP"),
+        (["score_predictor.1.hidden/MatMul"], "predictor"),
+        (["score_predictor.1/TopK"], "top-k + gather"),
+        (["layers.2.blocks.1/GatherND_2"], "top-k + gather"),
+        (["layers.2.blocks.1/Concat"], "top-k + gather"),
+        (["patch_embed.proj/Conv"], "other"),
+        (["blocks.3.norm1/LayerNormalization"], "other"),
+        (["blocks.0/Add", "blocks.0.mlp.fc2/MatMul", "blocks.0.attn/Reshape"], "MLP"),
+        (["blocks.3/Add", "score_predictor.0/GatherND"], "top-k + gather"),
+        (["whatever"], "other"),
+        ([], "other"),
+    ],
+)
+def test_groups(nodes: list[str], group: str) -> None:
+    assert group_of(nodes) == group
+
+
+def test_layers_are_grouped_by_the_nodes_in_them() -> None:
+    times = {"fused": 2.0, "blocks.0.attn/MatMul": 1.0, "unknown": 0.5}
+    grouped = group_times(times, {"fused": ["blocks.0.mlp.fc1/MatMul"], "unknown": []})
+    assert grouped == {
+        "attention": 1.0,
+        "MLP": 2.0,
+        "predictor": 0.0,
+        "top-k + gather": 0.0,
+        "other": 0.5,
+    }
+
+
+def test_nothing_to_time() -> None:
+    with pytest.raises(InputError, match="give an ONNX file, or --engine, or both"):
+        bench_model()
+
+
+def test_a_gpu_provider_that_is_not_there(tiny_conversion: Conversion) -> None:
+    with pytest.raises(MissingExtraError, match=r"CUDAExecutionProvider is not .*dynexport\[gpu\]"):
+        bench_model(tiny_conversion.onnx, backends=["onnxruntime-cuda"])
+    with pytest.raises(
+        InputError, match="unknown backend 'onnxruntme': did you mean 'onnxruntime'"
+    ):
+        bench_model(tiny_conversion.onnx, backends=["onnxruntme"])

@@ -323,7 +323,7 @@ def test_a_backbone_is_timed_beside_its_twin_and_pytorch(name: str, tmp_path: Pa
     path = saved(tmp_path / "x.pth", backbone(name))
     result = convert(path, task="features", batch=2, output=tmp_path / "x.onnx")
     plan = Plan(rounds=1, round_seconds=0.01, warmup_seconds=0.0)
-    timings = bench_model(result.onnx, plan=plan, threads=1).timings
+    timings = bench_model(result.onnx, plan=plan, threads=1).batches[0].timings
     assert [timing.label.split()[1] for timing in timings] == ["sparse", "dense"] * 2
 
 

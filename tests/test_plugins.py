@@ -132,7 +132,7 @@ def test_evit_goes_the_whole_way(checkpoint: Path, batch: str) -> None:
     assert verify_model(onnx, checkpoint=checkpoint, plugins=[EVIT]).passed
     plan = Plan(rounds=1, round_seconds=0.01, warmup_seconds=0.0)
     timed = bench_model(onnx, plan=plan, plugins=[EVIT])
-    assert [t.label for t in timed.timings] == [
+    assert [t.label for t in timed.batches[0].timings] == [
         "onnxruntime sparse",
         "onnxruntime dense",
         "pytorch sparse",
@@ -210,7 +210,7 @@ def test_the_command_line_takes_a_plugin(checkpoint: Path, tmp_path: Path) -> No
         assert done.returncode == 0, done.stderr
         answers.append(json.loads(done.stdout))
     assert answers[0]["family"] == answers[1]["metadata"]["family"] == "evit"
-    assert len(answers[3]["timings"]) == 4
+    assert len(answers[3]["batches"][0]["timings"]) == 4
     assert {"evit-s", "deit-s"} <= {row["model"] for row in answers[4]}
 
 

@@ -62,13 +62,13 @@ def main() -> None:
     table = Table(title=f"MNIST digits at ratio {facts.ratios[0]:g}" if facts.ratios else "")
     for column in ("", "accuracy", "MMACs", f"ms a batch of {timed.batch}", "images/s"):
         table.add_column(column, justify="right" if column else "left")
-    for timing in timed.timings:
+    for timing in timed.batches[0].timings:
         macs = facts.macs_dense if timing.label.endswith("dense") else facts.macs_sparse
         table.add_row(
             timing.label,
             f"{accuracies[timing.label]:.1%}",
             f"{macs / 1e6:.1f}",
-            f"{timing.p50:.2f}",
+            f"{timing.total.p50:.2f}",
             f"{timing.images_per_second:.0f}",
         )
     console.print(table)

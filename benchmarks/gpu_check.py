@@ -1,0 +1,324 @@
+"""One command for a machine with an NVIDIA GPU: is everything right there, and does sparse pay?
+
+    python benchmarks/gpu_check.py                       # deit-s with random weights
+    python benchmarks/gpu_check.py model.onnx ckpt.pth   # files of yours
+
+Checkpoints are converted to fp32 and fp16 (PyTorch needed); ONNX files are taken as they are, with
+the reference bundle beside them. Each is verified, outputs and kept sets, and timed beside its
+dense twin in every runtime that is found: PyTorch eager and compiled, ONNX Runtime with CUDA,
+TensorRT, TensorRT-RTX. What a runtime cannot do is written down with its reason, and the check goes
+on. Writes JSON and a Markdown table under benchmarks/results/, named after the GPU and the day.
+Needs no network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dynexport import gpu
+from dynexport.backends import cuda
+from dynexport.backends.tensorrt import FLAVOURS
+from dynexport.bench import BatchResult, time_batch
+from dynexport.contenders import (
+    Contender,
+    Subject,
+    engine_contender,
+    find_subject,
+    onnx_contender,
+    pytorch_contender,
+    write_twin,
+)
+from dynexport.engine import build_engine, open_engine
+from dynexport.errors import DynexportError
+from dynexport.timing import Plan
+from dynexport.verify import Verification, verify
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("dynexport", "torch", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "cuda-python")
+ROUNDS_OF_OPENING = 1000
+
+Value = TypeVar("Value")
+
+
+@dataclass
+class Report:
+    """What was found, as it is found: a check that breaks off has said what came before."""
+
+    verifications: list[dict[str, Any]] = field(default_factory=list)
+    timings: list[dict[str, Any]] = field(default_factory=list)
+    leaks: list[dict[str, Any]] = field(default_factory=list)
+    not_run: list[dict[str, str]] = field(default_factory=list)
+
+    def attempt(self, what: str, step: Callable[[], Value]) -> Value | None:
+        """The result of a step, or None and its reason in ``not_run``."""
+        print(f"... {what}", flush=True)
+        try:
+            return step()
+        except DynexportError as error:
+            print(f"    not run: {error}", flush=True)
+            self.not_run.append({"what": what, "reason": str(error)})
+            return None
+
+
+def main() -> None:
+    options = read_options()
+    report = Report()
+    try:
+        uuid = None if options.on_cpu else cuda.current_device().uuid
+        with tempfile.TemporaryDirectory() as folder:
+            for onnx in onnx_files(options, Path(folder), report):
+                check_model(onnx, options, uuid, Path(folder), report)
+    except DynexportError as error:
+        sys.exit(f"error: {error}")
+    write(report, options, uuid)
+    if not report.timings:
+        sys.exit("error: nothing was timed; see not_run in the report")
+
+
+def read_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("files", nargs="*", type=Path, help=".pth to convert, or .onnx")
+    parser.add_argument("--models", nargs="*", default=["deit-s"], help="variants, if no files")
+    parser.add_argument("--ratio", type=float, default=0.7)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64, 256])
+    parser.add_argument("--precisions", nargs="+", default=["fp32", "fp16"])
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--round-seconds", type=float, default=0.3)
+    parser.add_argument("--openings", type=int, default=ROUNDS_OF_OPENING, help="for leaks")
+    parser.add_argument("--compiled", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--on-cpu", action="store_true", help="try this script where no GPU is")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    return parser.parse_args()
+
+
+def onnx_files(options: argparse.Namespace, folder: Path, report: Report) -> Iterator[Path]:
+    """The ONNX files to check: those given, and what checkpoints are converted to."""
+    checkpoints = [path for path in options.files if path.suffix != ".onnx"]
+    yield from (path for path in options.files if path.suffix == ".onnx")
+    if not options.files:
+        checkpoints = [random_checkpoint(name, folder) for name in options.models]
+    for checkpoint in checkpoints:
+        for precision in options.precisions:
+            made = report.attempt(
+                f"convert {checkpoint.name} to {precision}",
+                lambda at=checkpoint, to=precision: convert(at, to, options, folder),
+            )
+            if made is not None:
+                yield made
+
+
+def random_checkpoint(name: str, folder: Path) -> Path:
+    import torch
+    from random_weights import random_model
+
+    path = folder / f"{name}.pth"
+    torch.save({"model": random_model(name).state_dict()}, path)
+    return path
+
+
+def convert(checkpoint: Path, precision: str, options: argparse.Namespace, folder: Path) -> Path:
+    from dynexport.pipeline import convert
+
+    sizes = sorted({1, *options.batches})
+    batch = f"{sizes[0]}:{sizes[len(sizes) // 2]}:{sizes[-1]}" if len(sizes) > 1 else sizes[0]
+    output = folder / f"{checkpoint.stem}-{options.ratio:g}-{precision}.onnx"
+    convert(checkpoint, ratio=options.ratio, batch=batch, precision=precision, output=output)
+    return output
+
+
+def check_model(
+    onnx: Path, options: argparse.Namespace, uuid: str | None, folder: Path, report: Report
+) -> None:
+    """Verify and time one ONNX file in every runtime."""
+    subject = find_subject(onnx, None, trust=False)
+    work = folder / onnx.stem
+    work.mkdir()
+    twin = write_twin(subject, work)
+    contenders = [
+        contender
+        for contender in (
+            *engines(subject, onnx, twin, work, options, report),
+            *runtimes(subject, onnx, twin, options, report),
+        )
+        if contender is not None
+    ]
+    plan = Plan(options.rounds, options.round_seconds)
+    for batch in options.batches:
+        for contender in contenders:  # one after the other: they would share the GPU's memory
+            with gpu.GpuWatch(uuid) if uuid else nullcontext() as watch:
+                result = report.attempt(
+                    f"time {onnx.stem} in {contender.runtime} at batch {batch}",
+                    lambda one=contender, size=batch: time_batch([one], subject, size, plan, watch),
+                )
+                conditions = watch.summary() if watch else None
+            if result is not None:
+                report.timings.append(row(onnx.stem, subject, contender, result, conditions))
+
+
+def engines(
+    subject: Subject,
+    onnx: Path,
+    twin: Path | None,
+    work: Path,
+    options: argparse.Namespace,
+    report: Report,
+) -> Iterator[Contender | None]:
+    """An engine and its twin's in each TensorRT that is installed, verified."""
+    for flavour in () if options.on_cpu else FLAVOURS:
+        target = work / f"{onnx.stem}-{flavour}.engine"
+        built = report.attempt(
+            f"build {onnx.stem} with {flavour}",
+            lambda to=target, by=flavour: build_engine(onnx, backend=by, output=to),
+        )
+        if built is None:
+            continue
+        note_verification(
+            report,
+            f"verify {target.name}",
+            lambda at=target: verify(onnx, engine=at),
+        )
+        leak = report.attempt(
+            f"open and close {target.name} {options.openings} times",
+            lambda at=target: lost_memory(at, options.openings),
+        )
+        if leak is not None:
+            report.leaks.append({"engine": target.name, **leak})
+        there = dataclasses.replace(subject, engine=(target, built.facts))
+        yield report.attempt(
+            f"build the dense twin of {target.name}",
+            lambda one=there: engine_contender(one, twin, trust=False),
+        )
+
+
+def runtimes(
+    subject: Subject, onnx: Path, twin: Path | None, options: argparse.Namespace, report: Report
+) -> Iterator[Contender | None]:
+    """ONNX Runtime and PyTorch, on the GPU."""
+    backend = "onnxruntime" if options.on_cpu else "onnxruntime-cuda"
+    note_verification(
+        report, f"verify {onnx.stem} with {backend}", lambda: verify(onnx, backend=backend)
+    )
+    yield report.attempt(
+        f"open {onnx.stem} with {backend}", lambda: onnx_contender(subject, twin, backend, None)
+    )
+    device = "cpu" if options.on_cpu else "cuda"
+    half = "fp16" in onnx.stem and not options.on_cpu
+    for compiled in (False, True) if options.compiled else (False,):
+        yield pytorch_contender(subject, None, device=device, half=half, compiled=compiled)
+
+
+def note_verification(report: Report, what: str, step: Callable[[], Verification]) -> None:
+    outcome = report.attempt(what, step)
+    if outcome is not None:
+        verdict = "passed" if outcome.passed else f"FAILED: {'; '.join(outcome.failures)}"
+        print(f"    {verdict}", flush=True)
+        report.verifications.append(dataclasses.asdict(outcome))
+
+
+def lost_memory(engine: Path, rounds: int) -> dict[str, int]:
+    """Bytes of the GPU that are gone after so many rounds; the first ones fill caches."""
+    with cuda.Cuda() as session:
+        for _ in range(2):
+            open_engine(engine).close()
+        before = session.free_bytes()
+        for _ in range(rounds):
+            open_engine(engine).close()
+        return {"rounds": rounds, "bytes": before - session.free_bytes()}
+
+
+def row(
+    name: str,
+    subject: Subject,
+    contender: Contender,
+    result: BatchResult,
+    conditions: gpu.GpuConditions | None,
+) -> dict[str, Any]:
+    gain = result.gains[0] if result.gains else None
+    return {
+        "model": name,
+        "runtime": contender.runtime,
+        "batch": result.batch,
+        "ideal": subject.ideal,
+        "speedup": gain.speedup if gain else None,
+        "of_ideal": gain.efficiency if gain else None,
+        "timings": [dataclasses.asdict(timing) for timing in result.timings],
+        "conditions": dataclasses.asdict(conditions) if conditions else None,
+    }
+
+
+def table(report: Report) -> str:
+    """Markdown, a row a runtime and batch size; milliseconds without transfers."""
+    lines = [
+        "| model | runtime | batch | sparse | dense | with transfers | images/s | speed-up "
+        "| ideal | of ideal |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for one in report.timings:
+        by_kind = {t["label"].rpartition(" ")[2]: t for t in one["timings"]}
+        cells = [
+            f"{(t['gpu'] or t['total'])['p50']:.3f}" if (t := by_kind.get(kind)) else ""
+            for kind in ("sparse", "dense")
+        ]
+        first = one["timings"][0]
+        gains = (
+            f"{one['speedup']:.2f} | {one['ideal']:.2f} | {one['of_ideal']:.3f}"
+            if one["speedup"]
+            else " | | "
+        )
+        lines.append(
+            f"| {one['model']} | {one['runtime']} | {one['batch']} | {cells[0]} | {cells[1]} "
+            f"| {first['total']['p50']:.3f} | {first['images_per_second']:.0f} | {gains} |"
+        )
+    for outcome in report.verifications:
+        errors = ", ".join(f"{n} {e['max_abs']:.2g}" for n, e in outcome["errors"].items())
+        said = "passed" if outcome["passed"] else f"FAILED: {'; '.join(outcome['failures'])}"
+        model = Path(outcome["model"]).name
+        lines.append(f"\n{model} in {outcome['backend']}: {said} (error {errors})")
+    lines += [f"\nNot run: {one['what']}: {one['reason']}" for one in report.not_run]
+    return "\n".join(lines)
+
+
+def write(report: Report, options: argparse.Namespace, uuid: str | None) -> None:
+    facts = gpu.gpu_facts(uuid) if uuid else None
+    name = (facts.name if facts else None) or ("cpu" if uuid is None else "gpu")
+    day = datetime.date.today().isoformat()
+    told = {key: str(value) for key, value in vars(options).items() if key != "results"}
+    content = {
+        "gpu": dataclasses.asdict(facts) if facts else None,
+        "date": day,
+        "command": "python benchmarks/gpu_check.py",
+        "options": told,
+        "versions": {name: version(name) for name in PACKAGES},
+        **dataclasses.asdict(report),
+    }
+    options.results.mkdir(parents=True, exist_ok=True)
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    path = options.results / f"gpu-check_{slug}_{day}"
+    path.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
+    versions = ", ".join(f"{name} {said}" for name, said in content["versions"].items() if said)
+    head = f"{name}, {day}; {versions}; milliseconds without transfers, medians"
+    path.with_suffix(".md").write_text(f"{head}\n\n{table(report)}\n")
+    print(f"wrote {path}.json and .md")
+
+
+def version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+if __name__ == "__main__":
+    main()

@@ -3,9 +3,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Types of TensorRT, apart, where only mypy looks: elsewhere they would stand for TensorRT itself.
+# Five of their ten thousand lines are not Python.
+STUBS := tensorrt-stubs==10.13.0.35.1
+MEND_STUBS := 's/\bin: list/inputs: list/; s/channel_axis: int) -> IScaleLayer/channel_axis: int = 0) -> IScaleLayer/'
 SOURCES := $(shell find dynexport models calibration -name '*.py') pyproject.toml
 
-.PHONY: setup test lint types unit demo clean
+.PHONY: setup test lint types unit demo gpu-check wheelhouse clean
 
 setup: $(VENV)/.package
 
@@ -15,6 +19,8 @@ $(VENV)/.requirements: requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.txt)"
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/stubs $(STUBS)
+	sed -i $(MEND_STUBS) $(VENV)/stubs/tensorrt_bindings/tensorrt.pyi
 	touch $@
 
 # The package as users get it, not the source tree: a module missing from the wheel shows.
@@ -38,6 +44,10 @@ unit: setup
 
 demo: setup
 	$(BIN)/python examples/mnist/demo.py
+
+# On a machine with an NVIDIA GPU; OPTIONS as in OPTIONS="model.onnx --batches 1 8".
+gpu-check:
+	$(if $(wildcard $(BIN)/python),$(BIN)/,)python benchmarks/gpu_check.py $(OPTIONS)
 
 clean:
 	rm -rf $(VENV) build dist out *.egg-info

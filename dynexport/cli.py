@@ -34,7 +34,17 @@ Plugins = Annotated[
         help="A file that defines a family of your own; its code runs. May be repeated.",
     ),
 ]
-Backend = Annotated[str, typer.Option(help="Runtime to use: onnxruntime.")]
+Backend = Annotated[
+    str,
+    typer.Option(help="Runtime to use: onnxruntime, onnxruntime-cuda or onnxruntime-tensorrt."),
+]
+Engine = Annotated[
+    Path | None,
+    typer.Option(metavar="MODEL.engine", help="The TensorRT engine built from the file."),
+]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Open an engine whatever its sidecar says: it is code.")
+]
 
 
 def _version(asked: bool) -> None:
@@ -105,6 +115,16 @@ def convert(
     weights: Annotated[
         str | None, typer.Option(help="Which weights of the file: model or model_ema.")
     ] = None,
+    precision: Annotated[
+        str, typer.Option(help="Of weights and activations: fp32 or fp16.")
+    ] = "fp32",
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TENSORRT",
+            help="Build an engine as well: tensorrt, tensorrt-rtx, or auto for what is installed.",
+        ),
+    ] = None,
     plugin: Plugins = None,
     opset: Annotated[int, typer.Option(help="ONNX opset, 20 or later.")] = 20,
     json: Json = False,
@@ -121,7 +141,7 @@ def convert(
             ratios=ratios,
             dense=dense,
             model=model,
-            prune_at=_numbers(prune_at),
+            prune_at=_numbers("--prune-at", prune_at),
             num_heads=num_heads,
             img_size=img_size,
             task=task,
@@ -130,6 +150,8 @@ def convert(
             images=images,
             emit_kept=emit_kept,
             opset=opset,
+            precision=precision,
+            engine=engine,
             output=output,
             plugins=plugin or (),
             on_step=on_step,
@@ -150,9 +172,15 @@ def verify(
     ] = None,
     plugin: Plugins = None,
     tolerance: Annotated[
-        float, typer.Option(help="Accepted error of logits, relative to the largest (at least 1).")
-    ] = 1e-4,
+        float | None,
+        typer.Option(
+            help="Accepted error of outputs, relative to the largest (at least 1). Default: by "
+            "precision, 1e-4 for fp32, 5e-3 for fp16."
+        ),
+    ] = None,
     backend: Backend = "onnxruntime",
+    engine: Engine = None,
+    trust: Trust = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -161,12 +189,14 @@ def verify(
     from dynexport.pipeline import verify_model
 
     with progress(quiet) as on_step:
-        on_step(f"verify {model} with {backend}")
+        on_step(f"verify {engine or model}" + ("" if engine else f" with {backend}"))
         result = verify_model(
             model,
             reference=reference,
             checkpoint=checkpoint,
             backend=backend,
+            engine=engine,
+            trust=trust,
             tolerance=tolerance,
             plugins=plugin or (),
         )
@@ -176,10 +206,127 @@ def verify(
 
 
 @app.command()
-def bench(
+def check(
     model: OnnxFile,
+    backend: Annotated[
+        str, typer.Option(help="tensorrt, tensorrt-rtx, or auto: the first that can parse here.")
+    ] = "auto",
+    json: Json = False,
+) -> None:
+    """Tell what TensorRT will make of an ONNX file, whoever wrote it; exit 1 where it refuses."""
+    from dynexport.console import print_json, show_preflight
+    from dynexport.preflight import check_model
+
+    result = check_model(model, backend=backend)
+    (print_json if json else show_preflight)(result)
+    if not result.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def build(
+    model: OnnxFile,
+    backend: Annotated[
+        str, typer.Option(help="tensorrt, tensorrt-rtx, or auto: the first that is installed.")
+    ] = "auto",
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="OUT.engine", help="File to write.")
+    ] = None,
     batch: Annotated[
-        int | None, typer.Option(help="Batch size. Default: the one the file was made for.")
+        list[str] | None,
+        typer.Option(
+            help="Batch size, or smallest:optimal:largest; repeated for several profiles. "
+            "Default: what the file was made for."
+        ),
+    ] = None,
+    workspace: Annotated[
+        int | None, typer.Option(metavar="MIB", help="Memory a layer may use, MiB.")
+    ] = None,
+    optimization_level: Annotated[
+        int | None, typer.Option(help="0, fast to build, to 5, fast to run.")
+    ] = None,
+    tf32: Annotated[
+        bool, typer.Option("--tf32", help="Let float32 products round their factors to TF32.")
+    ] = False,
+    compute_capability: Annotated[
+        str | None,
+        typer.Option(metavar="8.6,8.9", help="GPUs to build for (tensorrt-rtx). Default: all."),
+    ] = None,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="Run in later versions too (tensorrt).")
+    ] = False,
+    hardware_compatible: Annotated[
+        bool,
+        typer.Option("--hardware-compatible", help="Run on any GPU from Ampere on (tensorrt)."),
+    ] = False,
+    dla_core: Annotated[
+        int | None, typer.Option(help="DLA core of a Jetson; the GPU takes what it cannot.")
+    ] = None,
+    refit: Annotated[bool, typer.Option("--refit", help="Weights can be exchanged later.")] = False,
+    strip_weights: Annotated[
+        bool, typer.Option("--strip-weights", help="Leave the weights out, to be refitted.")
+    ] = False,
+    timing_cache: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Measurements to reuse (tensorrt), or none. Default: a cached one."
+        ),
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Build a TensorRT engine of an ONNX file, and the sidecar that says what it is."""
+    from dynexport.backends.tensorrt.options import BuildOptions
+    from dynexport.console import build_progress, print_json, show_build
+    from dynexport.engine import build_engine
+
+    options = BuildOptions(
+        workspace_mib=workspace,
+        optimization_level=optimization_level,
+        tf32=tf32,
+        version_compatible=version_compatible,
+        hardware_compatible=hardware_compatible,
+        compute_capabilities=tuple((compute_capability or "").replace(" ", "").split(","))
+        if compute_capability
+        else (),
+        dla_core=dla_core,
+        refit=refit,
+        strip_weights=strip_weights,
+        timing_cache=timing_cache,
+    )
+    with build_progress(quiet) as (on_step, on_progress):
+        result = build_engine(
+            model,
+            backend=backend,
+            batches=batch or (),
+            options=options,
+            output=output,
+            on_step=on_step,
+            on_progress=on_progress,
+        )
+    (print_json if json else show_build)(result)
+
+
+@app.command()
+def bench(
+    model: Annotated[
+        Path | None, typer.Argument(metavar="[MODEL.onnx]", show_default=False)
+    ] = None,
+    engine: Engine = None,
+    trust: Trust = False,
+    batch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="B,B", help="Batch sizes. Default: the file's own; 1,8,32,64 on a GPU."
+        ),
+    ] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,NAME",
+            help="Runtimes of the ONNX file: onnxruntime (default), onnxruntime-cuda, "
+            "onnxruntime-tensorrt.",
+        ),
     ] = None,
     threads: Annotated[
         int | None, typer.Option(help="Cores to use. Default: each runtime's choice.")
@@ -188,13 +335,15 @@ def bench(
     round_seconds: Annotated[float, typer.Option(help="Seconds each candidate runs a round.")] = (
         0.5
     ),
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Time attention, MLP, predictor, gathers as well.")
+    ] = False,
     plugin: Plugins = None,
     pytorch: Annotated[bool, typer.Option(help="Time PyTorch as well.")] = True,
-    backend: Backend = "onnxruntime",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Time an ONNX file, its dense twin and PyTorch, each in its own process, in turn."""
+    """Time an ONNX file or an engine, its dense twin and PyTorch, each in its own process."""
     from dynexport.bench import bench_model
     from dynexport.console import print_json, progress, show_bench
     from dynexport.timing import Plan
@@ -202,10 +351,13 @@ def bench(
     with progress(quiet) as on_step:
         result = bench_model(
             model,
-            batch=batch,
-            backend=backend,
+            engine=engine,
+            trust=trust,
+            batches=_numbers("--batch", batch) or (),
+            backends=tuple(backend.split(",")) if backend else (),
             threads=threads,
             pytorch=pytorch,
+            profile=profile,
             plugins=plugin or (),
             plan=Plan(rounds=rounds, round_seconds=round_seconds),
             on_step=on_step,
@@ -238,13 +390,25 @@ def models(plugin: Plugins = None, json: Json = False, quiet: Quiet = False) -> 
     (print_json if json else show_models)(rows)
 
 
-def _numbers(text: str | None) -> tuple[int, ...] | None:
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Tell what is installed, what works, and what is missing; exit 1 where it cannot work."""
+    from dynexport.console import print_json, show_diagnosis
+    from dynexport.doctor import examine
+
+    found = examine()
+    (print_json if json else show_diagnosis)(found)
+    if not found.healthy:
+        raise typer.Exit(1)
+
+
+def _numbers(option: str, text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise InputError(f"--prune-at {text!r} is no list of blocks: write it as 3,6,9") from None
+        raise InputError(f"{option} {text!r} is no list of numbers: write it as 3,6,9") from None
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

@@ -131,8 +131,13 @@ def export_onnx(
     graph.producer_name = "dynexport"
     graph.producer_version = metadata.versions["dynexport"]
     graph.metadata_props.clear()
-    graph.metadata_props.update(count_on(graph, metadata).to_properties())
+    describe_graph(graph, metadata)
     return graph
+
+
+def describe_graph(graph: ir.Model, metadata: Metadata) -> None:
+    """Write the metadata into the graph, with nodes and multiply-accumulates counted on it."""
+    graph.metadata_props.update(count_on(graph, metadata).to_properties())
 
 
 def count_on(graph: ir.Model, metadata: Metadata) -> Metadata:

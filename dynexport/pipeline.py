@@ -11,7 +11,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from dynexport.backends.tensorrt import find_flavour
 from dynexport.calibration import Preprocessing, load_images, synthetic_images
+from dynexport.engine import EngineBuild, build_engine
 from dynexport.errors import InputError, ScheduleError
 from dynexport.extras import require_convert_extras
 from dynexport.files import existing_file, require_writable, written_whole
@@ -19,8 +21,15 @@ from dynexport.keep import KeepSchedule, parse_ratios, schedule_from_base
 from dynexport.limits import top_k_warnings
 from dynexport.metadata import Batch, Metadata
 from dynexport.onnxfile import read_metadata, to_bytes
+from dynexport.precision import convert_precision, require_precision
 from dynexport.reference import REFERENCE_IMAGES, ReferenceBundle
-from dynexport.verify import TOLERANCE, Verification, compare, verify
+from dynexport.verify import (
+    Verification,
+    compare,
+    find_subject,
+    onnx_subject,
+    verify,
+)
 
 if TYPE_CHECKING:
     from dynexport.checkpoint import Checkpoint
@@ -43,6 +52,7 @@ class Conversion:
     proof              inference form against training form, in PyTorch
     verification       ONNX against PyTorch
     warnings           what a runtime is known to refuse of it
+    engine             built of it, where one was asked for
     seconds            per step, in order
     """
 
@@ -53,6 +63,7 @@ class Conversion:
     proof: Proof
     verification: Verification
     warnings: tuple[str, ...]
+    engine: EngineBuild | None
     seconds: dict[str, float]
 
 
@@ -72,6 +83,8 @@ def convert(
     images: str | Path | None = None,
     emit_kept: bool = False,
     opset: int = 20,
+    precision: str = "fp32",
+    engine: str | None = None,
     output: str | Path | None = None,
     plugins: Sequence[str | Path] = (),
     on_step: OnStep = silent,
@@ -88,6 +101,9 @@ def convert(
     batch          "8" (static) or "1:8:64" (dynamic: smallest, optimal, largest)
     images         folder of pictures or .npz for the reference bundle; synthetic without
     emit_kept      adds outputs kept_0 ... with the positions kept
+    precision      of weights and activations: fp32 or fp16
+    engine         build an engine beside it: "tensorrt", "tensorrt-rtx", or "auto" for what is
+                   installed
     output         the .onnx to write; by default named after the checkpoint, in this folder
     plugins        files that define families of their own; their code runs
 
@@ -99,19 +115,26 @@ def convert(
         raise ScheduleError("--dense drops nothing, so it takes no --ratio and no --ratios")
     require_convert_extras()
     from dynexport.checkpoint import build_model, identify, load_checkpoint
-    from dynexport.export import export_onnx, record_reference
+    from dynexport.export import describe_graph, export_onnx, record_reference
     from dynexport.models import load_plugins
     from dynexport.rewrite import prove, rewrite
 
     load_plugins(plugins)
+    require_precision(precision)
+    flavour = None if engine is None else find_flavour(engine)
+    if flavour is not None:
+        flavour.load()
     clock = _Clock(on_step)
     with clock("read the checkpoint"):
         loaded = load_checkpoint(checkpoint, weights)
         family, config = identify(loaded, model, prune_at, num_heads, img_size, task)
         keep = None if dense else choose_schedule(loaded, family, config, ratio, ratios)
         trained = build_model(loaded, family, config)
-        target = Path(_default_name(loaded.path, keep, ratio, task) if output is None else output)
+        name = _default_name(loaded.path, keep, ratio, task, precision)
+        target = Path(name if output is None else output)
         beside = _reference_beside(target, Path(checkpoint), images)
+        if flavour is not None:
+            require_writable(target.with_suffix(".engine"))
     with clock("rewrite masks to top-k gathers"):
         lean = rewrite(trained, keep)
         steps = Preprocessing.for_size(config.img_size)
@@ -126,6 +149,9 @@ def convert(
         bundle = record_reference(lean, metadata, pictures)
     with clock("export ONNX"):
         graph = export_onnx(lean, metadata, sizes, emit_kept=emit_kept, opset=opset)
+        if precision != "fp32":
+            graph = convert_precision(graph, precision)
+            describe_graph(graph, read_metadata(target, graph))
         content = to_bytes(graph)
     with (
         clock("verify ONNX against PyTorch"),
@@ -133,9 +159,13 @@ def convert(
     ):
         onnx_draft.write_bytes(content)
         bundle.save(bundle_draft)
-        outcome = compare(onnx_draft, bundle, str(beside))
+        outcome = compare(onnx_subject(onnx_draft), bundle, str(beside))
         outcome = dataclasses.replace(outcome, model=str(target))
         outcome.require_passed()
+    built = None
+    if flavour is not None:
+        with clock(f"build the engine with {flavour.name}"):
+            built = build_engine(target, backend=flavour.name, output=target.with_suffix(".engine"))
     return Conversion(
         onnx=str(target),
         reference=str(beside),
@@ -144,6 +174,7 @@ def convert(
         proof=proof,
         verification=outcome,
         warnings=warnings,
+        engine=built,
         seconds=clock.seconds,
     )
 
@@ -212,25 +243,31 @@ def verify_model(
     reference: str | Path | None = None,
     checkpoint: str | Path | None = None,
     backend: str = "onnxruntime",
-    tolerance: float = TOLERANCE,
+    engine: str | Path | None = None,
+    trust: bool = False,
+    tolerance: float | None = None,
     plugins: Sequence[str | Path] = (),
 ) -> Verification:
     """Verify an ONNX file against a reference bundle, or against a checkpoint run in PyTorch.
 
     By default the bundle beside it. With ``checkpoint``, PyTorch answers afresh for the bundle's
-    images where there is one, else for synthetic ones; ``plugins`` are files of families.
+    images where there is one, else for synthetic ones; ``plugins`` are files of families. With
+    ``engine``, the TensorRT engine built from the file is run in its place; ``trust`` opens it
+    whatever its sidecar says of where it runs.
     """
     if reference is not None and checkpoint is not None:
         raise InputError("--reference and --checkpoint were both given: give one of the two")
     if checkpoint is None:
-        return verify(model, reference, backend=backend, tolerance=tolerance)
+        return verify(
+            model, reference, backend=backend, engine=engine, trust=trust, tolerance=tolerance
+        )
     path = existing_file(model, "an ONNX file")
-    metadata = read_metadata(path)
+    subject = find_subject(path, backend, engine, trust)
     require_convert_extras()
     from dynexport.rebuild import ask_again
 
-    bundle = ask_again(Path(checkpoint), metadata, path, plugins)
-    return compare(path, bundle, str(checkpoint), backend, tolerance)
+    bundle = ask_again(Path(checkpoint), read_metadata(path, subject.graph), path, plugins)
+    return compare(subject, bundle, str(checkpoint), tolerance)
 
 
 def _reference_images(source: str | Path | None, steps: Preprocessing) -> Any:
@@ -254,17 +291,22 @@ def _reference_beside(target: Path, *inputs: str | Path | None) -> Path:
 
 
 def _default_name(
-    checkpoint: Path, keep: KeepSchedule | None, ratio: float | None, task: str | None
+    checkpoint: Path,
+    keep: KeepSchedule | None,
+    ratio: float | None,
+    task: str | None,
+    precision: str,
 ) -> str:
     stem = checkpoint.name
     while Path(stem).suffix in (".pth", ".pt", ".tar", ".safetensors"):
         stem = Path(stem).stem
     if task not in (None, "classify"):
         stem = f"{stem}-{task}"
+    typed = "" if precision == "fp32" else f"-{precision}"
     if keep is None:
-        return f"{stem}-dense.onnx"
+        return f"{stem}-dense{typed}.onnx"
     ratios = [ratio] if ratio is not None else keep.ratios
-    return f"{stem}-{'-'.join(f'{value:g}' for value in ratios)}.onnx"
+    return f"{stem}-{'-'.join(f'{value:g}' for value in ratios)}{typed}.onnx"
 
 
 def _tensor(array: Any) -> Any:

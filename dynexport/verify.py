@@ -32,10 +32,10 @@ from dynexport.onnxfile import read_metadata, read_model, to_bytes
 from dynexport.reference import ReferenceBundle
 from dynexport.sidecar import REBUILD, Sidecar
 
-TOLERANCES: Mapping[str, float] = MappingProxyType({"fp32": 1e-4, "fp16": 1e-2, "bf16": 5e-2})
+TOLERANCES: Mapping[str, float] = MappingProxyType({"fp32": 1e-4, "fp16": 5e-3})
 """By precision, the accepted error of outputs, relative to the largest (but at least to one)."""
 
-TIE_MARGINS: Mapping[str, float] = MappingProxyType({"fp32": 1e-4, "fp16": 3e-3, "bf16": 2e-2})
+TIE_MARGINS: Mapping[str, float] = MappingProxyType({"fp32": 1e-4, "fp16": 2e-3})
 """By precision, how close two scores are, relative to the largest (but at least to one), that may
 change places by rounding."""
 

@@ -227,7 +227,7 @@ def test_convert_exports_the_dense_twin(run: Run, tiny_checkpoint: Path) -> None
         (("--opset", "99"), "opset 99 is not supported"),
         (("--model", "deit-z"), "unknown model 'deit-z': did you mean 'deit-"),
         (("--model", "deit-s"), "is no deit-s: its tensors are those of a custom deit"),
-        (("--prune-at", "a,b"), "--prune-at 'a,b' is no list of blocks: write it as 3,6,9"),
+        (("--prune-at", "a,b"), "--prune-at 'a,b' is no list of numbers: write it as 3,6,9"),
         (("--prune-at", "1,2"), "2 pruning locations [1, 2] were given for 3 predictors"),
         (("--prune-at", "1,2,9"), "pruning locations [1, 2, 9] are not valid for 4 blocks"),
         (("--num-heads", "5"), "64 channels do not divide into 5 heads"),
@@ -530,11 +530,13 @@ def test_bench_times_the_file_and_its_dense_twin(run: Run, exported: Path) -> No
     )
     assert ran.code == 0
     assert ran.errors == []
-    assert ran.json["batch"] == 5
-    labels = [timing["label"] for timing in ran.json["timings"]]
+    (result,) = ran.json["batches"]
+    assert result["batch"] == 5
+    labels = [timing["label"] for timing in result["timings"]]
     assert labels == ["onnxruntime sparse", "onnxruntime dense"]
-    assert all(len(timing["rounds"]) == 2 for timing in ran.json["timings"])
-    assert ran.json["efficiency"] == pytest.approx(ran.json["speedup"] / ran.json["ideal"])
+    assert all(len(timing["total"]["rounds"]) == 2 for timing in result["timings"])
+    (gain,) = result["gains"]
+    assert gain["efficiency"] == pytest.approx(gain["speedup"] / ran.json["ideal"])
     assert files_in(exported.parent) == before
 
 

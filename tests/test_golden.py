@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
 import numpy as np
@@ -54,3 +55,28 @@ def test_onnx_gives_the_recorded_answers(
     assert np.abs(answers["logits"] - golden.logits.numpy()).max() < 1e-4
     for stage, theirs in enumerate(golden.kept):
         assert np.array_equal(np.sort(answers[f"kept_{stage}"], axis=1), theirs.numpy())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("batch", ["8", "1:8:64"])
+def test_engines_are_built_in_one_go(
+    golden: Any, checkpoint: Path, batch: str, precision: str, tmp_path: Path
+) -> None:
+    """Verified in ONNX Runtime, built by TensorRT-RTX, within 20 s and 4 GB of memory."""
+    result = convert(
+        checkpoint,
+        ratio=golden.ratio,
+        batch=batch,
+        precision=precision,
+        engine="tensorrt-rtx",
+        output=tmp_path / "golden.onnx",
+    )
+    assert result.verification.passed
+    assert result.engine is not None
+    facts = result.engine.facts
+    assert (facts.precision, facts.batches) == (precision, (batch,))
+    assert facts.metadata == result.metadata
+    assert facts.seconds < 20
+    assert getrusage(RUSAGE_SELF).ru_maxrss < 4e9 / 1024
+    weights = sum(value.numel() for value in golden.state.values())
+    assert result.engine.size_bytes < 1.3 * weights * {"fp32": 4, "fp16": 2}[precision]

@@ -41,7 +41,7 @@ def test_public_names() -> None:
 
 
 def test_importing_imports_no_runtime(tmp_path: Path) -> None:
-    heavy = "{'torch', 'onnxruntime', 'tensorrt', 'tensorrt_rtx', 'onnx', 'onnxscript'}"
+    heavy = "{'torch', 'onnxruntime', 'tensorrt', 'tensorrt_rtx', 'onnx', 'onnxscript', 'cuda'}"
     script = f"import sys, dynexport, dynexport.cli; print({heavy} & set(sys.modules))"
     done = run_python(script, tmp_path)
     assert done.stdout.strip() == "set()", done.stderr
@@ -85,6 +85,8 @@ ORDER = {
     "limits": {"keep"},
     "extras": {"errors"},
     "files": {"errors"},
+    "gpu": {"errors"},
+    "profile": set(),
     "calibration": {"errors"},
     "models": {"errors", "files", "keep"},
     "metadata": {"errors", "calibration", "keep"},
@@ -95,15 +97,30 @@ ORDER = {
     "rewrite": {"errors", "keep", "models"},
     "macs": {"models"},
     "export": {"errors", "graph", "metadata", "models", "reference"},
-    "backends": {"errors"},
+    "precision": {"errors", "graph", "metadata"},
+    "backends": {"errors", "files"},
+    "probes": {"errors", "gpu", "backends"},
+    "sidecar": {"errors", "files", "backends", "metadata"},
+    "preflight": {"errors", "backends", "limits", "onnxfile"},
+    "engine": {
+        *("errors", "files", "backends", "graph", "metadata", "onnxfile"),
+        *("preflight", "sidecar"),
+    },
     "timing": {"errors"},
     "timing_worker": {"errors", "backends"},
-    "bench": {"errors", "files", "backends", "graph", "metadata", "onnxfile", "timing"},
-    "verify": {"errors", "backends", "graph", "metadata", "onnxfile", "reference"},
+    "contenders": {
+        *("errors", "files", "backends", "graph", "metadata", "onnxfile"),
+        *("engine", "sidecar", "timing"),
+    },
+    "bench": {"errors", "backends", "contenders", "gpu", "metadata", "profile", "timing"},
+    "verify": {
+        *("errors", "files", "backends", "graph", "metadata", "onnxfile"),
+        *("engine", "reference", "sidecar"),
+    },
 }
 """Which parts each part may import: arrows point one way."""
 
-TOP = {"__init__", "__main__", "pipeline", "rebuild", "inspection", "cli", "console"}
+TOP = {"__init__", "__main__", "pipeline", "rebuild", "inspection", "doctor", "cli", "console"}
 """These may import all of them."""
 
 

@@ -25,7 +25,7 @@ def test_the_python_example_runs(
 
 def test_the_commands_shown_run(tiny_checkpoint: Path, tmp_path: Path) -> None:
     commands = re.findall(r"^\$ dynexport (.*)$", README, re.M)
-    assert [command.split()[0] for command in commands] == ["convert", "bench"]
+    assert [command.split()[0] for command in commands] == ["convert", "bench", "build"]
     shutil.copy(tiny_checkpoint, tmp_path / "ckpt.pth")
     for command in commands:
         short = ["--rounds", "1", "--round-seconds", "0.01"] if command.startswith("bench") else []

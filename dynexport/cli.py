@@ -371,7 +371,7 @@ def inspect(
     plugin: Plugins = None,
     json: Json = False,
 ) -> None:
-    """Tell what a checkpoint or an ONNX file is."""
+    """Tell what a checkpoint, an ONNX file or an engine is."""
     from dynexport.console import print_json, show_facts
     from dynexport.inspection import inspect_file
 

@@ -164,13 +164,15 @@ def show_preflight(result: Preflight) -> None:
             sep="\n        " if console.is_terminal else "; ",
         )
     console.print(f"{escape(result.model)}: {escape(_preflight_verdict(result))}")
+    if result.unparsed:
+        console.print(f"[dim]no TensorRT read it: {escape(result.unparsed)}[/]")
 
 
 def _preflight_verdict(result: Preflight) -> str:
     reader = {
         True: f"{result.tensorrt} takes all {result.nodes} nodes",
         False: f"{result.tensorrt} does not take it",
-        None: f"judged by rules alone, for {result.unparsed}",
+        None: f"{result.nodes} nodes, judged by rules alone",
     }[result.parsed]
     count = len(result.findings)
     refused = sum(found.severity == "refused" for found in result.findings)

@@ -249,7 +249,7 @@ def _examine_onnxruntime(need: Need) -> tuple[Package, tuple[str, ...]]:
 
 
 def _judge_onnxruntime(package: Package, providers: tuple[str, ...], gpu: bool) -> Runtime:
-    names = sorted(provider.removesuffix("ExecutionProvider") for provider in providers)
+    names = [name.removesuffix("ExecutionProvider") for name in providers if "Azure" not in name]
     note = f"runs models on {', '.join(names)}"
     if gpu and "CUDA" not in names:
         note += (

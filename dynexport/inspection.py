@@ -1,4 +1,4 @@
-"""What a checkpoint or an ONNX file is, and what models there are, as plain values."""
+"""What a file is, and what models there are, as plain values."""
 
 from __future__ import annotations
 
@@ -11,14 +11,35 @@ from dynexport.errors import CheckpointError, ModelFileError
 from dynexport.extras import require_convert_extras
 from dynexport.files import existing_file, sha256_of
 from dynexport.onnxfile import read_metadata, read_model
+from dynexport.sidecar import Sidecar
 
 LISTED_RATIOS = (0.9, 0.7, 0.5)
 
 
 def inspect_file(path: str | Path, *, plugins: Sequence[str | Path] = ()) -> dict[str, Any]:
-    """What a checkpoint or an ONNX file is, as plain values; ``plugins`` are files of families."""
-    path = existing_file(path, "a checkpoint or an ONNX file")
-    return _inspect_onnx(path) if path.suffix == ".onnx" else _inspect_checkpoint(path, plugins)
+    """What a file is, as plain values: a checkpoint, an ONNX file, or an engine, of which only the
+    sidecar is read; ``plugins`` are files of families."""
+    path = existing_file(path, "a checkpoint, an ONNX file or an engine")
+    if path.suffix == ".onnx":
+        return _inspect_onnx(path)
+    if path.suffix == ".engine":
+        return _inspect_engine(path)
+    return _inspect_checkpoint(path, plugins)
+
+
+def _inspect_engine(path: Path) -> dict[str, Any]:
+    facts = Sidecar.load(path)
+    known = facts.metadata if facts.properties else None
+    return {
+        "kind": "engine",
+        "path": str(path),
+        "size_bytes": path.stat().st_size,
+        **{k: v for k, v in dataclasses.asdict(facts).items() if k != "properties"},
+        "intact": sha256_of(path) == facts.engine_sha256,
+        "layers": len(facts.layers),
+        "fused_attention": facts.fused_attention,
+        "dynexport": None if known is None else dataclasses.asdict(known),
+    }
 
 
 def _inspect_onnx(path: Path) -> dict[str, Any]:

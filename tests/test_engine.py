@@ -31,6 +31,7 @@ from dynexport.errors import (
     InputError,
     MissingExtraError,
 )
+from dynexport.inspection import inspect_file
 from dynexport.pipeline import Conversion, convert
 from dynexport.sidecar import Sidecar
 from dynexport.verify import verify
@@ -411,3 +412,14 @@ def test_without_a_gpu_it_is_one_sentence(engine: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(DeviceError, match="no NVIDIA driver is installed: engines run on an"):
             call()
+
+
+def test_inspecting_an_engine_reads_its_sidecar(engine: Path) -> None:
+    facts = inspect_file(engine)
+    assert (facts["kind"], facts["flavour"], facts["intact"]) == ("engine", RTX, True)
+    assert facts["dynexport"]["variant"] == "deit"
+    flip(engine)
+    assert inspect_file(engine)["intact"] is False
+    no_sidecar(engine)
+    with pytest.raises(EngineError, match="has no sidecar"):
+        inspect_file(engine)

@@ -1,7 +1,8 @@
 """What engines need of CUDA, through cuda-python's driver interface: memory, a stream, graphs.
 
-The driver interface and not the runtime's, because it works with whatever driver is installed,
-older than the package or newer. Everything made belongs to a `Cuda` session, which gives it back
+The driver interface and not the runtime's, because a package works with older drivers than its own
+CUDA, too (of cuda-python 13, timing alone needs a driver of CUDA 12.8; Jetsons with JetPack 6 take
+12.9). Everything made belongs to a `Cuda` session, which gives it back
 when it closes.
 """
 

@@ -130,6 +130,7 @@ def _load(provider: str) -> Any:
         import onnxruntime
     except ImportError:
         raise MissingExtraError("onnxruntime", "cpu" if provider == CPU else "gpu") from None
+    onnxruntime.disable_telemetry_events()
     if provider not in onnxruntime.get_available_providers():
         raise MissingExtraError(f"onnxruntime with its {provider}", "gpu")
     return onnxruntime

@@ -33,21 +33,24 @@ from dynexport.backends.tensorrt import FLAVOURS
 from dynexport.bench import BatchResult, time_batch
 from dynexport.contenders import (
     Contender,
-    Subject,
+    TimedModel,
     engine_contender,
-    find_subject,
+    find_timed_model,
     onnx_contender,
     pytorch_contender,
     write_twin,
 )
 from dynexport.engine import build_engine, open_engine
 from dynexport.errors import DynexportError
+from dynexport.graph.precision import precision_of
 from dynexport.timing import Plan
 from dynexport.verify import Verification, verify
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("dynexport", "torch", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "cuda-python")
 ROUNDS_OF_OPENING = 1000
+LEAK_BYTES = 16 << 20
+"""More than this lost over all rounds is a leak; less is what drivers keep."""
 
 Value = TypeVar("Value")
 
@@ -62,14 +65,29 @@ class Report:
     not_run: list[dict[str, str]] = field(default_factory=list)
 
     def attempt(self, what: str, step: Callable[[], Value]) -> Value | None:
-        """The result of a step, or None and its reason in ``not_run``."""
+        """The result of a step, or None and its reason in ``not_run``: whatever a runtime raises
+        on a machine never seen before, the rest of the check goes on."""
         print(f"... {what}", flush=True)
         try:
             return step()
-        except DynexportError as error:
-            print(f"    not run: {error}", flush=True)
-            self.not_run.append({"what": what, "reason": str(error)})
+        except Exception as error:
+            kind = "" if isinstance(error, DynexportError) else f"{type(error).__name__}: "
+            print(f"    not run: {kind}{error}", flush=True)
+            self.not_run.append({"what": what, "reason": f"{kind}{error}"})
             return None
+
+    def faults(self) -> list[str]:
+        """What is wrong with what did run."""
+        failed = [
+            f"{Path(one['model']).name} in {one['backend']} failed verification"
+            for one in self.verifications
+            if not one["passed"]
+        ]
+        return failed + [
+            f"{one['engine']} lost {one['bytes']} bytes in {one['rounds']} openings"
+            for one in self.leaks
+            if one["bytes"] > LEAK_BYTES
+        ]
 
 
 def main() -> None:
@@ -77,12 +95,17 @@ def main() -> None:
     report = Report()
     try:
         uuid = None if options.on_cpu else cuda.current_device().uuid
-        with tempfile.TemporaryDirectory() as folder:
-            for onnx in onnx_files(options, Path(folder), report):
-                check_model(onnx, options, uuid, Path(folder), report)
     except DynexportError as error:
-        sys.exit(f"error: {error}")
-    write(report, options, uuid)
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            for number, onnx in enumerate(onnx_files(options, Path(folder), report)):
+                check_model(onnx, options, uuid, Path(folder, str(number)), report)
+    finally:  # also of a check that is broken off
+        write(report, options, uuid)
+    if faults := report.faults():
+        sys.exit(f"error: {'; '.join(faults)}")
     if not report.timings:
         sys.exit("error: nothing was timed; see not_run in the report")
 
@@ -107,8 +130,9 @@ def onnx_files(options: argparse.Namespace, folder: Path, report: Report) -> Ite
     """The ONNX files to check: those given, and what checkpoints are converted to."""
     checkpoints = [path for path in options.files if path.suffix != ".onnx"]
     yield from (path for path in options.files if path.suffix == ".onnx")
-    if not options.files:
-        checkpoints = [random_checkpoint(name, folder) for name in options.models]
+    for name in () if options.files else options.models:
+        made = report.attempt(f"make {name}", lambda of=name: random_checkpoint(of, folder))
+        checkpoints += [made] if made else []
     for checkpoint in checkpoints:
         for precision in options.precisions:
             made = report.attempt(
@@ -139,11 +163,12 @@ def convert(checkpoint: Path, precision: str, options: argparse.Namespace, folde
 
 
 def check_model(
-    onnx: Path, options: argparse.Namespace, uuid: str | None, folder: Path, report: Report
+    onnx: Path, options: argparse.Namespace, uuid: str | None, work: Path, report: Report
 ) -> None:
     """Verify and time one ONNX file in every runtime."""
-    subject = find_subject(onnx, None, trust=False)
-    work = folder / onnx.stem
+    subject = report.attempt(f"read {onnx}", lambda: find_timed_model(onnx, None, trust=False))
+    if subject is None:
+        return
     work.mkdir()
     twin = write_twin(subject, work)
     contenders = [
@@ -168,7 +193,7 @@ def check_model(
 
 
 def engines(
-    subject: Subject,
+    subject: TimedModel,
     onnx: Path,
     twin: Path | None,
     work: Path,
@@ -184,11 +209,11 @@ def engines(
         )
         if built is None:
             continue
-        note_verification(
-            report,
-            f"verify {target.name}",
-            lambda at=target: verify(onnx, engine=at),
+        verified = note_verification(
+            report, f"verify {target.name}", lambda at=target: verify(onnx, engine=at)
         )
+        if not verified:  # this GPU does not run it, as a Hopper does not run TensorRT-RTX
+            continue
         leak = report.attempt(
             f"open and close {target.name} {options.openings} times",
             lambda at=target: lost_memory(at, options.openings),
@@ -203,7 +228,7 @@ def engines(
 
 
 def runtimes(
-    subject: Subject, onnx: Path, twin: Path | None, options: argparse.Namespace, report: Report
+    subject: TimedModel, onnx: Path, twin: Path | None, options: argparse.Namespace, report: Report
 ) -> Iterator[Contender | None]:
     """ONNX Runtime and PyTorch, on the GPU."""
     backend = "onnxruntime" if options.on_cpu else "onnxruntime-cuda"
@@ -214,17 +239,19 @@ def runtimes(
         f"open {onnx.stem} with {backend}", lambda: onnx_contender(subject, twin, backend, None)
     )
     device = "cpu" if options.on_cpu else "cuda"
-    half = "fp16" in onnx.stem and not options.on_cpu
+    half = precision_of(subject.graph) == "fp16" and not options.on_cpu
     for compiled in (False, True) if options.compiled else (False,):
         yield pytorch_contender(subject, None, device=device, half=half, compiled=compiled)
 
 
-def note_verification(report: Report, what: str, step: Callable[[], Verification]) -> None:
+def note_verification(report: Report, what: str, step: Callable[[], Verification]) -> bool:
+    """Whether it ran at all."""
     outcome = report.attempt(what, step)
     if outcome is not None:
         verdict = "passed" if outcome.passed else f"FAILED: {'; '.join(outcome.failures)}"
         print(f"    {verdict}", flush=True)
         report.verifications.append(dataclasses.asdict(outcome))
+    return outcome is not None
 
 
 def lost_memory(engine: Path, rounds: int) -> dict[str, int]:
@@ -240,7 +267,7 @@ def lost_memory(engine: Path, rounds: int) -> dict[str, int]:
 
 def row(
     name: str,
-    subject: Subject,
+    subject: TimedModel,
     contender: Contender,
     result: BatchResult,
     conditions: gpu.GpuConditions | None,
@@ -286,6 +313,10 @@ def table(report: Report) -> str:
         said = "passed" if outcome["passed"] else f"FAILED: {'; '.join(outcome['failures'])}"
         model = Path(outcome["model"]).name
         lines.append(f"\n{model} in {outcome['backend']}: {said} (error {errors})")
+    lines += [
+        f"\n{leak['engine']}: {leak['bytes']} bytes of the GPU gone after {leak['rounds']} openings"
+        for leak in report.leaks
+    ]
     lines += [f"\nNot run: {one['what']}: {one['reason']}" for one in report.not_run]
     return "\n".join(lines)
 

@@ -12,9 +12,9 @@ from dynexport.backends import require_backend, runs_on_gpu
 from dynexport.backends.cuda import current_device
 from dynexport.contenders import (
     Contender,
-    Subject,
+    TimedModel,
     engine_contender,
-    find_subject,
+    find_timed_model,
     onnx_contender,
     profiled,
     pytorch_contender,
@@ -22,6 +22,7 @@ from dynexport.contenders import (
 )
 from dynexport.errors import DeviceError, InputError, MissingExtraError
 from dynexport.gpu import GpuConditions, GpuFacts, GpuWatch, gpu_facts
+from dynexport.graph.precision import precision_of
 from dynexport.metadata import Batch
 from dynexport.profile import group_times
 from dynexport.timing import Plan, Timing, speedup, time_candidates, time_layers
@@ -58,6 +59,8 @@ class BatchResult:
 class BenchResult:
     """Timings of one model, its dense twin and PyTorch.
 
+    speedup     of the first runtime at the first batch size, and efficiency, how much of the ideal
+                that is; None for a dense model
     ideal       the quotient of the twins' multiply-accumulates
     batches     results by batch size, ascending
     break_even  the smallest batch size timed from which on sparse is faster in the first runtime;
@@ -69,6 +72,8 @@ class BenchResult:
 
     model: str
     threads: int | None
+    speedup: float | None
+    efficiency: float | None
     ideal: float
     batches: tuple[BatchResult, ...]
     break_even: int | None
@@ -76,17 +81,6 @@ class BenchResult:
     gpu: GpuFacts | None
     conditions: GpuConditions | None
     notes: tuple[str, ...]
-
-    @property
-    def speedup(self) -> float | None:
-        """Of the first runtime, at the first batch size; None for a dense model."""
-        gains = self.batches[0].gains
-        return gains[0].speedup if gains else None
-
-    @property
-    def efficiency(self) -> float | None:
-        """How much of the ideal `speedup` is."""
-        return None if self.speedup is None else self.speedup / self.ideal
 
 
 def bench_model(
@@ -117,10 +111,10 @@ def bench_model(
     plan = plan or Plan()
     if threads is not None and threads < 1:
         raise InputError(f"{threads} threads were asked for: give at least 1")
-    backends = tuple(backends) or (() if engine else ("onnxruntime",))
+    backends = tuple(dict.fromkeys(backends)) or (() if engine else ("onnxruntime",))
     for backend in backends:
         require_backend(backend)
-    subject = find_subject(model, engine, trust)
+    subject = find_timed_model(model, engine, trust)
     on_gpu = engine is not None or any(map(runs_on_gpu, backends))
     sizes = _batch_sizes(subject, batches, on_gpu)
     with ExitStack() as stack:
@@ -133,16 +127,20 @@ def bench_model(
         contenders += [onnx_contender(subject, twin, name, threads) for name in backends]
         if pytorch:
             device = "cuda" if on_gpu else "cpu"
-            torch = pytorch_contender(subject, threads, plugins, device=device)
+            half = on_gpu and subject.graph is not None and precision_of(subject.graph) == "fp16"
+            torch = pytorch_contender(subject, threads, plugins, device=device, half=half)
             contenders += [torch] if torch else []
         gpu, watch, unseen = _watch_gpu(stack) if on_gpu else (None, None, ())
         results = tuple(
             time_batch(contenders, subject, size, plan, watch, on_step) for size in sizes
         )
         layers = _time_groups(contenders, subject, sizes[0], plan, on_step) if profile else {}
+    first = results[0].gains[0] if results[0].gains else None
     return BenchResult(
         model=str(engine or model),
         threads=threads,
+        speedup=first.speedup if first else None,
+        efficiency=first.efficiency if first else None,
         ideal=subject.ideal,
         batches=results,
         break_even=find_break_even(results),
@@ -162,7 +160,7 @@ def _watch_gpu(stack: ExitStack) -> tuple[GpuFacts | None, GpuWatch | None, tupl
         return None, None, (f"clocks and power are not known: {error}",)
 
 
-def _batch_sizes(subject: Subject, asked: Sequence[int], on_gpu: bool) -> tuple[int, ...]:
+def _batch_sizes(subject: TimedModel, asked: Sequence[int], on_gpu: bool) -> tuple[int, ...]:
     """The sizes to time, ascending; InputError for one the model does not take."""
     ranges = subject.batches
     if not asked:
@@ -185,7 +183,7 @@ def _taken(size: int, ranges: Sequence[Batch]) -> bool:
 
 def time_batch(
     contenders: Sequence[Contender],
-    subject: Subject,
+    subject: TimedModel,
     size: int,
     plan: Plan,
     watch: GpuWatch | None = None,
@@ -211,7 +209,7 @@ def time_batch(
 
 
 def _time_groups(
-    contenders: Sequence[Contender], subject: Subject, size: int, plan: Plan, on_step: OnStep
+    contenders: Sequence[Contender], subject: TimedModel, size: int, plan: Plan, on_step: OnStep
 ) -> dict[str, dict[str, float]]:
     """Milliseconds by group of layers, of every candidate whose runtime times its layers."""
     grouped = {}
@@ -236,7 +234,7 @@ def find_break_even(results: Sequence[BatchResult]) -> int | None:
     return size
 
 
-def _left_out(subject: Subject) -> tuple[str, ...]:
+def _left_out(subject: TimedModel) -> tuple[str, ...]:
     if subject.engine is None or subject.onnx is not None:
         return ()
     name = subject.engine[1].onnx

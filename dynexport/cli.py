@@ -35,8 +35,10 @@ Plugins = Annotated[
     ),
 ]
 Backend = Annotated[
-    str,
-    typer.Option(help="Runtime to use: onnxruntime, onnxruntime-cuda or onnxruntime-tensorrt."),
+    str | None,
+    typer.Option(
+        help="Runtime to use: onnxruntime (default), onnxruntime-cuda or onnxruntime-tensorrt."
+    ),
 ]
 Engine = Annotated[
     Path | None,
@@ -131,10 +133,10 @@ def convert(
     quiet: Quiet = False,
 ) -> None:
     """Turn a checkpoint into a verified ONNX file and its reference bundle."""
-    from dynexport.console import print_json, progress, show_conversion, show_warning
+    from dynexport.console import build_progress, print_json, show_conversion, show_warning
     from dynexport.pipeline import convert as run
 
-    with progress(quiet) as on_step:
+    with build_progress(quiet) as (on_step, on_progress):
         result = run(
             checkpoint,
             ratio=ratio,
@@ -156,6 +158,7 @@ def convert(
             plugins=plugin or (),
             on_step=on_step,
             on_warning=show_warning,
+            on_progress=on_progress,
         )
     (print_json if json else show_conversion)(result)
 
@@ -178,7 +181,7 @@ def verify(
             "precision, 1e-4 for fp32, 5e-3 for fp16."
         ),
     ] = None,
-    backend: Backend = "onnxruntime",
+    backend: Backend = None,
     engine: Engine = None,
     trust: Trust = False,
     json: Json = False,
@@ -189,7 +192,7 @@ def verify(
     from dynexport.pipeline import verify_model
 
     with progress(quiet) as on_step:
-        on_step(f"verify {engine or model}" + ("" if engine else f" with {backend}"))
+        on_step(f"verify {engine or model}")
         result = verify_model(
             model,
             reference=reference,

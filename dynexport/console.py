@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from dynexport.keep import format_ratios
@@ -48,46 +48,42 @@ def _finite(value: Any) -> Any:
 
 @contextmanager
 def progress(quiet: bool) -> Iterator[Callable[[str], None]]:
-    """A function to tell of each step: a spinner on a terminal, a line each elsewhere.
+    """A function to tell of each step: a spinner on a terminal, a line each elsewhere."""
+    with build_progress(quiet) as (on_step, _):
+        yield on_step
+
+
+@contextmanager
+def build_progress(quiet: bool) -> Iterator[tuple[Callable[[str], None], OnProgress]]:
+    """Functions to tell of steps, and of TensorRT's phases: a spinner and bars on a terminal, a
+    line each elsewhere.
 
     Progress goes to stderr, so that stdout is the result alone.
     """
     console = Console(stderr=True, quiet=quiet, emoji=False, highlight=False)
     if not console.is_terminal:
-        yield lambda step: console.print(f"... {step}", markup=False, soft_wrap=True)
-        return
-    with console.status("starting") as status:
-        yield lambda step: status.update(escape(step))
-
-
-@contextmanager
-def build_progress(quiet: bool) -> Iterator[tuple[Callable[[str], None], OnProgress]]:
-    """Functions to tell of steps and of TensorRT's phases: bars on a terminal, or lines."""
-    console = Console(stderr=True, quiet=quiet, emoji=False, highlight=False)
-    if not console.is_terminal:
+        told: set[str] = set()
 
         def say(step: str) -> None:
             console.print(f"... {step}", markup=False, soft_wrap=True)
 
-        told: set[str] = set()
-
-        def on_line(phase: str, done: int, steps: int) -> None:
+        def say_once(phase: str, done: int, steps: int) -> None:
             if phase not in told:
                 told.add(phase)
                 say(phase)
 
-        yield say, on_line
+        yield say, say_once
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        tasks: dict[str, TaskID] = {}
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=quiet) as bars:
+        tasks = {"": bars.add_task("starting", total=None)}
 
-        def on_bar(phase: str, done: int, steps: int) -> None:
+        def fill(phase: str, done: int, steps: int) -> None:
             if phase not in tasks:
-                tasks[phase] = bar.add_task(escape(phase), total=steps)
-            bar.update(tasks[phase], completed=done, visible=done < steps)
+                tasks[phase] = bars.add_task(escape(phase), total=steps)
+            bars.update(tasks[phase], total=steps, completed=done, visible=done < steps)
 
-        yield lambda step: console.print(escape(step), style="dim"), on_bar
+        yield lambda step: bars.update(tasks[""], description=escape(step)), fill
 
 
 def show_warning(warning: str) -> None:

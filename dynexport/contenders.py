@@ -9,19 +9,19 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from dynexport.backends import open_runner, require_backend
-from dynexport.engine import build_engine, require_runnable
-from dynexport.errors import EngineError, InputError
+from dynexport.backends import require_runtime, runs_on_gpu
+from dynexport.engine import build_engine, read_sidecar, require_runnable
+from dynexport.errors import InputError
 from dynexport.files import existing_file, sha256_of
 from dynexport.graph.twin import dense_twin
 from dynexport.metadata import Batch, Metadata
 from dynexport.onnxfile import read_metadata, read_model, to_bytes
-from dynexport.sidecar import REBUILD, Sidecar
+from dynexport.sidecar import Sidecar
 from dynexport.timing import Candidate
 
 
 @dataclass(frozen=True)
-class Subject:
+class TimedModel:
     """The model a benchmark is about.
 
     onnx, graph  the ONNX file; None for an engine whose ONNX file is not there
@@ -84,7 +84,9 @@ class Contender:
         return tuple(c for c in (self.model, self.twin) if c is not None)
 
 
-def find_subject(model: str | Path | None, engine: str | Path | None, trust: bool) -> Subject:
+def find_timed_model(
+    model: str | Path | None, engine: str | Path | None, trust: bool
+) -> TimedModel:
     """The model behind what was given; an engine finds its ONNX file beside itself.
 
     EngineError if the engine cannot run here, DeviceError if there is no GPU.
@@ -94,20 +96,18 @@ def find_subject(model: str | Path | None, engine: str | Path | None, trust: boo
             raise InputError("there is nothing to time: give an ONNX file, or --engine, or both")
         path = existing_file(model, "an ONNX file")
         graph = read_model(path)
-        return Subject(path, graph, read_metadata(path, graph), None)
-    at = existing_file(engine, "an engine that `dynexport build` wrote")
-    facts = Sidecar.load(at)
+        return TimedModel(path, graph, read_metadata(path, graph), None)
+    at = Path(engine)
+    facts = read_sidecar(at, None if model is None else Path(model), trust)
     require_runnable(at, facts, trust)
-    beside = at.with_name(facts.onnx) if model is None else existing_file(model, "an ONNX file")
+    beside = at.with_name(facts.onnx) if model is None else Path(model)
     known = facts.metadata if facts.properties else None
     if beside.is_file() and sha256_of(beside) == facts.onnx_sha256:
-        return Subject(beside, read_model(beside), known, (at, facts))
-    if model is not None:
-        raise EngineError(f"{at} was not built from {model}, but from {facts.onnx}: {REBUILD}")
-    return Subject(None, None, known, (at, facts))
+        return TimedModel(beside, read_model(beside), known, (at, facts))
+    return TimedModel(None, None, known, (at, facts))
 
 
-def write_twin(subject: Subject, folder: Path) -> Path | None:
+def write_twin(subject: TimedModel, folder: Path) -> Path | None:
     """The dense twin's ONNX file, written into ``folder``; None if there is none to make."""
     if not subject.sparse or subject.graph is None or subject.metadata is None:
         return None
@@ -116,7 +116,7 @@ def write_twin(subject: Subject, folder: Path) -> Path | None:
     return twin
 
 
-def engine_contender(subject: Subject, twin: Path | None, trust: bool) -> Contender:
+def engine_contender(subject: TimedModel, twin: Path | None, trust: bool) -> Contender:
     """The engine, and its twin's, built the same way."""
     assert subject.engine is not None
     path, facts = subject.engine
@@ -142,16 +142,14 @@ def engine_contender(subject: Subject, twin: Path | None, trust: bool) -> Conten
 
 
 def onnx_contender(
-    subject: Subject, twin: Path | None, backend: str, threads: int | None
+    subject: TimedModel, twin: Path | None, backend: str, threads: int | None
 ) -> Contender:
-    """The ONNX file in a runtime, which is opened once to see that it is there."""
-    require_backend(backend)
+    """The ONNX file in a runtime, which must be installed."""
+    require_runtime(backend)
     if subject.onnx is None:
         raise InputError(
             f"{backend} needs the ONNX file the engine was built from: give it before --engine"
         )
-    with open_runner(backend, subject.onnx, threads):
-        pass
     model, dense = (
         None
         if path is None
@@ -162,11 +160,12 @@ def onnx_contender(
         )
         for path, sparse in ((subject.onnx, subject.sparse), (twin, False))
     )
-    return Contender(backend, model, dense, times_layers=True)
+    # on a GPU it times the launches of layers, not the layers
+    return Contender(backend, model, dense, times_layers=not runs_on_gpu(backend))
 
 
 def pytorch_contender(
-    subject: Subject,
+    subject: TimedModel,
     threads: int | None,
     plugins: Sequence[str | Path] = (),
     *,

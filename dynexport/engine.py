@@ -12,7 +12,13 @@ import onnx_ir as ir
 
 from dynexport.backends import cuda
 from dynexport.backends.tensorrt import FLAVOURS, Flavour, find_flavour
-from dynexport.backends.tensorrt.builder import OnProgress, Plan, Shapes, build
+from dynexport.backends.tensorrt.builder import (
+    EnginePlan,
+    OnProgress,
+    Shapes,
+    build,
+    require_buildable,
+)
 from dynexport.backends.tensorrt.flavours import fits
 from dynexport.backends.tensorrt.options import BuildOptions
 from dynexport.backends.tensorrt.runner import EngineRunner
@@ -23,6 +29,9 @@ from dynexport.metadata import PREFIX, Batch
 from dynexport.onnxfile import read_model, to_bytes
 from dynexport.preflight import mends_for
 from dynexport.sidecar import REBUILD, Sidecar, read_plan
+
+FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
+"""What images may be given as."""
 
 
 @dataclass(frozen=True)
@@ -61,29 +70,15 @@ def build_engine(
         require_writable(file)
         if file.resolve() == path.resolve():
             raise InputError(f"{path} would be overwritten: choose another file with -o")
-    flavour = find_flavour(backend)
-    options = options or BuildOptions()
+    flavour, options = find_flavour(backend), options or BuildOptions()
+    require_buildable(flavour, options)
     graph = read_model(path)
     on_step(f"build {path.name} with {flavour.name} {flavour.load().__version__}")
     start = perf_counter()
     ranges = batch_ranges(graph, path.name, batches)
     plan = build_plan(flavour, graph, ranges, options, on_progress)
-    facts = Sidecar(
-        flavour=flavour.name,
-        version=plan.version,
-        gpu=plan.gpu,
-        capabilities=plan.capabilities,
-        precision=precision_of(graph),
-        batches=tuple(map(str, ranges)),
-        input_shape=_image_shape(graph),
-        engine_sha256=hashlib.sha256(plan.content).hexdigest(),
-        onnx_sha256=sha256_of(path),
-        onnx=path.name,
-        options=options,
-        seconds=perf_counter() - start,
-        layers=plan.layers,
-        properties={k: v for k, v in graph.metadata_props.items() if k.startswith(PREFIX)},
-    )
+    seconds = perf_counter() - start
+    facts = describe_engine(plan.content, path, graph, plan, flavour, ranges, options, seconds)
     with written_whole(target, beside) as (engine_draft, facts_draft):
         engine_draft.write_bytes(plan.content)
         facts_draft.write_text(facts.to_json())
@@ -96,14 +91,13 @@ def build_plan(
     ranges: Sequence[Batch],
     options: BuildOptions,
     on_progress: OnProgress = lambda phase, done, steps: None,
-) -> Plan:
+) -> EnginePlan:
     """Build a graph in memory; a BuildError tells what to change, where a rule knows it."""
-    images = graph.graph.inputs[0].name
+    images, shape = _images(graph), _image_shape(graph)
     profiles: tuple[Mapping[str, Shapes], ...] = ()
     if _is_dynamic(graph):
-        shape = _image_shape(graph)
         profiles = tuple(
-            {str(images): ((r.smallest, *shape), (r.optimal, *shape), (r.largest, *shape))}
+            {images: ((r.smallest, *shape), (r.optimal, *shape), (r.largest, *shape))}
             for r in ranges
         )
     try:
@@ -119,7 +113,7 @@ def batch_ranges(graph: ir.Model, name: str, batches: Sequence[str] = ()) -> tup
     """The batch sizes to build a graph for; InputError if it does not take those asked for."""
     asked = tuple(Batch.parse(batch) for batch in batches)
     if not _is_dynamic(graph):
-        size = graph.graph.inputs[0].shape[0]  # type: ignore[index]
+        size = _shape(graph)[0]
         fixed = Batch.parse(str(size))
         if any(batch != fixed for batch in asked):
             raise InputError(
@@ -132,25 +126,86 @@ def batch_ranges(graph: ir.Model, name: str, batches: Sequence[str] = ()) -> tup
     return asked or (Batch.parse(str(recorded).strip('"')),)
 
 
-def open_engine(
-    engine: str | Path, *, trust: bool = False, backend: str = "auto", profile: bool = False
-) -> EngineRunner:
+def open_engine(engine: str | Path, *, trust: bool = False, profile: bool = False) -> EngineRunner:
     """Open an engine on the GPU, if its sidecar says that it belongs here.
 
-    ``trust`` opens it whatever the sidecar says, and without one, in the TensorRT that ``backend``
-    names: an engine is native code, so know where it comes from. ``profile``: time layers.
+    ``trust`` opens it whatever the sidecar says, and without one, in the TensorRT that is
+    installed: an engine is native code, so know where it comes from. ``profile``: time layers.
     EngineError says what does not fit, DeviceError that there is no GPU.
     """
     path = existing_file(engine, "an engine that `dynexport build` wrote")
-    facts = None if trust and not Sidecar.path_beside(path).is_file() else Sidecar.load(path)
-    if facts is None:
-        return EngineRunner(find_flavour(backend), read_plan(path, None), profile=profile)
+    if trust and not Sidecar.path_beside(path).is_file():
+        return EngineRunner(find_flavour("auto"), read_plan(path, None), profile=profile)
+    facts = Sidecar.load(path)
     plan = read_plan(path, None if trust else facts)
     require_runnable(path, facts, trust)
     flavour = FLAVOURS[facts.flavour]
     kernels = cache_folder() / f"{facts.engine_sha256[:16]}.kernels" if flavour.jit else None
-    weights = _weights(path, facts) if facts.options.strip_weights else None
-    return EngineRunner(flavour, plan, weights=weights, kernels=kernels, profile=profile)
+    return EngineRunner(
+        flavour,
+        plan,
+        weights=_weights(path, facts) if facts.options.strip_weights else None,
+        host_code=facts.options.version_compatible,
+        kernels=kernels,
+        profile=profile,
+    )
+
+
+def read_sidecar(engine: Path, model: Path | None, trust: bool) -> Sidecar:
+    """What is known of an engine: its sidecar; or with ``trust`` and without one, what the ONNX
+    file it was built from says of it, and that it was built here.
+
+    EngineError if there is neither, or the sidecar names another ONNX file than ``model``.
+    """
+    existing_file(engine, "an engine that `dynexport build` wrote")
+    if trust and model is not None and not Sidecar.path_beside(engine).is_file():
+        flavour, graph = find_flavour("auto"), read_model(model)
+        return describe_engine(
+            engine.read_bytes(),
+            model,
+            graph,
+            EnginePlan(b"", flavour.load().__version__, None, flavour.supported, ()),
+            flavour,
+            batch_ranges(graph, model.name),
+            BuildOptions(),
+            seconds=0.0,
+        )
+    facts = Sidecar.load(engine)
+    if model is not None and facts.onnx_sha256 != sha256_of(existing_file(model, "an ONNX file")):
+        raise EngineError(
+            f"{engine} was not built from {model} (its sidecar names {facts.onnx} with another "
+            f"SHA-256): {REBUILD}"
+        )
+    return facts
+
+
+def describe_engine(
+    content: bytes,
+    model: Path,
+    graph: ir.Model,
+    plan: EnginePlan,
+    flavour: Flavour,
+    ranges: Sequence[Batch],
+    options: BuildOptions,
+    seconds: float,
+) -> Sidecar:
+    """The sidecar of an engine whose bytes are ``content``, built from an ONNX file."""
+    return Sidecar(
+        flavour=flavour.name,
+        version=plan.version,
+        gpu=plan.gpu,
+        capabilities=plan.capabilities,
+        precision=precision_of(graph),
+        batches=tuple(map(str, ranges)),
+        input_shape=_image_shape(graph),
+        engine_sha256=hashlib.sha256(content).hexdigest(),
+        onnx_sha256=sha256_of(model),
+        onnx=model.name,
+        options=options,
+        seconds=seconds,
+        layers=plan.layers,
+        properties={k: v for k, v in graph.metadata_props.items() if k.startswith(PREFIX)},
+    )
 
 
 def _weights(engine: Path, facts: Sidecar) -> bytes:
@@ -160,7 +215,7 @@ def _weights(engine: Path, facts: Sidecar) -> bytes:
         raise EngineError(
             f"{engine} holds no weights: put {facts.onnx}, which it was built from, beside it"
         )
-    return beside.read_bytes()
+    return to_bytes(read_model(beside))
 
 
 def open_alike(facts: Sidecar, graph: ir.Model) -> EngineRunner:
@@ -214,14 +269,22 @@ def _image_shape(graph: ir.Model) -> tuple[int, ...]:
     return tuple(int(size) for size in _shape(graph)[1:])  # type: ignore[arg-type]
 
 
-def _shape(graph: ir.Model) -> tuple[int | ir.SymbolicDim, ...]:
-    """The shape of the only input; InputError unless only its first size may be open."""
-    images, *others = (v for v in graph.graph.inputs if v.name not in graph.graph.initializers)
-    shape = tuple(images.shape or ())
-    if others or not shape or not all(isinstance(size, int) for size in shape[1:]):
-        found = ", ".join(f"{v.name} {v.shape}" for v in (images, *others))
+def _images(graph: ir.Model) -> str:
+    """The name of the only input, images (B, C, H, W) in floating point, of which only the batch
+    size may be open; InputError if the graph takes anything else."""
+    inputs = [v for v in graph.graph.inputs if v.name not in graph.graph.initializers]
+    shape = tuple(inputs[0].shape or ()) if len(inputs) == 1 else ()
+    fixed = all(isinstance(size, int) for size in shape[1:])
+    if len(shape) != 4 or not fixed or inputs[0].dtype not in FLOATS:
+        found = ", ".join(f"{v.name} {v.dtype} {v.shape}" for v in inputs) or "none"
         raise InputError(
-            "engines are built of models with one input, images, of which only the batch size may "
-            f"be open, found {found}: export it so"
+            "engines are built of models with one input, images (B, C, H, W) in floating point, "
+            f"of which only the batch size may be open, found {found}: export it so"
         )
-    return shape
+    return str(inputs[0].name)
+
+
+def _shape(graph: ir.Model) -> tuple[int | ir.SymbolicDim, ...]:
+    name = _images(graph)
+    (images,) = (value for value in graph.graph.inputs if value.name == name)
+    return tuple(images.shape or ())

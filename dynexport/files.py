@@ -54,6 +54,12 @@ def written_whole(*targets: Path) -> Iterator[tuple[Path, ...]]:
             folder.rmdir()
 
 
+def save(target: Path, content: bytes) -> None:
+    """Write a file whole, or not at all; InputError if it cannot be written."""
+    with written_whole(target) as (draft,):
+        draft.write_bytes(content)
+
+
 def require_writable(target: Path) -> None:
     """InputError unless ``target`` can be a file, as far as can be told without writing."""
     try:

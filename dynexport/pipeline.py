@@ -12,6 +12,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from dynexport.backends.tensorrt import find_flavour
+from dynexport.backends.tensorrt.builder import OnProgress, require_buildable
+from dynexport.backends.tensorrt.options import BuildOptions
 from dynexport.calibration import Preprocessing, load_images, synthetic_images
 from dynexport.engine import EngineBuild, build_engine
 from dynexport.errors import InputError, ScheduleError
@@ -89,6 +91,7 @@ def convert(
     plugins: Sequence[str | Path] = (),
     on_step: OnStep = silent,
     on_warning: OnStep = silent,
+    on_progress: OnProgress = lambda phase, done, steps: None,
 ) -> Conversion:
     """Turn a checkpoint into a verified ONNX file and its reference bundle.
 
@@ -107,8 +110,9 @@ def convert(
     output         the .onnx to write; by default named after the checkpoint, in this folder
     plugins        files that define families of their own; their code runs
 
-    ``on_step`` is told of each step, ``on_warning`` of what a runtime will refuse. Raises
-    DynexportError's subclasses; then nothing was written.
+    ``on_step`` is told of each step, ``on_warning`` of what a runtime will refuse, ``on_progress``
+    of an engine's phases. Raises DynexportError's subclasses; then nothing was written, but for the
+    ONNX file and its bundle where only the engine cannot be built.
     """
     sizes = Batch.parse(str(batch))
     if dense and (ratio is not None or ratios is not None):
@@ -123,7 +127,7 @@ def convert(
     require_precision(precision)
     flavour = None if engine is None else find_flavour(engine)
     if flavour is not None:
-        flavour.load()
+        require_buildable(flavour, BuildOptions())
     clock = _Clock(on_step)
     with clock("read the checkpoint"):
         loaded = load_checkpoint(checkpoint, weights)
@@ -134,7 +138,8 @@ def convert(
         target = Path(name if output is None else output)
         beside = _reference_beside(target, Path(checkpoint), images)
         if flavour is not None:
-            require_writable(target.with_suffix(".engine"))
+            for file in (target.with_suffix(".engine"), target.with_suffix(".engine.json")):
+                require_writable(file)
     with clock("rewrite masks to top-k gathers"):
         lean = rewrite(trained, keep)
         steps = Preprocessing.for_size(config.img_size)
@@ -165,7 +170,12 @@ def convert(
     built = None
     if flavour is not None:
         with clock(f"build the engine with {flavour.name}"):
-            built = build_engine(target, backend=flavour.name, output=target.with_suffix(".engine"))
+            built = build_engine(
+                target,
+                backend=flavour.name,
+                output=target.with_suffix(".engine"),
+                on_progress=on_progress,
+            )
     return Conversion(
         onnx=str(target),
         reference=str(beside),
@@ -242,7 +252,7 @@ def verify_model(
     *,
     reference: str | Path | None = None,
     checkpoint: str | Path | None = None,
-    backend: str = "onnxruntime",
+    backend: str | None = None,
     engine: str | Path | None = None,
     trust: bool = False,
     tolerance: float | None = None,

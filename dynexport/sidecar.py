@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,36 +76,38 @@ class Sidecar:
             values = json.loads(path.read_text())
             if values.pop("format") != FORMAT:
                 raise ValueError("format")
-            values["options"] = BuildOptions(**_tuples(values["options"]))
-            values["layers"] = tuple(Layer(**_tuples(layer)) for layer in values["layers"])
-            facts = cls(**_tuples(values))
+            values["options"] = BuildOptions(**_tuples(values["options"], OPTION_LISTS))
+            values["layers"] = [Layer(**_tuples(layer, ("nodes",))) for layer in values["layers"]]
+            facts = cls(**_tuples(values, LISTS))
             if not facts._sound():
                 raise TypeError("a field")
             return facts
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, DynexportError):
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            raise EngineError(f"{path} is damaged: {REBUILD}") from None
+        except DynexportError:  # options or batches that are none
             raise EngineError(f"{path} is damaged: {REBUILD}") from None
 
     def _sound(self) -> bool:
-        """Whether every field read from a file is of its type."""
+        """Whether every field read from a file is what it should be."""
         for batch in self.batches:
             Batch.parse(batch)
+        options = dataclasses.asdict(self.options).items()
         texts = (
-            self.flavour,
-            self.version,
-            self.gpu or "",
-            self.precision,
-            self.engine_sha256,
-            self.onnx_sha256,
-            self.onnx,
-            *self.capabilities,
-            *self.properties.values(),
+            *(self.flavour, self.precision, self.engine_sha256, self.onnx_sha256),
+            *("" if self.gpu is None else self.gpu, *self.properties.values()),
+            *(text for layer in self.layers for text in (layer.name, layer.kind, *layer.nodes)),
         )
         return (
             all(isinstance(text, str) for text in texts)
-            and all(isinstance(size, int) and size > 0 for size in self.input_shape)
-            and isinstance(self.seconds, (int, float))
-            and len(self.batches) > 0
+            and re.fullmatch(r"\d+(\.\d+)+", self.version) is not None
             and len(self.capabilities) > 0
+            and all(re.fullmatch(r"\d+\.\d\+?", target) for target in self.capabilities)
+            and len(self.batches) > 0
+            and len(self.input_shape) == 3
+            and all(isinstance(size, int) and size > 0 for size in self.input_shape)
+            and Path(self.onnx).name == self.onnx
+            and isinstance(self.seconds, (int, float))
+            and all(isinstance(value, KINDS[name]) for name, value in options)
         )
 
     @property
@@ -122,8 +125,23 @@ class Sidecar:
 REBUILD = "build it again with `dynexport build`"
 
 
-def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+LISTS = ("capabilities", "batches", "input_shape", "layers")
+OPTION_LISTS = ("compute_capabilities",)
+KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("workspace_mib", "optimization_level", "dla_core"), (int, type(None))),
+    **dict.fromkeys(("tf32", "version_compatible", "hardware_compatible"), (bool,)),
+    **dict.fromkeys(("refit", "strip_weights"), (bool,)),
+    "compute_capabilities": (tuple,),
+    "timing_cache": (str, type(None)),
+}
+"""Of each option of `BuildOptions`, the types it may have."""
+
+
+def _tuples(values: dict[str, Any], lists: tuple[str, ...]) -> dict[str, Any]:
+    """Fields as the dataclasses have them; TypeError where one of ``lists`` is no list."""
+    if not all(isinstance(values[name], list) for name in lists):
+        raise TypeError("a list")
+    return {key: tuple(value) if key in lists else value for key, value in values.items()}
 
 
 def read_plan(engine: Path, facts: Sidecar | None) -> bytes:

@@ -21,6 +21,9 @@ import numpy as np
 
 from dynexport.errors import DynexportError, InputError
 
+CLOSING_SECONDS = 10.0
+"""A candidate gets so long to close its runtime: it may keep what it compiled."""
+
 Times = dict[str, list[float]]
 """Seconds of every run: "total", and where a runtime tells them apart "gpu" and "enqueue"."""
 
@@ -126,7 +129,7 @@ def time_candidates(
 def time_layers(
     candidate: Candidate, shape: tuple[int, int, int, int], seconds: float
 ) -> dict[str, float]:
-    """Milliseconds of each layer in a run, the mean of as many as fit in ``seconds``.
+    """Milliseconds of each layer in a run, the median of as many as fit in ``seconds``.
 
     The candidate's opener must have been asked for it, and its runtime be able to.
     """
@@ -192,8 +195,11 @@ class _Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.communicate()
+        try:
+            self._process.communicate(timeout=CLOSING_SECONDS)  # it ends where its input ends
+        except (subprocess.TimeoutExpired, OSError, ValueError):
+            self._process.kill()
+            self._process.wait()
         self._errors.close()
 
     def measure(self, seconds: float) -> Times:
@@ -202,9 +208,9 @@ class _Worker:
         return times
 
     def layers(self) -> dict[str, float]:
-        """Milliseconds of each layer in a run, the mean since it was opened."""
-        answer = self._ask({"layers": True})
-        return {name: total / answer["runs"] for name, total in answer["layers"].items()}
+        """Median milliseconds of each layer in a run."""
+        layers: dict[str, float] = self._ask({"layers": True})["layers"]
+        return layers
 
     def _ask(self, order: Mapping[str, Any]) -> Any:
         assert self._process.stdin is not None

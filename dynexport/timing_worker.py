@@ -33,23 +33,23 @@ def main() -> None:
     images = np.random.default_rng(0).standard_normal(order["shape"]).astype(np.float32)
     module, _, function = order["opener"].partition(":")
     try:
+        profiled = bool(order["arguments"].get("profile"))
         with getattr(importlib.import_module(module), function)(**order["arguments"]) as runner:
             runner.run(images)
             answer({"ready": True})
-            runs = 1
             for line in sys.stdin:
-                order = json.loads(line)
-                if "seconds" in order:
-                    times = _measure(runner, images, order["seconds"])
-                    runs += len(times["total"]) + 1
-                    answer(times)
+                asked = json.loads(line)
+                if "seconds" in asked:
+                    answer(_measure(runner, images, asked["seconds"], not profiled))
                 else:
-                    answer({"layers": _layers(runner), "runs": runs})
+                    answer({"layers": _layers(runner)})
     except DynexportError as error:
         answer({"error": str(error)})
 
 
-def _measure(runner: Runner, images: NDArray[np.float32], seconds: float) -> dict[str, list[float]]:
+def _measure(
+    runner: Runner, images: NDArray[np.float32], seconds: float, on_gpu: bool
+) -> dict[str, list[float]]:
     """Seconds of every run: in all, and where the runner can tell, of the GPU and to enqueue."""
     times: dict[str, list[float]] = {"total": []}
     runner.run(images)  # not counted: what ran last left the caches to itself
@@ -58,7 +58,7 @@ def _measure(runner: Runner, images: NDArray[np.float32], seconds: float) -> dic
         start = perf_counter()
         runner.run(images)
         times["total"].append(perf_counter() - start)
-        if isinstance(runner, GpuRunner):
+        if on_gpu and isinstance(runner, GpuRunner):
             gpu, enqueue = runner.measure()
             times.setdefault("gpu", []).append(gpu)
             times.setdefault("enqueue", []).append(enqueue)

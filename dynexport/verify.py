@@ -22,15 +22,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from dynexport.backends import Runner, open_runner
-from dynexport.engine import open_alike, open_engine
-from dynexport.errors import EngineError, InputError, VerificationError
-from dynexport.files import existing_file, sha256_of
+from dynexport.engine import open_alike, open_engine, read_sidecar
+from dynexport.errors import InputError, VerificationError
 from dynexport.graph.precision import precision_of
 from dynexport.graph.selection import add_kept_outputs
 from dynexport.metadata import Batch, Metadata
 from dynexport.onnxfile import read_metadata, read_model, to_bytes
 from dynexport.reference import ReferenceBundle
-from dynexport.sidecar import REBUILD, Sidecar
 
 TOLERANCES: Mapping[str, float] = MappingProxyType({"fp32": 1e-4, "fp16": 5e-3})
 """By precision, the accepted error of outputs, relative to the largest (but at least to one)."""
@@ -102,7 +100,7 @@ def verify(
     model: str | Path,
     reference: str | Path | None = None,
     *,
-    backend: str = "onnxruntime",
+    backend: str | None = None,
     engine: str | Path | None = None,
     trust: bool = False,
     tolerance: float | None = None,
@@ -124,7 +122,7 @@ class Subject:
 
     name        how reports call it
     graph       the ONNX graph it is, or was made of
-    batches     the ranges of batch sizes it takes; the first one's optimum is run in full
+    sizes       batch sizes to run; at the optimal one all images, at others two batches
     backend     how reports call the runtime
     open        opens it
     open_probe  opens a copy of the graph with further outputs, in the same runtime
@@ -132,28 +130,35 @@ class Subject:
 
     name: str
     graph: ir.Model
-    batches: tuple[Batch, ...]
+    sizes: tuple[int, ...]
+    optimal: int
     backend: str
     open: Callable[[], Runner]
     open_probe: Callable[[ir.Model], Runner]
 
 
 def find_subject(
-    model: Path, backend: str = "onnxruntime", engine: str | Path | None = None, trust: bool = False
+    model: Path, backend: str | None = None, engine: str | Path | None = None, trust: bool = False
 ) -> Subject:
-    """An ONNX file in a runtime that takes ONNX, or the engine that was built from it."""
+    """An ONNX file in a runtime (by default onnxruntime), or the engine that was built from it."""
     if engine is None:
-        return onnx_subject(model, backend)
+        return onnx_subject(model, backend or "onnxruntime")
+    if backend is not None:
+        raise InputError(
+            f"--backend {backend} runs the ONNX file and --engine an engine: give one of the two"
+        )
     return engine_subject(Path(engine), model, trust)
 
 
 def onnx_subject(model: Path, backend: str = "onnxruntime") -> Subject:
     """An ONNX file in a runtime that takes ONNX."""
     graph = read_model(model)
+    batch = Batch.parse(read_metadata(model, graph).batch)
     return Subject(
         name=str(model),
         graph=graph,
-        batches=(Batch.parse(read_metadata(model, graph).batch),),
+        sizes=batch_sizes(batch),
+        optimal=batch.optimal,
         backend=backend,
         open=lambda: open_runner(backend, model),
         open_probe=lambda probe: open_runner(backend, to_bytes(probe)),
@@ -165,17 +170,14 @@ def engine_subject(engine: Path, model: Path, trust: bool = False) -> Subject:
 
     The kept sets are told by a probe engine, built with the same options.
     """
-    existing_file(engine, "an engine that `dynexport build` wrote")
-    facts = Sidecar.load(engine)
-    if facts.onnx_sha256 != sha256_of(existing_file(model, "an ONNX file")):
-        raise EngineError(
-            f"{engine} was not built from {model} (its sidecar names {facts.onnx} with another "
-            f"SHA-256): {REBUILD}"
-        )
+    facts = read_sidecar(engine, model, trust)
+    batches = tuple(map(Batch.parse, facts.batches))
+    sizes = {size for batch in batches for size in (*batch_sizes(batch), batch.largest)}
     return Subject(
         name=str(engine),
         graph=read_model(model),
-        batches=tuple(map(Batch.parse, facts.batches)),
+        sizes=tuple(sorted(sizes)),
+        optimal=batches[0].optimal,
         backend=f"{facts.flavour} {facts.version}",
         open=lambda: open_engine(engine, trust=trust),
         open_probe=lambda probe: open_alike(facts, probe),
@@ -201,8 +203,7 @@ def compare(
         raise InputError(f"tolerance {tolerance:g} is not valid: give a number above 0")
     metadata = read_metadata(subject.name, subject.graph)
     images = bundle.inputs(metadata.preprocessing)
-    sizes = tuple(sorted({size for batch in subject.batches for size in batch_sizes(batch)}))
-    optimal = subject.batches[0].optimal
+    sizes, optimal = subject.sizes, subject.optimal
     rows = {size: _rows(len(images), size, None if size == optimal else 2) for size in sizes}
     with subject.open() as runner:
         answers = [_run(runner, images, rows[size]) for size in sizes]

@@ -20,6 +20,7 @@ class Status(enum.IntEnum):
     CUDA_SUCCESS = 0
     CUDA_ERROR_NO_DEVICE = 100
     CUDA_ERROR_OUT_OF_MEMORY = 2
+    CUDA_ERROR_STREAM_CAPTURE_INVALIDATED = 901
 
 
 class Driver:
@@ -38,6 +39,7 @@ class Driver:
         self.live: Counter[str] = Counter()
         self.capturing: list[Any] | None = None
         self.launches = 0
+        self.captures = True
         self._memory: dict[int, Any] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -124,6 +126,9 @@ class Driver:
         return (Status.CUDA_SUCCESS,)
 
     def cuStreamEndCapture(self, stream: int) -> tuple[Any, ...]:
+        if not self.captures:
+            self.capturing = None
+            return Status.CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, None
         work, self.capturing = self.capturing, None
         self.live["captured"] += 1
         return Status.CUDA_SUCCESS, work

@@ -617,8 +617,8 @@ def test_inspect_reads_an_onnx_file_of_others(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
-        (".", ". is a folder: expected a checkpoint or an ONNX file"),
-        ("none", "none does not exist: expected a checkpoint or an ONNX file"),
+        (".", ". is a folder: expected a checkpoint, an ONNX file or an engine"),
+        ("none", "none does not exist: expected a checkpoint, an ONNX file or an engine"),
         pytest.param("garbage", "garbage is not a complete checkpoint"),
         ("garbage.onnx", "garbage.onnx is not a complete ONNX file"),
         ("garbage.safetensors", "garbage.safetensors is not a complete checkpoint"),

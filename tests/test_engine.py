@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from dynexport.backends.tensorrt import FLAVOURS, find_flavour
 from dynexport.backends.tensorrt.flavours import fits
 from dynexport.backends.tensorrt.options import BuildOptions
 from dynexport.bench import bench_model
-from dynexport.engine import EngineBuild, build_engine, open_engine
+from dynexport.contenders import find_timed_model
+from dynexport.engine import EngineBuild, build_engine, open_engine, read_sidecar
 from dynexport.errors import (
     BuildError,
     DeviceError,
@@ -37,6 +39,10 @@ from dynexport.sidecar import Sidecar
 from dynexport.verify import verify
 
 RTX = "tensorrt-rtx"
+
+
+class Stop(BaseException):
+    """What a handler of signals raises."""
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +158,7 @@ def test_options_the_flavour_does_not_take(
     ("options", "message"),
     [
         ({"workspace_mib": 0}, "a workspace of 0 MiB is none"),
+        ({"workspace_mib": 1 << 40}, "MiB is none: give 1 to 16777216"),
         ({"optimization_level": 6}, "optimization level 6 does not exist: give 0 to 5"),
         ({"dla_core": -1}, "DLA core -1 does not exist"),
         ({"compute_capabilities": ("sm86",)}, r"compute capability 'sm86' is not valid: write it"),
@@ -215,6 +222,38 @@ def test_a_foreign_model(tmp_path: Path) -> None:
     assert facts.batches == ("1:2:4",)
 
 
+@pytest.mark.parametrize(
+    ("shape", "kind"),
+    [([1, 3], TensorProto.FLOAT), ([1, 3, 8, 8], TensorProto.INT64), (None, None)],
+)
+def test_what_is_no_image_model(tmp_path: Path, shape: Any, kind: Any) -> None:
+    inputs = [] if shape is None else [helper.make_tensor_value_info("images", kind, shape)]
+    initial = [numpy_helper.from_array(np.ones((2, 2), np.float32), "w")]
+    node = helper.make_node("Cast", ["w" if shape is None else "images"], ["y"], to=1)
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph([node], "odd", inputs, [result], initial)
+    opsets = [helper.make_opsetid("", 20)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "o.onnx")
+    with pytest.raises(InputError, match="engines are built of models with one input, images"):
+        build_engine(tmp_path / "o.onnx", output=tmp_path / "o.engine")
+
+
+def test_weights_listed_as_inputs(tmp_path: Path) -> None:
+    """As files of IR version 3 do, in any order."""
+    w = numpy_helper.from_array(np.ones((1, 3, 1, 1), np.float32), "w")
+    inputs = [
+        helper.make_tensor_value_info("w", TensorProto.FLOAT, [1, 3, 1, 1]),
+        helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", 3, 8, 8]),
+    ]
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    node = helper.make_node("Mul", ["images", "w"], ["y"])
+    graph = helper.make_graph([node], "old", inputs, [result], [w])
+    opsets = [helper.make_opsetid("", 14)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=3), tmp_path / "o.onnx")
+    facts = build_engine(tmp_path / "o.onnx", batches=["1:2:4"], output=tmp_path / "o.engine").facts
+    assert facts.input_shape == (3, 8, 8)
+
+
 def test_shapes_that_are_open_elsewhere(tmp_path: Path) -> None:
     node = helper.make_node("Relu", ["images"], ["y"], name="relu")
     model = graph_file(tmp_path / "open.onnx", node, ["n", 3, "h", "w"])
@@ -242,16 +281,29 @@ def test_what_the_builder_refuses_is_named_with_its_mend(tmp_path: Path) -> None
     assert not (tmp_path / "k.engine").exists()
 
 
-def test_an_interrupt_leaves_nothing(tiny_conversion: Conversion, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "raised"), [("SIGINT", KeyboardInterrupt), ("SIGTERM", Stop)])
+def test_an_interrupt_stops_the_build_and_leaves_nothing(
+    tiny_conversion: Conversion, tmp_path: Path, kind: str, raised: type[BaseException]
+) -> None:
+    """A signal as the terminal sends it, wherever TensorRT is just then."""
+
+    def stop(*_: Any) -> None:
+        raise Stop
+
     phases = []
 
     def interrupt(phase: str, done: int, steps: int) -> None:
+        if not phases:
+            signal.raise_signal(getattr(signal, kind))
         phases.append(phase)
-        raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        build_engine(tiny_conversion.onnx, output=tmp_path / "i.engine", on_progress=interrupt)
-    assert phases
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        with pytest.raises(raised):
+            build_engine(tiny_conversion.onnx, output=tmp_path / "i.engine", on_progress=interrupt)
+        assert signal.getsignal(signal.SIGTERM) is stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert not list(tmp_path.iterdir())
 
 
@@ -332,6 +384,24 @@ DAMAGES = {
     "a later format": (field("format", 99), "is damaged"),
     "options of another": (field("options", {"rm": True}), "is damaged"),
     "layers of another": (field("layers", [{"name": "x"}]), "is damaged"),
+    "a layer's name a number": (
+        field("layers", [{"name": 3, "kind": "x", "nodes": []}]),
+        "is damaged",
+    ),
+    "a version that is none": (field("version", "abc"), "is damaged"),
+    "a capability that is none": (field("capabilities", ["x+"]), "is damaged"),
+    "a text for a list": (field("capabilities", "8.9"), "is damaged"),
+    "an image without height": (field("input_shape", [3, 28]), "is damaged"),
+    "another folder": (field("onnx", "../tiny.onnx"), "is damaged"),
+    "no GPU's name": (field("gpu", 0), "is damaged"),
+    "a text for yes": (
+        field("options", {**dataclasses.asdict(BuildOptions()), "tf32": "yes"}),
+        "is damaged",
+    ),
+    "brackets": (
+        lambda engine: Sidecar.path_beside(engine).write_text("[" * 100_000),
+        "is damaged",
+    ),
     "another flavour": (field("flavour", "openvino"), "was built with openvino, which is unknown"),
     "a flavour not here": (field("flavour", "tensorrt"), r"tensorrt is not installed"),
     "another version": (field("version", "1.0.0.1"), r"built with tensorrt-rtx 1.0.0.1, here is"),
@@ -396,6 +466,24 @@ def test_an_engine_of_another_file_is_not_verified(engine: Path, tmp_path: Path)
         verify(tmp_path / "tiny.onnx", engine=engine)
     with pytest.raises(InputError, match=r"does not exist: expected an engine"):
         verify(tmp_path / "tiny.onnx", engine=tmp_path / "none.engine")
+    with pytest.raises(InputError, match=r"--backend onnxruntime runs the ONNX file and --engine"):
+        verify(tmp_path / "tiny.onnx", engine=engine, backend="onnxruntime")
+
+
+def test_an_engine_of_others_is_taken_for_what_the_onnx_file_says(
+    engine: Path, deserialised: list[bytes], tmp_path: Path
+) -> None:
+    no_sidecar(engine)
+    with pytest.raises(EngineError, match="has no sidecar"):
+        read_sidecar(engine, tmp_path / "tiny.onnx", trust=False)
+    with pytest.raises(EngineError, match="has no sidecar"):
+        read_sidecar(engine, None, trust=True)
+    facts = read_sidecar(engine, tmp_path / "tiny.onnx", trust=True)
+    assert (facts.flavour, facts.batches, facts.input_shape) == (RTX, ("1:3:5",), (3, 28, 28))
+    found = find_timed_model(tmp_path / "tiny.onnx", engine, trust=True)
+    assert found.sparse
+    assert found.engine == (engine, facts)
+    assert not deserialised
 
 
 def test_without_a_gpu_it_is_one_sentence(engine: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from dynexport.backends import open_runner
 from dynexport.checkpoint import build_model, identify, load_checkpoint
 from dynexport.keep import schedule_from_base
 from dynexport.models import variant_name
-from dynexport.pipeline import convert
+from dynexport.pipeline import Conversion, convert
 from dynexport.rewrite import prove, rewrite
 
 
@@ -46,8 +46,16 @@ def test_pytorch_inference_form_gives_the_recorded_answers(golden: Any, checkpoi
 def test_onnx_gives_the_recorded_answers(
     golden: Any, checkpoint: Path, batch: str, tmp_path: Path
 ) -> None:
+    """And an engine is built of it in the same go."""
     onnx = tmp_path / "golden.onnx"
-    convert(checkpoint, ratio=golden.ratio, batch=batch, emit_kept=True, output=onnx)
+    result = convert(
+        checkpoint,
+        ratio=golden.ratio,
+        batch=batch,
+        emit_kept=True,
+        engine="tensorrt-rtx",
+        output=onnx,
+    )
     size = 1 if batch == "1" else 3
     with open_runner("onnxruntime", onnx) as runner:
         parts = [runner.run(part.numpy()) for part in golden.images.split(size)]
@@ -55,23 +63,33 @@ def test_onnx_gives_the_recorded_answers(
     assert np.abs(answers["logits"] - golden.logits.numpy()).max() < 1e-4
     for stage, theirs in enumerate(golden.kept):
         assert np.array_equal(np.sort(answers[f"kept_{stage}"], axis=1), theirs.numpy())
+    judge_engine(result, golden, "fp32", batch)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("batch", ["8", "1:8:64"])
-def test_engines_are_built_in_one_go(
-    golden: Any, checkpoint: Path, batch: str, precision: str, tmp_path: Path
+def test_half_precision_is_verified_and_built(
+    golden: Any, checkpoint: Path, batch: str, tmp_path: Path
 ) -> None:
-    """Verified in ONNX Runtime, built by TensorRT-RTX, within 20 s and 4 GB of memory."""
+    if golden.name.startswith("deit-256"):
+        pytest.skip("deit-s stands for its family")
     result = convert(
         checkpoint,
         ratio=golden.ratio,
         batch=batch,
-        precision=precision,
+        precision="fp16",
         engine="tensorrt-rtx",
-        output=tmp_path / "golden.onnx",
+        output=tmp_path / "half.onnx",
     )
     assert result.verification.passed
+    assert result.engine is not None
+    assert result.engine.facts.fused_attention == {"deit": 12, "lvvit": 16, "swin": 12}.get(
+        result.metadata.family, 0
+    )
+    judge_engine(result, golden, "fp16", batch)
+
+
+def judge_engine(result: Conversion, golden: Any, precision: str, batch: str) -> None:
+    """Built within 20 s and 4 GB of memory, and described as what it is."""
     assert result.engine is not None
     facts = result.engine.facts
     assert (facts.precision, facts.batches) == (precision, (batch,))
@@ -79,4 +97,4 @@ def test_engines_are_built_in_one_go(
     assert facts.seconds < 20
     assert getrusage(RUSAGE_SELF).ru_maxrss < 4e9 / 1024
     weights = sum(value.numel() for value in golden.state.values())
-    assert result.engine.size_bytes < 1.3 * weights * {"fp32": 4, "fp16": 2}[precision]
+    assert result.engine.size_bytes < 1.5 * weights * {"fp32": 4, "fp16": 2}[precision]

@@ -112,7 +112,10 @@ ORDER = {
         *("errors", "files", "backends", "graph", "metadata", "onnxfile"),
         *("engine", "sidecar", "timing"),
     },
-    "bench": {"errors", "backends", "contenders", "gpu", "metadata", "profile", "timing"},
+    "bench": {
+        *("errors", "backends", "graph", "metadata"),
+        *("contenders", "gpu", "profile", "timing"),
+    },
     "verify": {
         *("errors", "files", "backends", "graph", "metadata", "onnxfile"),
         *("engine", "reference", "sidecar"),

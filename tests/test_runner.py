@@ -79,12 +79,31 @@ def test_a_repeated_batch_size_is_a_graph(driver: Driver) -> None:
         assert driver.launches == 3
 
 
+def test_an_engine_that_cannot_be_captured_runs_as_it_is(driver: Driver) -> None:
+    driver.captures = False
+    with open_stand_in(Engine([(1, 2, 4)])) as runner:
+        for _ in range(3):
+            given = images(2)
+            assert np.allclose(runner.run(given)["logits"], given.sum(axis=(2, 3)) + 1)
+    assert driver.launches == 0
+    assert set(driver.live.values()) == {0}
+
+
+def test_a_closed_engine_is_refused(driver: Driver) -> None:
+    with open_stand_in(Engine([(1, 2, 4)])) as runner:
+        runner.run(images(2))
+    with pytest.raises(DeviceError, match="the engine is closed: open it again"):
+        runner.run(images(2))
+    runner.close()
+    assert set(driver.live.values()) == {0}
+
+
 def test_layers_are_timed_without_graphs(driver: Driver) -> None:
     with open_stand_in(Engine([(1, 2, 4)]), profile=True) as runner:
         for _ in range(3):
             runner.run(images(2))
         assert driver.launches == 0
-        assert runner.layers() == {"sum": 1.5}
+        assert runner.layers() == {"sum": 0.5}
 
 
 def test_nothing_leaks_in_a_thousand_rounds(driver: Driver) -> None:

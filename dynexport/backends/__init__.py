@@ -46,7 +46,7 @@ class LayerRunner(Protocol):
     """A runner that times its layers, when it was opened for that."""
 
     def layers(self) -> Mapping[str, float]:
-        """Milliseconds by layer, over all runs since it was opened. Nothing is run after that."""
+        """Median milliseconds by layer, over all runs since it was opened, the last one asked."""
         ...
 
 
@@ -70,6 +70,13 @@ def require_backend(backend: str) -> None:
     """InputError unless there is a backend of this name."""
     if backend not in BACKENDS:
         raise InputError(unknown_choice("backend", backend, BACKENDS))
+
+
+def require_runtime(backend: str) -> None:
+    """MissingExtraError unless the runtime of a backend is installed, as far as can be told without
+    opening a model."""
+    require_backend(backend)
+    importlib.import_module("dynexport.backends.onnxruntime").require_provider(BACKENDS[backend])
 
 
 def open_runner(

@@ -50,7 +50,7 @@ def current_device() -> Device:
 
 
 class Cuda:
-    """A stream on the first GPU, and memory and graphs that live as long as it does."""
+    """A stream on the first GPU, and memory that lives as long as it does; for one thread."""
 
     def __init__(self) -> None:
         self._driver = _load_driver()
@@ -122,15 +122,14 @@ class Cuda:
         """A CUDA graph of what ``work`` puts on the stream; close it when it is of no more use."""
         mode = self._driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         self._make("cuStreamBeginCapture", self._stream, mode)
-        try:
-            work()
-        finally:  # a stream left capturing refuses everything else
-            (captured,) = self._make("cuStreamEndCapture", self._stream)
-        try:
-            (graph,) = self._make("cuGraphInstantiate", captured, 0)
-        finally:
-            self._make("cuGraphDestroy", captured)
-        return Graph(self._driver, graph, self._stream)
+        with ExitStack() as captured:
+            try:
+                work()
+            finally:  # a stream left capturing refuses everything else
+                (graph,) = self._make("cuStreamEndCapture", self._stream)
+                captured.callback(self._driver.cuGraphDestroy, graph)
+            (launchable,) = self._make("cuGraphInstantiate", graph, 0)
+        return Graph(self._driver, launchable, self._stream)
 
     def free_bytes(self) -> int:
         """Memory of the GPU that nobody uses."""
@@ -158,7 +157,7 @@ class Graph:
         _call(self._driver, self._driver.cuGraphLaunch, self._graph, self._stream)
 
     def close(self) -> None:
-        _call(self._driver, self._driver.cuGraphExecDestroy, self._graph)
+        self._driver.cuGraphExecDestroy(self._graph)
 
 
 def _load_driver() -> Any:

@@ -79,6 +79,7 @@ def open_module(
     if device == "cuda":
         if not torch.cuda.is_available():
             raise DeviceError("PyTorch sees no GPU here: time without it, with --no-pytorch")
+        torch.backends.cudnn.allow_tf32 = False  # as its matrix products: float32 means float32
         module = module.to(device, torch.float16 if half else torch.float32)
     if compiled:
         module = torch.compile(module)  # type: ignore[assignment]

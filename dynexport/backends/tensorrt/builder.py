@@ -6,7 +6,10 @@ Networks are strongly typed, the only kind TensorRT 11 knows: precision is in th
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +18,7 @@ from dynexport.backends import cuda
 from dynexport.backends.tensorrt.flavours import Api, Flavour
 from dynexport.backends.tensorrt.options import BuildOptions
 from dynexport.errors import BuildError, DeviceError, InputError
-from dynexport.files import cache_folder, written_whole
+from dynexport.files import cache_folder, require_writable, save
 
 if TYPE_CHECKING:
     import tensorrt
@@ -52,7 +55,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Plan:
+class EnginePlan:
     """A built engine.
 
     content       the serialised engine
@@ -80,58 +83,50 @@ def build(
     profiles: tuple[Mapping[str, Shapes], ...],
     options: BuildOptions,
     on_progress: OnProgress = lambda phase, done, steps: None,
-) -> Plan:
+) -> EnginePlan:
     """Build an engine of an ONNX file.
 
     ``profiles``: the shapes of each input that has a range of them, by name; none where every
     shape is fixed. InputError for an option the flavour does not take; BuildError names the nodes
-    that the parser or the builder refuses.
+    that the parser or the builder refuses; an interrupt stops the build.
     """
-    flavour.require_options(options)
+    gpu = require_buildable(flavour, options)
     api = flavour.load()
-    gpu = _gpu_to_build_on(flavour, options)
-    network = _Network(api, model)
-    if network.problems:
-        raise BuildError(f"{flavour.name} refuses {'; '.join(map(str, network.problems))}")
-    config = network.builder.create_builder_config()
-    _configure(api, config, options)
-    for shapes in profiles:
-        profile = network.builder.create_optimization_profile()
-        for name, (smallest, optimal, largest) in shapes.items():
-            ends = (api.Dims(list(shape)) for shape in (smallest, optimal, largest))
-            profile.set_shape(name, *ends)
-        config.add_optimization_profile(profile)
     timings = _timing_cache(flavour, options, api.__version__, gpu)
-    if timings is not None:
-        known = timings.read_bytes() if timings.is_file() else b""
-        config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False)
-    monitor = _monitor(api, on_progress)
-    config.progress_monitor = monitor
-    content = network.builder.build_serialized_network(network.definition, config)
-    if monitor.interrupted:
-        raise KeyboardInterrupt
+    with _signals_held() as noted:
+        network = _Network(api, model)
+        if network.problems:
+            raise BuildError(f"{flavour.name} refuses {'; '.join(map(str, network.problems))}")
+        config = network.builder.create_builder_config()
+        _configure(api, config, options)
+        _add_profiles(api, network, config, profiles)
+        if timings is not None:
+            known = timings.read_bytes() if timings.is_file() else b""
+            cache = config.create_timing_cache(known) or config.create_timing_cache(b"")
+            config.set_timing_cache(cache, ignore_mismatch=False)
+        config.progress_monitor = _monitor(api, on_progress, noted)
+        content = network.builder.build_serialized_network(network.definition, config)
     if content is None:
         raise BuildError(f"{flavour.name} cannot build an engine: {network.log.complaint()}")
     if timings is not None:
-        with written_whole(timings) as (draft,):
-            draft.write_bytes(bytes(config.get_timing_cache().serialize()))
-    capabilities = options.compute_capabilities or flavour.targets
-    tied = gpu is not None and not flavour.targets
-    if gpu is not None and tied:
-        capabilities = ("8.0+",) if options.hardware_compatible else (gpu.capability,)
-    return Plan(
+        with suppress(InputError):  # what cannot be kept costs time, not the engine
+            save(timings, bytes(config.get_timing_cache().serialize()))
+    built_on = None if flavour.targets else gpu
+    return EnginePlan(
         content=bytes(content),
         version=api.__version__,
-        gpu=gpu.name if gpu is not None and tied else None,
-        capabilities=capabilities,
+        gpu=built_on.name if built_on else None,
+        capabilities=_capabilities(flavour, options, built_on),
         layers=network.log.layers(),
     )
 
 
-def _gpu_to_build_on(flavour: Flavour, options: BuildOptions) -> cuda.Device | None:
-    """The GPU that the build needs; None where it needs none."""
-    exchangeable = options.refit or options.strip_weights
-    if flavour.targets and not exchangeable:
+def require_buildable(flavour: Flavour, options: BuildOptions) -> cuda.Device | None:
+    """The GPU that the build needs; None where it needs none. Raises what keeps it from being
+    built here: an option, a package, or that there is no GPU."""
+    flavour.require_options(options)
+    flavour.load()
+    if flavour.targets and not (options.refit or options.strip_weights):
         return None
     try:
         return cuda.current_device()
@@ -141,7 +136,53 @@ def _gpu_to_build_on(flavour: Flavour, options: BuildOptions) -> cuda.Device | N
                 f"{flavour.name} makes engines whose weights can be exchanged on a GPU only, and "
                 f"{error}"
             ) from None
-        raise
+        raise DeviceError(
+            f"{flavour.name} builds on the GPU that will run it, and {error}"
+        ) from None
+
+
+def _capabilities(
+    flavour: Flavour, options: BuildOptions, gpu: cuda.Device | None
+) -> tuple[str, ...]:
+    """The compute capabilities that run an engine."""
+    if gpu is not None:
+        return ("8.0+",) if options.hardware_compatible else (gpu.capability,)
+    return options.compute_capabilities or flavour.targets
+
+
+def _add_profiles(
+    api: Api,
+    network: _Network,
+    config: tensorrt.IBuilderConfig,
+    profiles: tuple[Mapping[str, Shapes], ...],
+) -> None:
+    for shapes in profiles:
+        profile = network.builder.create_optimization_profile()
+        for name, (smallest, optimal, largest) in shapes.items():
+            ends = (api.Dims(list(shape)) for shape in (smallest, optimal, largest))
+            profile.set_shape(name, *ends)
+        if config.add_optimization_profile(profile) < 0:
+            raise BuildError(f"TensorRT refuses the shapes {dict(shapes)}: give another --batch")
+
+
+@contextmanager
+def _signals_held() -> Iterator[list[int]]:
+    """Signals to stop, noted here and raised at the end: TensorRT calls back so often that nearly
+    every one would be raised in a callback, and there it is swallowed."""
+    noted: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    heeded = [kind for kind in kinds if signal.getsignal(kind) is not signal.SIG_IGN]
+    before = {kind: signal.signal(kind, lambda number, _: noted.append(number)) for kind in heeded}
+    try:
+        yield noted
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, signal.SIG_DFL if handler is None else handler)
+        if noted:
+            signal.raise_signal(noted[0])
 
 
 class BuildLog:
@@ -193,7 +234,8 @@ class _Network:
 
 def _problem(error: tensorrt.ParserError) -> Problem:
     # the first line says it; TensorRT's own name of the failed assertion is of no use to anyone
-    reason = re.sub(r"^Assertion failed: (?:\S+: |.*?&& ?)", "", error.desc().strip()).strip('"')
+    reason = re.sub(r"^Assertion failed: \S+: ", "", error.desc().strip())
+    reason = re.sub(r'^(?:Assertion failed: )?[^"]*?&& "?', "", reason).rstrip('"')
     lines = [line for line in reason.splitlines() if not line.startswith("Invalid Node")]
     first = re.sub(r"^.*?Error Code \d+: [\w ]+ \((.*?)(?:\. In .*)?\)$", r"\1", (lines or [""])[0])
     if first in ("", "false"):
@@ -251,6 +293,7 @@ def _timing_cache(
     if "timing_cache" not in flavour.takes or options.timing_cache == "none" or gpu is None:
         return None
     if options.timing_cache is not None:
+        require_writable(Path(options.timing_cache))
         return Path(options.timing_cache)
     key = re.sub(r"[^\w.]+", "-", f"{flavour.name}-{version}-{gpu.name}")
     return cache_folder() / f"{key}.timing"
@@ -269,30 +312,24 @@ def make_logger(api: Api, log: BuildLog) -> tensorrt.ILogger:
     return Logger()
 
 
-def _monitor(api: Api, on_progress: OnProgress) -> Any:
+def _monitor(api: Api, on_progress: OnProgress, noted: list[int]) -> Any:
     class Monitor(api.IProgressMonitor):  # type: ignore[misc, name-defined]
-        """Passes progress on; an interrupt stops the build, not raised through TensorRT."""
+        """Passes progress on, and stops the build at a signal that was noted."""
 
         def __init__(self) -> None:
             api.IProgressMonitor.__init__(self)
-            self.interrupted = False
             self._steps: dict[str, int] = {}
 
         def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
             self._steps[phase] = steps
-            self._tell(phase, 0)
+            on_progress(phase, 0, steps)
 
         def phase_finish(self, phase: str) -> None:
-            self._tell(phase, self._steps.get(phase, 0))
+            steps = self._steps.get(phase, 0)
+            on_progress(phase, steps, steps)
 
         def step_complete(self, phase: str, step: int) -> bool:
-            self._tell(phase, step + 1)
-            return not self.interrupted
-
-        def _tell(self, phase: str, done: int) -> None:
-            try:
-                on_progress(phase, done, self._steps.get(phase, 0))
-            except (KeyboardInterrupt, SystemExit):
-                self.interrupted = True
+            on_progress(phase, step + 1, self._steps.get(phase, 0))
+            return not noted
 
     return Monitor()

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from dynexport.errors import InputError
 
+MOST_MIB = 1 << 24
+"""16 TiB: beyond any GPU."""
+
 
 @dataclass(frozen=True)
 class BuildOptions:
@@ -36,8 +39,10 @@ class BuildOptions:
     timing_cache: str | None = None
 
     def __post_init__(self) -> None:
-        if self.workspace_mib is not None and self.workspace_mib < 1:
-            raise InputError(f"a workspace of {self.workspace_mib} MiB is none: give 1 or more")
+        if self.workspace_mib is not None and not 1 <= self.workspace_mib <= MOST_MIB:
+            raise InputError(
+                f"a workspace of {self.workspace_mib} MiB is none: give 1 to {MOST_MIB}"
+            )
         if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
             raise InputError(
                 f"optimization level {self.optimization_level} does not exist: give 0 to 5"

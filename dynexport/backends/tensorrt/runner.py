@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from dynexport.backends.cuda import Cuda, Graph
 from dynexport.backends.tensorrt.builder import BuildLog, make_logger
 from dynexport.backends.tensorrt.flavours import Api, Flavour
 from dynexport.errors import DeviceError, InputError
-from dynexport.files import written_whole
+from dynexport.files import save
 
 if TYPE_CHECKING:
     import tensorrt
@@ -54,14 +55,16 @@ class EngineRunner:
         plan: bytes,
         *,
         weights: bytes | None = None,
+        host_code: bool = False,
         kernels: Path | None = None,
         profile: bool = False,
     ) -> None:
         """Deserialise ``plan``, which runs native code: check first where it comes from.
 
-        weights  the ONNX file whose weights go into an engine built without any
-        kernels  file that keeps what is compiled at the first run
-        profile  time layers, without graphs
+        weights    the ONNX file whose weights go into an engine built without any
+        host_code  run what a version-compatible engine brings for the CPU
+        kernels    file that keeps what is compiled at the first run
+        profile    time layers, without graphs
 
         DeviceError if there is no GPU, or it cannot run the engine.
         """
@@ -69,20 +72,25 @@ class EngineRunner:
         self._api, self._log = flavour.load(), BuildLog()
         self._owned = ExitStack()
         self._graph: Graph | None = None
+        self._capturable = not (flavour.jit or profile)
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self._inputs: list[str] = []
         self._compiled: Any = None
+        self._known = b""
         self._profiler: Any = None
         try:
             self._cuda = self._owned.enter_context(Cuda())
             self._logger = make_logger(self._api, self._log)
             self._runtime = self._api.Runtime(self._logger)
+            if host_code:
+                self._runtime.engine_host_code_allowed = True
             engine = self._runtime.deserialize_cuda_engine(plan)
             if engine is None:
                 raise DeviceError(f"{flavour.name} cannot open the engine: {self._log.complaint()}")
             self._engine: tensorrt.ICudaEngine = engine
             if weights is not None:
                 self._fill(weights)
-            self._context = self._open_context()
+            self._context = self._open_context(profile)
             if profile:
                 self._profiler = _attach_profiler(self._api, self._context)
             names = [engine.get_tensor_name(place) for place in range(engine.num_io_tensors)]
@@ -96,6 +104,8 @@ class EngineRunner:
 
     def run(self, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """images float32 (B, C, H, W) -> outputs by name, copied to the GPU and back."""
+        if not self._inputs:
+            raise DeviceError("the engine is closed: open it again")
         name = self._inputs[0]
         if self._shapes.get(name) != images.shape:
             self._take_shape(name, images.shape)
@@ -108,8 +118,8 @@ class EngineRunner:
             self._cuda.download(tensor.filled(shape), tensor.device)
         self._cuda.wait()
         answers = {name: tensor.values(shape).copy() for name, (tensor, shape) in outputs.items()}
-        if self._graph is None and self._capturable():
-            self._graph = self._cuda.capture(self._execute)
+        if self._graph is None and self._capturable:
+            self._capture()
         return answers
 
     def measure(self) -> tuple[float, float]:
@@ -125,19 +135,26 @@ class EngineRunner:
         return self._cuda.milliseconds(work) / 1000.0, enqueued
 
     def layers(self) -> dict[str, float]:
-        """Milliseconds by layer, over all runs since it was opened with ``profile``."""
-        return dict(self._profiler.times) if self._profiler else {}
+        """Median milliseconds by layer, over all runs since it was opened with ``profile``."""
+        times = self._profiler.times if self._profiler else {}
+        return {layer: median(runs) for layer, runs in times.items()}
 
     def close(self) -> None:
-        """Give back engine and memory, in the order they need."""
-        if self._compiled is not None and self._kernels is not None:
-            with written_whole(self._kernels) as (draft,):
-                draft.write_bytes(bytes(self._compiled.serialize()))
-        if self._graph is not None:
-            self._graph.close()
-        for name in ("_graph", "_context", "_compiled", "_engine", "_runtime"):
-            setattr(self, name, None)  # each holds on to the next
-        self._owned.close()
+        """Give back engine and memory, in the order they need; nothing can be run after that."""
+        compiled = None if self._compiled is None else bytes(self._compiled.serialize())
+        self._shapes, self._inputs = {}, []
+        try:
+            if self._graph is not None:
+                self._graph.close()
+            with suppress(DeviceError, AttributeError):  # it may not have come to a stream
+                self._cuda.wait()
+            for name in ("_graph", "_context", "_compiled", "_engine", "_runtime"):
+                setattr(self, name, None)  # each holds on to the next
+        finally:
+            self._owned.close()
+        if compiled is not None and self._kernels is not None and compiled != self._known:
+            with suppress(InputError):  # what cannot be kept costs time at the next opening
+                save(self._kernels, compiled)
 
     def __enter__(self) -> EngineRunner:
         return self
@@ -150,19 +167,21 @@ class EngineRunner:
     ) -> None:
         self.close()
 
-    def _open_context(self) -> tensorrt.IExecutionContext:
+    def _open_context(self, profile: bool) -> tensorrt.IExecutionContext:
         if not self._flavour.jit:
             context = self._engine.create_execution_context()
         else:
             api: Any = self._api  # what follows is TensorRT-RTX's alone, so no stubs know it
             config: Any = self._engine.create_runtime_config()
-            config.cuda_graph_strategy = api.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            if not profile:
+                config.cuda_graph_strategy = api.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
             # the other strategies time a fallback kernel until the right one is compiled
             eager = api.DynamicShapesKernelSpecializationStrategy.EAGER
             config.dynamic_shapes_kernel_specialization_strategy = eager
             self._compiled = config.create_runtime_cache()
             if self._kernels is not None and self._kernels.is_file():
-                self._compiled.deserialize(self._kernels.read_bytes())
+                self._known = self._kernels.read_bytes()
+                self._compiled.deserialize(self._known)
             config.set_runtime_cache(self._compiled)
             context = self._engine.create_execution_context(config)
         if context is None:
@@ -227,11 +246,12 @@ class EngineRunner:
         self._choose(min(fitting)[1], shape)
         self._shapes = {n: _sizes(self._context.get_tensor_shape(n)) for n in self._tensors}
 
-    def _capturable(self) -> bool:
-        if self._flavour.jit or self._profiler is not None:
-            return False
-        asks = getattr(self._context, "is_stream_capturable", None)
-        return True if asks is None else bool(asks(self._cuda.stream))
+    def _capture(self) -> None:
+        """Make a graph of a run, where the engine lets itself be captured."""
+        try:
+            self._graph = self._cuda.capture(self._execute)
+        except DeviceError:
+            self._capturable = False
 
     def _enqueue(self) -> None:
         if self._graph is not None:
@@ -252,10 +272,10 @@ def _attach_profiler(api: Api, context: tensorrt.IExecutionContext) -> Any:
     class Profiler(api.IProfiler):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             api.IProfiler.__init__(self)
-            self.times: dict[str, float] = {}
+            self.times: dict[str, list[float]] = {}
 
         def report_layer_time(self, layer: str, milliseconds: float) -> None:
-            self.times[layer] = self.times.get(layer, 0.0) + milliseconds
+            self.times.setdefault(layer, []).append(milliseconds)
 
     profiler = Profiler()
     context.profiler = profiler

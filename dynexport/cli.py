@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from dynexport import __version__
 from dynexport.errors import DynexportError, InputError
@@ -133,8 +131,9 @@ def convert(
     quiet: Quiet = False,
 ) -> None:
     """Turn a checkpoint into a verified ONNX file and its reference bundle."""
-    from dynexport.console import build_progress, print_json, show_conversion, show_warning
+    from dynexport.console import build_progress, print_json, show_warning
     from dynexport.pipeline import convert as run
+    from dynexport.show import show_conversion
 
     with build_progress(quiet) as (on_step, on_progress):
         result = run(
@@ -188,8 +187,9 @@ def verify(
     quiet: Quiet = False,
 ) -> None:
     """Replay PyTorch's recorded answers through an ONNX file; exit 1 where they differ."""
-    from dynexport.console import print_json, progress, show_verification
+    from dynexport.console import print_json, progress
     from dynexport.pipeline import verify_model
+    from dynexport.show import show_verification
 
     with progress(quiet) as on_step:
         on_step(f"verify {engine or model}")
@@ -217,8 +217,9 @@ def check(
     json: Json = False,
 ) -> None:
     """Tell what TensorRT will make of an ONNX file, whoever wrote it; exit 1 where it refuses."""
-    from dynexport.console import print_json, show_preflight
+    from dynexport.console import print_json
     from dynexport.preflight import check_model
+    from dynexport.show import show_preflight
 
     result = check_model(model, backend=backend)
     (print_json if json else show_preflight)(result)
@@ -280,8 +281,9 @@ def build(
 ) -> None:
     """Build a TensorRT engine of an ONNX file, and the sidecar that says what it is."""
     from dynexport.backends.tensorrt.options import BuildOptions
-    from dynexport.console import build_progress, print_json, show_build
+    from dynexport.console import build_progress, print_json
     from dynexport.engine import build_engine
+    from dynexport.show import show_build
 
     options = BuildOptions(
         workspace_mib=workspace,
@@ -348,7 +350,8 @@ def bench(
 ) -> None:
     """Time an ONNX file or an engine, its dense twin and PyTorch, each in its own process."""
     from dynexport.bench import bench_model
-    from dynexport.console import print_json, progress, show_bench
+    from dynexport.console import print_json, progress
+    from dynexport.show import show_bench
     from dynexport.timing import Plan
 
     with progress(quiet) as on_step:
@@ -375,8 +378,9 @@ def inspect(
     json: Json = False,
 ) -> None:
     """Tell what a checkpoint, an ONNX file or an engine is."""
-    from dynexport.console import print_json, show_facts
+    from dynexport.console import print_json
     from dynexport.inspection import inspect_file
+    from dynexport.show import show_facts
 
     facts = inspect_file(file, plugins=plugin or ())
     (print_json if json else show_facts)(facts)
@@ -385,8 +389,9 @@ def inspect(
 @app.command()
 def models(plugin: Plugins = None, json: Json = False, quiet: Quiet = False) -> None:
     """List the published variants: size, multiply-accumulates by keep ratio, accuracy."""
-    from dynexport.console import print_json, progress, show_models
+    from dynexport.console import print_json, progress
     from dynexport.inspection import list_models
+    from dynexport.show import show_models
 
     with progress(quiet) as on_step:
         rows = list_models(on_step, plugins=plugin or ())
@@ -396,8 +401,9 @@ def models(plugin: Plugins = None, json: Json = False, quiet: Quiet = False) -> 
 @app.command()
 def doctor(json: Json = False) -> None:
     """Tell what is installed, what works, and what is missing; exit 1 where it cannot work."""
-    from dynexport.console import print_json, show_diagnosis
+    from dynexport.console import print_json
     from dynexport.doctor import examine
+    from dynexport.show import show_diagnosis
 
     found = examine()
     (print_json if json else show_diagnosis)(found)
@@ -420,7 +426,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     try:
         app(arguments, standalone_mode=True)
     except DynexportError as error:
-        console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
-        console.print(f"[bold red]error:[/] {escape(str(error))}")
+        from dynexport.console import show_error
+
+        show_error(str(error))
         sys.exit(error.exit_code)
     raise AssertionError("unreachable: a standalone app exits by itself")

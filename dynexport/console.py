@@ -1,13 +1,12 @@
-"""Results as people read them: tables on a terminal, plain lines in a pipe."""
+"""How results and progress reach people: tables on a terminal, plain lines in a pipe, JSON."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
-import shlex
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,19 +15,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from dynexport.keep import format_ratios
-
 if TYPE_CHECKING:
     from dynexport.backends.tensorrt.builder import OnProgress
-    from dynexport.bench import BatchResult, BenchResult
-    from dynexport.doctor import Command, Diagnosis, Package
-    from dynexport.engine import EngineBuild
-    from dynexport.gpu import GpuConditions, GpuFacts
-    from dynexport.metadata import Metadata
-    from dynexport.pipeline import Conversion
-    from dynexport.preflight import Preflight
-    from dynexport.preflight.view import Finding
-    from dynexport.verify import Verification
 
 
 def print_json(result: Any) -> None:
@@ -88,294 +76,25 @@ def build_progress(quiet: bool) -> Iterator[tuple[Callable[[str], None], OnProgr
 
 def show_warning(warning: str) -> None:
     """A warning, on stderr, whatever else is quiet."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
-    console.print(f"[bold yellow]warning:[/] {escape(warning)}")
+    _stderr().print(f"[bold yellow]warning:[/] {escape(warning)}")
 
 
-def show_conversion(result: Conversion) -> None:
-    """What was converted, what it gained, how it was verified, where it is."""
-    console = _stdout()
-    facts = result.metadata
-    console.print(f"\n[bold]{escape(facts.variant)}[/] {_tokens(facts)}")
-    table = _table("", "dense", "this model", "ratio")
-    macs = (facts.macs_dense, facts.macs_sparse)
-    table.add_row("GMACs an image", *(f"{m / 1e9:.2f}" for m in macs), f"{macs[0] / macs[1]:.2f} x")
-    nodes = (facts.nodes_dense, facts.nodes)
-    table.add_row("ONNX nodes", *map(str, nodes), f"{nodes[1] / nodes[0]:.2f}")
-    console.print(table)
-    console.print(
-        f"rewrite proved on {result.proof.images} images: error {result.proof.max_abs_error:.1e} "
-        f"against the dense masked form, outputs up to {result.proof.scale:.3g}"
-    )
-    _print_verification(console, result.verification)
-    seconds, megabytes = sum(result.seconds.values()), result.size_bytes / 1e6
-    console.print(f"wrote {escape(result.onnx)} ({megabytes:.1f} MB) in {seconds:.1f} s")
-    console.print(f"      {escape(result.reference)}")
-    if result.engine is not None:
-        show_build(result.engine)
-    elif facts.keep_counts:
-        console.print(f"next: dynexport bench {escape(shlex.quote(result.onnx))}")
+def show_error(error: str) -> None:
+    """What kept a command from its work, on stderr."""
+    _stderr().print(f"[bold red]error:[/] {escape(error)}")
 
 
-def show_verification(result: Verification) -> None:
-    """Passed or failed, and by how much."""
-    _print_verification(_stdout(), result)
+def _stderr() -> Console:
+    return Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
-def _print_verification(console: Console, result: Verification) -> None:
-    verdict = "[green]verified[/]" if result.passed else "[red]NOT verified[/]"
-    sizes = ", ".join(map(str, result.batch_sizes))
-    console.print(
-        f"{verdict} with {result.backend} on {result.images} of {result.images_run} images, "
-        f"batch {sizes}:"
-    )
-    for name, errors in result.errors.items():
-        agreement = errors.top1_agreement
-        console.print(
-            f"{escape(name)}: error max {errors.max_abs:.1e}, mean {errors.mean_abs:.1e} on values "
-            f"up to {errors.scale:.3g}; cosine {errors.cosine:.6f}"
-            + ("" if agreement is None else f"; top-1 agrees {agreement:.1%}")
-        )
-    if result.stages:
-        overlaps = ", ".join(f"{stage.overlap:.1%}" for stage in result.stages)
-        ties = sum(stage.ties for stage in result.stages)
-        console.print(f"kept sets agree {overlaps} ({ties} tokens swapped by ties)")
-    for failure in result.failures:
-        console.print(f"[red]failed:[/] {escape(failure)}")
-
-
-def show_preflight(result: Preflight) -> None:
-    """A line a finding, those that many nodes share as one, and what becomes of the file."""
-    console = _stdout()
-    shared: dict[tuple[str, str, str], list[Finding]] = {}
-    for found in result.findings:
-        shared.setdefault((found.severity, found.rule, found.mend), []).append(found)
-    for (severity, _, mend), findings in shared.items():
-        first, others = findings[0], len(findings) - 1
-        nodes = f"{first.node} and {others} more" if others else first.node
-        colour = "red" if severity == "refused" else "yellow"
-        console.print(
-            f"[{colour}]{severity}[/] [bold]{escape(nodes)}[/]: {escape(first.what)}",
-            f"mend: {escape(mend)}",
-            sep="\n        " if console.is_terminal else "; ",
-        )
-    console.print(f"{escape(result.model)}: {escape(_preflight_verdict(result))}")
-    if result.unparsed:
-        console.print(f"[dim]no TensorRT read it: {escape(result.unparsed)}[/]")
-
-
-def _preflight_verdict(result: Preflight) -> str:
-    reader = {
-        True: f"{result.tensorrt} takes all {result.nodes} nodes",
-        False: f"{result.tensorrt} does not take it",
-        None: f"{result.nodes} nodes, judged by rules alone",
-    }[result.parsed]
-    count = len(result.findings)
-    refused = sum(found.severity == "refused" for found in result.findings)
-    if refused and result.parsed:
-        reader = f"{result.tensorrt} parses all {result.nodes} nodes, and builds no engine of them"
-    if not count:
-        return f"{reader}, nothing to mend"
-    return f"{reader}; {count} to mend" + (f", {refused} of them first" if refused else "")
-
-
-def show_build(result: EngineBuild) -> None:
-    """What was built, for what, and where it is."""
-    console = _stdout()
-    facts = result.facts
-    runs_on = facts.gpu or f"compute capability {', '.join(facts.capabilities)}"
-    console.print(
-        f"built with {facts.flavour} {facts.version} for {escape(runs_on)}: {facts.precision}, "
-        f"batch {', '.join(facts.batches)}"
-    )
-    if facts.layers:
-        console.print(
-            f"{len(facts.layers)} layers, {facts.fused_attention} of them fused attention"
-        )
-    megabytes = result.size_bytes / 1e6
-    console.print(f"wrote {escape(result.engine)} ({megabytes:.1f} MB) in {facts.seconds:.1f} s")
-    console.print(f"      {escape(result.sidecar)}")
-    console.print(f"next: dynexport bench --engine {escape(shlex.quote(result.engine))}")
-
-
-def show_bench(result: BenchResult) -> None:
-    """Latency of every candidate, and what sparsity gained of what it could."""
-    console = _stdout()
-    for batch in result.batches:
-        _print_batch(console, result.model, batch)
-        for gain in batch.gains:
-            console.print(
-                f"{gain.runtime}: speed-up over the dense twin {gain.speedup:.2f} x, ideal by MACs "
-                f"{result.ideal:.2f} x: {gain.efficiency:.1%} of it"
-            )
-    if len(result.batches) > 1 and result.batches[0].gains:
-        largest = result.batches[-1].batch
-        console.print(
-            f"sparse pays from batch {result.break_even} on"
-            if result.break_even
-            else f"sparse does not pay up to batch {largest}"
-        )
-    if result.layers:
-        _print_layers(console, result)
-    if result.gpu is not None and result.conditions is not None:
-        console.print(_gpu_line(result.gpu, result.conditions))
-    for note in result.notes:
-        console.print(f"[dim]{escape(note)}[/]")
-
-
-def _gpu_line(gpu: GpuFacts, seen: GpuConditions) -> str:
-    """On what it was measured, and whether the clocks held."""
-    told = [escape(gpu.name or "a GPU without a name")]
-    for label, values, unit in (
-        ("SM clock", seen.sm_clock, "MHz"),
-        ("memory clock", seen.memory_clock, "MHz"),
-        ("power", seen.power, "W"),
-        ("temperature", seen.temperature, "C"),
-    ):
-        if values is not None:
-            told.append(f"{label} {values.min:.0f} to {values.max:.0f} {unit}")
-    if seen.reasons is not None:
-        held = f"slowed down by {', '.join(seen.slowed)}" if seen.slowed else "not slowed down"
-        told.append(held)
-    return ", ".join(told)
-
-
-def _print_batch(console: Console, model: str, batch: BatchResult) -> None:
-    console.print(f"\n[bold]{escape(model)}[/], batch {batch.batch}, milliseconds")
-    on_gpu = any(timing.gpu for timing in batch.timings)
-    columns = ["min", "p50", "p90", "p99"]
-    more = ["with transfers", "enqueue"] if on_gpu else []
-    table = _table("", *columns, *more, "images/s", "runs")
-    for timing in batch.timings:
-        spread = timing.computing
-        cells = [f"{getattr(spread, column):.2f}" for column in columns]
-        if on_gpu:
-            cells.append(f"{timing.total.p50:.2f}")
-            cells.append("" if timing.enqueue is None else f"{timing.enqueue.p50:.3f}")
-        table.add_row(timing.label, *cells, f"{timing.images_per_second:.1f}", str(timing.runs))
-    console.print(table)
-
-
-def _print_layers(console: Console, result: BenchResult) -> None:
-    """Groups of layers, a column a candidate."""
-    batch = result.batches[0].batch
-    console.print(f"\n[bold]where the time goes[/], batch {batch}, milliseconds")
-    table = _table("", *result.layers)
-    groups = next(iter(result.layers.values()))
-    for group in groups:
-        table.add_row(group, *(f"{times[group]:.2f}" for times in result.layers.values()))
-    table.add_row("sum", *(f"{sum(times.values()):.2f}" for times in result.layers.values()))
-    console.print(table)
-
-
-def show_facts(facts: dict[str, Any]) -> None:
-    """What `inspect` found, a line a fact."""
-    console = _stdout()
-    for name, value in facts.items():
-        if isinstance(value, dict):
-            console.print(f"[bold]{escape(name)}[/]")
-            for key, item in value.items():
-                console.print(escape(f"  {key:<20} {_plain(item)}"))
-        else:
-            console.print(escape(f"{name:<22} {_plain(value)}"))
-
-
-def show_models(rows: list[dict[str, Any]]) -> None:
-    """The published variants, a row each."""
-    ratios = list(rows[0]["macs"])
-    columns = [f"GMACs {ratio:g}" if ratio != 1.0 else "GMACs dense" for ratio in ratios]
-    table = _table("model", "M params", *columns, "top-1 at 0.7", "prune at")
-    for row in rows:
-        table.add_row(
-            row["model"],
-            f"{row['parameters'] / 1e6:.1f}",
-            *(f"{row['macs'][ratio] / 1e9:.2f}" for ratio in ratios),
-            "" if row["published_top1"] is None else f"{row['published_top1']} %",
-            ", ".join(map(str, row["prune_at"])),
-        )
-    _stdout().print(table)
-
-
-def show_diagnosis(found: Diagnosis) -> None:
-    """What `doctor` found, and what each command can do with it."""
-    console = _stdout()
-
-    def show(title: str, rows: Iterable[tuple[str, str]]) -> None:
-        console.print(f"[bold]{title}[/]")
-        for name, told in rows:
-            console.print(escape(f"  {name:<14} {told}".rstrip()))
-
-    console.print(escape(f"dynexport {found.dynexport}, Python {found.python}: {found.executable}"))
-    console.print(escape(found.platform))
-    show("packages", ((p.name, _state(p)) for p in found.packages))
-    show("runtimes", ((r.name, _state(r, r.note)) for r in found.runtimes))
-    show("GPU", ((gpu.name or "of unknown name", _gpu_facts(gpu)) for gpu in found.gpus))
-    if found.gpu_problem:
-        console.print(
-            escape(f"  {'not usable' if found.gpus else 'none found'}: {found.gpu_problem}")
-        )
-    show("commands", ((command.name, _readiness(command)) for command in found.commands))
-    for install, names in _optional(found).items():
-        console.print(escape(f"optional: {', '.join(names)}: {install}"))
-    for problem in found.problems:
-        console.print(f"[red]problem:[/] {escape(problem)}")
-    if found.healthy:
-        console.print("[green]healthy[/]")
-
-
-def _optional(found: Diagnosis) -> dict[str, list[str]]:
-    """What would bring more, beyond what a command lacks: command -> packages."""
-    more: dict[str, list[str]] = {}
-    for package in (*found.packages, *found.runtimes):
-        if package.install and not any(package.name in c.lacks for c in found.commands):
-            more.setdefault(package.install, []).append(package.name)
-    return more
-
-
-def _state(package: Package, note: str = "") -> str:
-    if package.state == "missing":
-        return "not installed"
-    return f"{package.version or '?':<14} {package.problem or note}"
-
-
-def _gpu_facts(gpu: GpuFacts) -> str:
-    told = (
-        ("compute capability", gpu.compute_capability),
-        ("memory", gpu.memory_bytes and f"{gpu.memory_bytes / 2**30:.0f} GiB"),
-        ("driver", gpu.driver),
-        ("CUDA up to", gpu.cuda),
-    )
-    return ", ".join(f"{label} {value}" for label, value in told if value)
-
-
-def _readiness(command: Command) -> str:
-    if command.ready:
-        return f"ready{' with ' if command.runtimes else ''}{', '.join(command.runtimes)}"
-    return f"lacks {', '.join(command.lacks)}" + (f": {command.install}" if command.install else "")
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {item}" for key, item in value.items())
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(str, value))
-    return str(value)
-
-
-def _tokens(facts: Metadata) -> str:
-    if facts.ratios is None:
-        return f"dense, {facts.num_tokens} tokens"
-    counts = " -> ".join(map(str, (facts.num_tokens, *facts.keep_counts)))
-    return f"at {format_ratios(facts.ratios)}: {counts} tokens"
-
-
-def _stdout() -> Console:
+def stdout() -> Console:
     """Wide enough that nothing is folded where nobody watches."""
     width = max(120, shutil.get_terminal_size().columns)  # a terminal folds, figures stay whole
     return Console(highlight=False, soft_wrap=True, emoji=False, width=width)
 
 
-def _table(*columns: str) -> Table:
+def make_table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for place, column in enumerate(columns):
         table.add_column(column, justify="left" if place == 0 else "right", no_wrap=True)

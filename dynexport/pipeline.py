@@ -25,13 +25,8 @@ from dynexport.metadata import Batch, Metadata
 from dynexport.onnxfile import read_metadata, to_bytes
 from dynexport.precision import convert_precision, require_precision
 from dynexport.reference import REFERENCE_IMAGES, ReferenceBundle
-from dynexport.verify import (
-    Verification,
-    compare,
-    find_subject,
-    onnx_subject,
-    verify,
-)
+from dynexport.subject import find_subject, onnx_subject
+from dynexport.verify import Verification, compare, verify
 
 if TYPE_CHECKING:
     from dynexport.checkpoint import Checkpoint

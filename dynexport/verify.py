@@ -12,23 +12,22 @@ A comparison that compared nothing has not passed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
-import onnx_ir as ir
 from numpy.typing import NDArray
 
-from dynexport.backends import Runner, open_runner
-from dynexport.engine import open_alike, open_engine, read_sidecar
+from dynexport.backends import Runner
 from dynexport.errors import InputError, VerificationError
 from dynexport.graph.precision import precision_of
 from dynexport.graph.selection import add_kept_outputs
-from dynexport.metadata import Batch, Metadata
-from dynexport.onnxfile import read_metadata, read_model, to_bytes
+from dynexport.metadata import Metadata
+from dynexport.onnxfile import read_metadata
 from dynexport.reference import ReferenceBundle
+from dynexport.subject import Subject, find_subject
 
 TOLERANCES: Mapping[str, float] = MappingProxyType({"fp32": 1e-4, "fp16": 5e-3})
 """By precision, the accepted error of outputs, relative to the largest (but at least to one)."""
@@ -116,74 +115,6 @@ def verify(
     return compare(subject, bundle, str(path), tolerance, tie_margin)
 
 
-@dataclass(frozen=True)
-class Subject:
-    """What is verified, in the runtime it runs in.
-
-    name        how reports call it
-    graph       the ONNX graph it is, or was made of
-    sizes       batch sizes to run; at the optimal one all images, at others two batches
-    backend     how reports call the runtime
-    open        opens it
-    open_probe  opens a copy of the graph with further outputs, in the same runtime
-    """
-
-    name: str
-    graph: ir.Model
-    sizes: tuple[int, ...]
-    optimal: int
-    backend: str
-    open: Callable[[], Runner]
-    open_probe: Callable[[ir.Model], Runner]
-
-
-def find_subject(
-    model: Path, backend: str | None = None, engine: str | Path | None = None, trust: bool = False
-) -> Subject:
-    """An ONNX file in a runtime (by default onnxruntime), or the engine that was built from it."""
-    if engine is None:
-        return onnx_subject(model, backend or "onnxruntime")
-    if backend is not None:
-        raise InputError(
-            f"--backend {backend} runs the ONNX file and --engine an engine: give one of the two"
-        )
-    return engine_subject(Path(engine), model, trust)
-
-
-def onnx_subject(model: Path, backend: str = "onnxruntime") -> Subject:
-    """An ONNX file in a runtime that takes ONNX."""
-    graph = read_model(model)
-    batch = Batch.parse(read_metadata(model, graph).batch)
-    return Subject(
-        name=str(model),
-        graph=graph,
-        sizes=batch_sizes(batch),
-        optimal=batch.optimal,
-        backend=backend,
-        open=lambda: open_runner(backend, model),
-        open_probe=lambda probe: open_runner(backend, to_bytes(probe)),
-    )
-
-
-def engine_subject(engine: Path, model: Path, trust: bool = False) -> Subject:
-    """A TensorRT engine; EngineError unless it was built from the ONNX file ``model``.
-
-    The kept sets are told by a probe engine, built with the same options.
-    """
-    facts = read_sidecar(engine, model, trust)
-    batches = tuple(map(Batch.parse, facts.batches))
-    sizes = {size for batch in batches for size in (*batch_sizes(batch), batch.largest)}
-    return Subject(
-        name=str(engine),
-        graph=read_model(model),
-        sizes=tuple(sorted(sizes)),
-        optimal=batches[0].optimal,
-        backend=f"{facts.flavour} {facts.version}",
-        open=lambda: open_engine(engine, trust=trust),
-        open_probe=lambda probe: open_alike(facts, probe),
-    )
-
-
 def compare(
     subject: Subject,
     bundle: ReferenceBundle,
@@ -232,14 +163,6 @@ def compare(
         passed=not failures,
         failures=failures,
     )
-
-
-def batch_sizes(batch: Batch) -> tuple[int, ...]:
-    """Sizes worth running: the only one, or the smallest, the optimal, and one just above it."""
-    if not batch.dynamic:
-        return (batch.optimal,)
-    above = min(batch.optimal + 1, batch.largest)
-    return tuple(sorted({batch.smallest, batch.optimal, above}))
 
 
 def _rows(count: int, size: int, most: int | None) -> list[NDArray[np.int64]]:

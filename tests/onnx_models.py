@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from dynexport.backends.tensorrt import FLAVOURS
-from dynexport.backends.tensorrt.builder import Plan, build
+from dynexport.backends.tensorrt.builder import EnginePlan, build
 from dynexport.backends.tensorrt.options import BuildOptions
 from dynexport.preflight import check_graph
 from dynexport.preflight.view import Finding
@@ -64,5 +64,5 @@ def told(model: onnx.ModelProto) -> list[tuple[str, str, str]]:
     return [(finding.rule, finding.severity, finding.node) for finding in check(model)]
 
 
-def built(model: onnx.ModelProto) -> Plan:
+def built(model: onnx.ModelProto) -> EnginePlan:
     return build(RTX, model.SerializeToString(), (), BuildOptions())

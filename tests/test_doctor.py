@@ -19,11 +19,11 @@ import pytest
 
 from dynexport import cli, probes
 from dynexport.backends.tensorrt import FLAVOURS
-from dynexport.console import show_diagnosis
 from dynexport.doctor import Diagnosis, Package, is_older, judge_flavour, judge_gpus, read_needs
 from dynexport.errors import DynexportError
 from dynexport.gpu import GpuFacts
 from dynexport.probes import ProbeError
+from dynexport.show import show_diagnosis
 
 if sys.version_info >= (3, 11):
     import tomllib

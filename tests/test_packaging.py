@@ -116,14 +116,25 @@ ORDER = {
         *("errors", "backends", "graph", "metadata"),
         *("contenders", "gpu", "profile", "timing"),
     },
+    "subject": {"errors", "backends", "engine", "metadata", "onnxfile"},
     "verify": {
-        *("errors", "files", "backends", "graph", "metadata", "onnxfile"),
-        *("engine", "reference", "sidecar"),
+        *("errors", "backends", "graph", "metadata", "onnxfile"),
+        *("reference", "subject"),
     },
 }
 """Which parts each part may import: arrows point one way."""
 
-TOP = {"__init__", "__main__", "pipeline", "rebuild", "inspection", "doctor", "cli", "console"}
+TOP = {
+    "__init__",
+    "__main__",
+    "pipeline",
+    "rebuild",
+    "inspection",
+    "doctor",
+    "cli",
+    "console",
+    "show",
+}
 """These may import all of them."""
 
 

@@ -16,14 +16,8 @@ from dynexport.errors import InputError, ModelFileError, VerificationError
 from dynexport.metadata import Batch
 from dynexport.pipeline import Conversion, verify_model
 from dynexport.reference import ReferenceBundle
-from dynexport.verify import (
-    batch_sizes,
-    compare,
-    judge_output,
-    judge_selection,
-    onnx_subject,
-    verify,
-)
+from dynexport.subject import batch_sizes, onnx_subject
+from dynexport.verify import compare, judge_output, judge_selection, verify
 
 
 @pytest.fixture

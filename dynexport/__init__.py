@@ -17,10 +17,12 @@ from dynexport.errors import DynexportError
 
 if TYPE_CHECKING:
     from dynexport.bench import bench_model
+    from dynexport.engine import build_engine
     from dynexport.inspection import inspect_file
     from dynexport.keep import KeepSchedule
     from dynexport.models import create
     from dynexport.pipeline import convert, verify_model
+    from dynexport.preflight import check_model
 
 __version__ = "0.1.0"
 
@@ -28,6 +30,8 @@ __all__ = [
     "DynexportError",
     "KeepSchedule",
     "bench_model",
+    "build_engine",
+    "check_model",
     "convert",
     "create",
     "inspect_file",
@@ -37,6 +41,8 @@ __all__ = [
 _HOME = {
     "KeepSchedule": "dynexport.keep",
     "bench_model": "dynexport.bench",
+    "build_engine": "dynexport.engine",
+    "check_model": "dynexport.preflight",
     "convert": "dynexport.pipeline",
     "create": "dynexport.models",
     "inspect_file": "dynexport.inspection",

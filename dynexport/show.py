@@ -13,7 +13,9 @@ from dynexport.console import make_table, stdout
 from dynexport.keep import format_ratios
 
 if TYPE_CHECKING:
-    from dynexport.bench import BatchResult, BenchResult
+    from rich.table import Table
+
+    from dynexport.bench import BenchResult
     from dynexport.doctor import Command, Diagnosis, Package
     from dynexport.engine import EngineBuild
     from dynexport.gpu import GpuConditions, GpuFacts
@@ -133,19 +135,21 @@ def show_build(result: EngineBuild) -> None:
 def show_bench(result: BenchResult) -> None:
     """Latency of every candidate, and what sparsity gained of what it could."""
     console = stdout()
-    for batch in result.batches:
-        _print_batch(console, result.model, batch)
-        for gain in batch.gains:
+    first, several = result.batches[0], len(result.batches) > 1
+    sizes = "" if several else f", batch {first.batch}"
+    console.print(f"\n[bold]{escape(result.model)}[/]{sizes}, milliseconds")
+    console.print(_bench_table(result, several))
+    if not several:
+        for gain in first.gains:
             console.print(
                 f"{gain.runtime}: speed-up over the dense twin {gain.speedup:.2f} x, ideal by MACs "
                 f"{result.ideal:.2f} x: {gain.efficiency:.1%} of it"
             )
-    if len(result.batches) > 1 and result.batches[0].gains:
-        largest = result.batches[-1].batch
+    elif first.gains:
+        size = result.break_even
+        pays = f"pays from batch {size} on" if size else "does not pay at the largest batch"
         console.print(
-            f"sparse pays from batch {result.break_even} on"
-            if result.break_even
-            else f"sparse does not pay up to batch {largest}"
+            f"{first.gains[0].runtime}: sparse {pays}, ideal by MACs {result.ideal:.2f} x"
         )
     if result.layers:
         _print_layers(console, result)
@@ -153,6 +157,29 @@ def show_bench(result: BenchResult) -> None:
         console.print(_gpu_line(result.gpu, result.conditions))
     for note in result.notes:
         console.print(f"[dim]{escape(note)}[/]")
+
+
+def _bench_table(result: BenchResult, several: bool) -> Table:
+    """A row a candidate, a block a batch size; where there are several, what each gained."""
+    spreads = ("min", "p50", "p90", "p99")
+    on_gpu = any(timing.gpu for batch in result.batches for timing in batch.timings)
+    transfers = ("with transfers", "enqueue") if on_gpu else ()
+    gains = ("batch", "speed-up", "of ideal") if several else ()
+    table = make_table("", *spreads, *transfers, "images/s", "runs", *gains)
+    for batch in result.batches:
+        gained = {f"{g.runtime} sparse": g for g in batch.gains}
+        for timing in batch.timings:
+            cells = [f"{getattr(timing.computing, name):.2f}" for name in spreads]
+            if on_gpu:
+                cells.append(f"{timing.total.p50:.2f}")
+                cells.append("" if timing.enqueue is None else f"{timing.enqueue.p50:.3f}")
+            cells += [f"{timing.images_per_second:.1f}", str(timing.runs)]
+            if several:
+                gain = gained.get(timing.label)
+                cells.append(str(batch.batch))
+                cells += [f"{gain.speedup:.2f} x", f"{gain.efficiency:.1%}"] if gain else ["", ""]
+            table.add_row(timing.label, *cells)
+    return table
 
 
 def _gpu_line(gpu: GpuFacts, seen: GpuConditions) -> str:
@@ -170,22 +197,6 @@ def _gpu_line(gpu: GpuFacts, seen: GpuConditions) -> str:
         held = f"slowed down by {', '.join(seen.slowed)}" if seen.slowed else "not slowed down"
         told.append(held)
     return ", ".join(told)
-
-
-def _print_batch(console: Console, model: str, batch: BatchResult) -> None:
-    console.print(f"\n[bold]{escape(model)}[/], batch {batch.batch}, milliseconds")
-    on_gpu = any(timing.gpu for timing in batch.timings)
-    columns = ["min", "p50", "p90", "p99"]
-    more = ["with transfers", "enqueue"] if on_gpu else []
-    table = make_table("", *columns, *more, "images/s", "runs")
-    for timing in batch.timings:
-        spread = timing.computing
-        cells = [f"{getattr(spread, column):.2f}" for column in columns]
-        if on_gpu:
-            cells.append(f"{timing.total.p50:.2f}")
-            cells.append("" if timing.enqueue is None else f"{timing.enqueue.p50:.3f}")
-        table.add_row(timing.label, *cells, f"{timing.images_per_second:.1f}", str(timing.runs))
-    console.print(table)
 
 
 def _print_layers(console: Console, result: BenchResult) -> None:

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from dynexport.bench import BatchResult, Gain, bench_model, find_break_even
+from dynexport.bench import BatchResult, BenchResult, Gain, bench_model, find_break_even
 from dynexport.errors import DynexportError, InputError, MissingExtraError
+from dynexport.gpu import ClockLimits, GpuFacts, GpuSample, summarise
 from dynexport.pipeline import Conversion, convert
 from dynexport.profile import GROUPS, group_of, group_times
-from dynexport.timing import Candidate, Plan, Spread, speedup, time_candidates
+from dynexport.show import show_bench
+from dynexport.timing import Candidate, Plan, Spread, Timing, speedup, time_candidates
 
+NO_LIMITS = ClockLimits(None, None, None, None)
 SHORT = Plan(rounds=2, round_seconds=0.01, warmup_seconds=0.0)
 
 
@@ -170,3 +173,36 @@ def test_a_gpu_provider_that_is_not_there(tiny_conversion: Conversion) -> None:
         InputError, match="unknown backend 'onnxruntme': did you mean 'onnxruntime'"
     ):
         bench_model(tiny_conversion.onnx, backends=["onnxruntme"])
+
+
+def on_a_gpu(label: str, batch: int, gpu: float) -> Timing:
+    def spread(value: float) -> Spread:
+        return Spread(value, value, value, value, rounds=(value,))
+
+    return Timing(label, batch, 9, spread(gpu + 0.5), spread(gpu), spread(0.01), 1000 * batch / gpu)
+
+
+def test_several_batches_are_one_table(capsys: pytest.CaptureFixture[str]) -> None:
+    """With figures as a GPU gives them: its own time, transfers and enqueueing apart."""
+    batches = tuple(
+        BatchResult(
+            size,
+            (on_a_gpu("tensorrt sparse", size, fast), on_a_gpu("tensorrt dense", size, slow)),
+            (Gain("tensorrt", slow / fast, slow / fast / 1.5),),
+        )
+        for size, fast, slow in ((1, 1.0, 0.9), (8, 2.0, 2.5), (64, 8.0, 12.0))
+    )
+    gpu = GpuFacts("NVIDIA L4", "GPU-0", "8.9", None, "580", "13.0")
+    seen = summarise([GpuSample(1500, 9000, 70.0, 60, ("software power cap",))], NO_LIMITS)
+    show_bench(BenchResult("m.engine", None, 0.9, 0.6, 1.5, batches, 8, {}, gpu, seen, ("a note",)))
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    head, *rows = lines[2:9]
+    heads = "min p50 p90 p99 with transfers enqueue images/s runs batch speed-up of ideal"
+    assert " ".join(head.split()) == heads
+    figures = "tensorrt sparse 1.00 1.00 1.00 1.00 1.50 0.010 1000.0 9 1 0.90 x 60.0%"
+    assert " ".join(rows[0].split()) == figures
+    assert rows[5].split()[-2:] == ["9", "64"]
+    assert lines[9] == "tensorrt: sparse pays from batch 8 on, ideal by MACs 1.50 x"
+    assert lines[10].startswith("NVIDIA L4, SM clock 1500 to 1500 MHz")
+    assert lines[10].endswith("slowed down by software power cap")
+    assert lines[11] == "a note"

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from dynexport import engine as engines
 from dynexport.backends import cuda
-from dynexport.backends.tensorrt import FLAVOURS, find_flavour
+from dynexport.backends.tensorrt import FLAVOURS, builder, find_flavour
 from dynexport.backends.tensorrt.flavours import fits
 from dynexport.backends.tensorrt.options import BuildOptions
 from dynexport.bench import bench_model
@@ -511,3 +511,17 @@ def test_inspecting_an_engine_reads_its_sidecar(engine: Path) -> None:
     no_sidecar(engine)
     with pytest.raises(EngineError, match="has no sidecar"):
         inspect_file(engine)
+
+
+def test_measurements_are_kept_for_each_gpu_and_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    proper, gpu = FLAVOURS["tensorrt"], cuda.Device("NVIDIA A100-SXM4 40GB", "8.0", "GPU-0")
+    path = builder._timing_cache(proper, BuildOptions(), "10.3.0", gpu)
+    assert path == tmp_path / "dynexport" / "tensorrt-10.3.0-NVIDIA-A100-SXM4-40GB.timing"
+    named = BuildOptions(timing_cache=str(tmp_path / "mine"))
+    assert builder._timing_cache(proper, named, "10.3.0", gpu) == tmp_path / "mine"
+    none = BuildOptions(timing_cache="none")
+    assert builder._timing_cache(proper, none, "10.3.0", gpu) is None
+    assert builder._timing_cache(FLAVOURS[RTX], BuildOptions(), "1.7", gpu) is None

@@ -19,6 +19,8 @@ PUBLIC = {
     "DynexportError",
     "KeepSchedule",
     "bench_model",
+    "build_engine",
+    "check_model",
     "convert",
     "create",
     "inspect_file",

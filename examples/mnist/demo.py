@@ -55,14 +55,15 @@ def main() -> None:
     accuracies = measure_accuracies(result.onnx, result.metadata, digits, labels)
     console.print("timing sparse, dense and PyTorch in turn")
     timed = dynexport.bench_model(result.onnx, plan=Plan(rounds=options.rounds))
+    (only,) = timed.batches
     picture = options.out / "dropped.png"
     draw_dropped(result.onnx, result.metadata, digits, labels, picture)
 
     facts = result.metadata
     table = Table(title=f"MNIST digits at ratio {facts.ratios[0]:g}" if facts.ratios else "")
-    for column in ("", "accuracy", "MMACs", f"ms a batch of {timed.batch}", "images/s"):
+    for column in ("", "accuracy", "MMACs", f"ms a batch of {only.batch}", "images/s"):
         table.add_column(column, justify="right" if column else "left")
-    for timing in timed.batches[0].timings:
+    for timing in only.timings:
         macs = facts.macs_dense if timing.label.endswith("dense") else facts.macs_sparse
         table.add_row(
             timing.label,

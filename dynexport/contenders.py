@@ -12,7 +12,7 @@ import onnx_ir as ir
 from dynexport.backends import require_runtime, runs_on_gpu
 from dynexport.engine import build_engine, read_sidecar, require_runnable
 from dynexport.errors import InputError
-from dynexport.files import existing_file, sha256_of
+from dynexport.files import existing_file
 from dynexport.graph.twin import dense_twin
 from dynexport.metadata import Batch, Metadata
 from dynexport.onnxfile import read_metadata, read_model, to_bytes
@@ -58,7 +58,7 @@ class TimedModel:
     def batches(self) -> tuple[Batch, ...]:
         """The ranges of batch sizes it takes."""
         if self.engine is not None:
-            return tuple(map(Batch.parse, self.engine[1].batches))
+            return self.engine[1].ranges
         assert self.metadata is not None
         return (Batch.parse(self.metadata.batch),)
 
@@ -100,11 +100,10 @@ def find_timed_model(
     at = Path(engine)
     facts = read_sidecar(at, None if model is None else Path(model), trust)
     require_runnable(at, facts, trust)
-    beside = at.with_name(facts.onnx) if model is None else Path(model)
+    source = facts.onnx_beside(at) if model is None else Path(model)
+    made_of = None if source is None else read_model(source)
     known = facts.metadata if facts.properties else None
-    if beside.is_file() and sha256_of(beside) == facts.onnx_sha256:
-        return TimedModel(beside, read_model(beside), known, (at, facts))
-    return TimedModel(None, None, known, (at, facts))
+    return TimedModel(source, made_of, known, (at, facts))
 
 
 def write_twin(subject: TimedModel, folder: Path) -> Path | None:

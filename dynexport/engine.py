@@ -93,7 +93,7 @@ def build_plan(
     on_progress: OnProgress = lambda phase, done, steps: None,
 ) -> EnginePlan:
     """Build a graph in memory; a BuildError tells what to change, where a rule knows it."""
-    images, shape = _images(graph), _image_shape(graph)
+    images, shape = str(_images(graph).name), _image_shape(graph)
     profiles: tuple[Mapping[str, Shapes], ...] = ()
     if _is_dynamic(graph):
         profiles = tuple(
@@ -210,8 +210,8 @@ def describe_engine(
 
 def _weights(engine: Path, facts: Sidecar) -> bytes:
     """The ONNX file beside an engine that was built without its weights."""
-    beside = engine.with_name(facts.onnx)
-    if not beside.is_file() or sha256_of(beside) != facts.onnx_sha256:
+    beside = facts.onnx_beside(engine)
+    if beside is None:
         raise EngineError(
             f"{engine} holds no weights: put {facts.onnx}, which it was built from, beside it"
         )
@@ -269,8 +269,8 @@ def _image_shape(graph: ir.Model) -> tuple[int, ...]:
     return tuple(int(size) for size in _shape(graph)[1:])  # type: ignore[arg-type]
 
 
-def _images(graph: ir.Model) -> str:
-    """The name of the only input, images (B, C, H, W) in floating point, of which only the batch
+def _images(graph: ir.Model) -> ir.Value:
+    """The only input, images (B, C, H, W) in floating point, of which only the batch
     size may be open; InputError if the graph takes anything else."""
     inputs = [v for v in graph.graph.inputs if v.name not in graph.graph.initializers]
     shape = tuple(inputs[0].shape or ()) if len(inputs) == 1 else ()
@@ -281,10 +281,8 @@ def _images(graph: ir.Model) -> str:
             "engines are built of models with one input, images (B, C, H, W) in floating point, "
             f"of which only the batch size may be open, found {found}: export it so"
         )
-    return str(inputs[0].name)
+    return inputs[0]
 
 
 def _shape(graph: ir.Model) -> tuple[int | ir.SymbolicDim, ...]:
-    name = _images(graph)
-    (images,) = (value for value in graph.graph.inputs if value.name == name)
-    return tuple(images.shape or ())
+    return tuple(_images(graph).shape or ())

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from statistics import median
 from threading import Event, Thread
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Any
 
 from dynexport.errors import DeviceError, MissingExtraError
@@ -149,12 +149,7 @@ class GpuWatch:
     def __enter__(self) -> GpuWatch:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._owned.close()
 
     def sample(self) -> GpuSample:

@@ -18,7 +18,7 @@ from typing import Any
 from dynexport.backends.tensorrt.builder import Layer
 from dynexport.backends.tensorrt.options import BuildOptions
 from dynexport.errors import DynexportError, EngineError
-from dynexport.files import existing_file
+from dynexport.files import existing_file, sha256_of
 from dynexport.metadata import Batch, Metadata
 
 FORMAT = 1
@@ -82,9 +82,7 @@ class Sidecar:
             if not facts._sound():
                 raise TypeError("a field")
             return facts
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            raise EngineError(f"{path} is damaged: {REBUILD}") from None
-        except DynexportError:  # options or batches that are none
+        except UNREADABLE:
             raise EngineError(f"{path} is damaged: {REBUILD}") from None
 
     def _sound(self) -> bool:
@@ -117,10 +115,26 @@ class Sidecar:
         return sum("mha" in layer.name for layer in self.layers)
 
     @property
+    def ranges(self) -> tuple[Batch, ...]:
+        """The ranges of batch sizes, a profile each."""
+        return tuple(map(Batch.parse, self.batches))
+
+    def onnx_beside(self, engine: Path) -> Path | None:
+        """The ONNX file that ``engine`` was built from, if it stands beside it unchanged."""
+        beside = engine.with_name(self.onnx)
+        return beside if beside.is_file() and sha256_of(beside) == self.onnx_sha256 else None
+
+    @property
     def metadata(self) -> Metadata:
         """The metadata of the ONNX file it was built from; ModelFileError if it had none."""
         return Metadata.from_properties(self.properties, self.onnx)
 
+
+UNREADABLE = (
+    *(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError),
+    DynexportError,  # of options or batches that are none
+)
+"""What reading a damaged sidecar may raise."""
 
 REBUILD = "build it again with `dynexport build`"
 

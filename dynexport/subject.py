@@ -70,7 +70,7 @@ def engine_subject(engine: Path, model: Path, trust: bool = False) -> Subject:
     The kept sets are told by a probe engine, built with the same options.
     """
     facts = read_sidecar(engine, model, trust)
-    batches = tuple(map(Batch.parse, facts.batches))
+    batches = facts.ranges
     sizes = {size for batch in batches for size in (*batch_sizes(batch), batch.largest)}
     return Subject(
         name=str(engine),

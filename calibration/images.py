@@ -1,83 +1,145 @@
-"""Where images come from: a folder of pictures, an .npz of arrays, or a seed."""
+"""Images to batches: chosen from a folder of pictures or an .npz, or made from a seed."""
 
 from __future__ import annotations
 
-import zipfile
-import zlib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dynexport.calibration.arrays import ImageArray
+from dynexport.calibration.folder import ImageFolder
 from dynexport.calibration.preprocessing import Preprocessing
 from dynexport.errors import ImageError
 
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
-DAMAGED_NPZ = (
-    OSError,
-    ValueError,
-    KeyError,
-    EOFError,
-    TypeError,
-    AttributeError,
-    NotImplementedError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-"""What reading a damaged .npz may raise."""
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images chosen from a source, at these ``places`` in it, ascending; read when asked for."""
+
+    images: ImageFolder | ImageArray
+    places: tuple[int, ...]
+    preprocessing: Preprocessing
+
+    @property
+    def source(self) -> Path:
+        return self.images.path
+
+    @property
+    def count(self) -> int:
+        return len(self.places)
+
+    @property
+    def labels(self) -> NDArray[np.int64] | None:
+        """The class of each, int64 (count,), where the source tells."""
+        if self.images.labels is None:
+            return None
+        return self.images.labels[list(self.places)]
+
+    def pictures(self) -> Iterator[NDArray[Any]]:
+        """One by one: uint8 (H, W, 3) of the model's input size, or float32 (3, H, W) where the
+        source holds normalised ones. ImageError if one cannot be read."""
+        return self.images.read(self.places, self.preprocessing)
+
+    def batches(self, size: int) -> Iterator[NDArray[np.float32]]:
+        """The model's input, float32 (B, 3, H, W), B = ``size`` but for a shorter last one.
+
+        No more than one batch is in memory. ImageError if an image cannot be read.
+        """
+        if size < 1:
+            raise ImageError(f"a batch of {size} images was asked for: the least is 1")
+        batch: list[NDArray[Any]] = []
+        for picture in self.pictures():
+            batch.append(picture)
+            if len(batch) == size:
+                yield self.preprocessing.to_input(np.stack(batch))
+                batch.clear()
+        if batch:
+            yield self.preprocessing.to_input(np.stack(batch))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of what the images hold, in order, hexadecimal: where they lie and what they
+        are called makes no difference. Reads every image once."""
+        whole = hashlib.sha256()
+        for one in self.images.fingerprints(self.places):
+            whole.update(one)
+        return whole.hexdigest()
+
+    def split(self, share: float) -> tuple[ImageSet, ImageSet]:
+        """Two sets of them, the second with about this ``share`` (between 0 and 1), spread evenly.
+
+        ImageError where there are fewer than two.
+        """
+        if not 0 < share < 1:
+            raise ImageError(f"a share of {share} was asked for: expected one between 0 and 1")
+        if self.count < 2:
+            raise ImageError(f"{self.source} gives 1 image, at least 2 are needed to set one apart")
+        apart = min(max(round(self.count * share), 1), self.count - 1)
+        first: list[int] = []
+        second: list[int] = []
+        for number, place in enumerate(self.places):
+            taken = (number + 1) * apart // self.count > number * apart // self.count
+            (second if taken else first).append(place)
+        return replace(self, places=tuple(first)), replace(self, places=tuple(second))
 
 
-def load_images(source: Path, count: int, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Up to ``count`` images, uint8 (B, H, W, 3) of the model's input size.
+def open_images(
+    source: str | Path,
+    preprocessing: Preprocessing,
+    *,
+    count: int | None = None,
+    seed: int | None = None,
+    at_least: int = 1,
+) -> ImageSet:
+    """Choose images for a model: all, or up to ``count`` of them.
 
-    ``source`` is a folder (searched through its subfolders, in name order; the images taken are
-    spread evenly over it) or an .npz whose ``images`` are uint8 (N, H, W, 3).
-    ImageError where there are none or one cannot be read.
+    ``source`` is a folder, searched through its subfolders, or an .npz with ``images`` uint8
+    (N, H, W, 3) or float32 (N, 3, H, W) already normalised, and maybe ``labels`` (N,). Those
+    chosen are spread evenly over it, or with a ``seed`` drawn at random; either way they come in
+    the order of the source. ImageError where there are fewer than ``at_least``, or some are seen
+    to be unusable without decoding them.
     """
+    path = Path(source)
     try:
-        there = source.exists()
-    except OSError:  # a name no file can have
-        there = False
+        there, folder = path.exists(), path.is_dir()
+    except (OSError, ValueError):  # a name no file can have
+        there = folder = False
     if not there:
-        raise ImageError(f"{source} does not exist: give a folder of images or an .npz")
-    if source.is_dir():
-        return _from_folder(source, count, preprocessing)
-    return _from_npz(source, count, preprocessing)
+        raise ImageError(f"{path} does not exist: give a folder of images or an .npz")
+    images = ImageFolder.open(path) if folder else ImageArray.open(path)
+    if count is not None and count < at_least:
+        raise ImageError(f"{count} images were asked for, at least {at_least} are needed")
+    if images.total < at_least:
+        raise ImageError(f"{path} holds {images.total} images, at least {at_least} are needed")
+    places = _choose(images.total, images.total if count is None else count, seed)
+    images.check(places, preprocessing)
+    return ImageSet(images, places, preprocessing)
 
 
-def _spread(total: int, count: int) -> list[int]:
-    """Up to ``count`` of ``total`` places, evenly spread: sorted folders are sorted by class."""
+def load_images(source: Path, count: int, preprocessing: Preprocessing) -> NDArray[Any]:
+    """Up to ``count`` images at once, spread evenly over ``source``, as `open_images` takes it.
+
+    uint8 (B, H, W, 3) of the model's input size, or float32 (B, 3, H, W) where the source holds
+    normalised ones. ImageError where there are none or one cannot be read.
+    """
+    return np.stack(list(open_images(source, preprocessing, count=count).pictures()))
+
+
+def _choose(total: int, count: int, seed: int | None) -> tuple[int, ...]:
+    """Up to ``count`` of ``total`` places, ascending; evenly spread, since sorted folders are
+    sorted by class."""
     taken = min(total, count)
-    return [place * total // taken for place in range(taken)]
-
-
-def _from_folder(folder: Path, count: int, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    if not files:
-        raise ImageError(
-            f"no images in {folder}: expected files ending in {', '.join(sorted(SUFFIXES))}"
-        )
-    return np.stack([preprocessing.read(files[place]) for place in _spread(len(files), count)])
-
-
-def _from_npz(path: Path, count: int, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            images = arrays["images"]
-        if not isinstance(images, np.ndarray):
-            raise TypeError("images")
-    except DAMAGED_NPZ:
-        raise ImageError(
-            f"{path} is no folder and no .npz with an array 'images': give one of the two"
-        ) from None
-    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or 0 in images.shape:
-        raise ImageError(
-            f"{path}: 'images' is {images.dtype} {list(images.shape)}, expected uint8 (N, H, W, 3)"
-        )
-    chosen = images[_spread(len(images), count)]
-    return np.stack([preprocessing.crop(Image.fromarray(image), str(path)) for image in chosen])
+    if seed is None:
+        return tuple(place * total // taken for place in range(taken))
+    drawn = np.random.default_rng(seed).choice(total, taken, replace=False)
+    return tuple(sorted(drawn.tolist()))
 
 
 def synthetic_images(count: int, img_size: int, seed: int = 0) -> NDArray[np.uint8]:

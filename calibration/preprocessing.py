@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,21 @@ from dynexport.errors import ImageError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+LARGEST_PICTURE = 178_956_970
+"""Pixels of the largest picture taken, before and after resizing: what Pillow opens at most."""
+
+NO_PICTURE = (
+    UnidentifiedImageError,
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    Image.DecompressionBombError,
+)
+"""What opening or decoding a file that is no sound picture may raise."""
 
 
 @dataclass(frozen=True)
@@ -40,33 +56,47 @@ class Preprocessing:
         try:
             with Image.open(path) as picture:
                 image = picture.convert("RGB")
-        except (
-            UnidentifiedImageError,
-            OSError,
-            SyntaxError,
-            ValueError,
-            Image.DecompressionBombError,
-        ):
+        except NO_PICTURE:
             raise ImageError(f"{path} is not a readable image") from None
         return self.crop(image, str(path))
 
+    def check(self, path: Path) -> None:
+        """ImageError unless the head of a file is that of a picture that can be used."""
+        try:
+            with Image.open(path) as picture:
+                size = picture.size
+        except NO_PICTURE:
+            raise ImageError(f"{path} is not a readable image") from None
+        self.check_size(size, str(path))
+
+    def check_size(self, size: tuple[int, int], name: str) -> None:
+        """ImageError unless a picture of this width and height can be used."""
+        width, height = size
+        if self.resize is None and size != (self.img_size, self.img_size):
+            raise ImageError(
+                f"{name} is {width} x {height}: this model takes images of "
+                f"exactly {self.img_size} x {self.img_size}, unscaled"
+            )
+        if self.resize is not None and self.resize**2 * max(size) > LARGEST_PICTURE * min(size):
+            raise ImageError(f"{name} is {width} x {height}: too narrow to be resized and cropped")
+
     def crop(self, image: Image.Image, name: str = "the image") -> NDArray[np.uint8]:
         """Resize and centre crop an RGB picture to uint8 (H, W, 3)."""
-        size = self.img_size
+        self.check_size(image.size, name)
         if self.resize is None:
-            if image.size != (size, size):
-                raise ImageError(
-                    f"{name} is {image.width} x {image.height}: this model takes images of "
-                    f"exactly {size} x {size}, unscaled"
-                )
             return np.asarray(image, dtype=np.uint8)
-        short = min(image.size)
+        size, short = self.img_size, min(image.size)
         width, height = (
             self.resize if side == short else int(self.resize * side / short) for side in image.size
         )
         image = image.resize((width, height), Image.Resampling.BICUBIC)
         left, top = round((width - size) / 2.0), round((height - size) / 2.0)
         return np.asarray(image.crop((left, top, left + size, top + size)), dtype=np.uint8)
+
+    def to_input(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        """The model's input, float32 (B, 3, H, W), of pictures, uint8 (B, H, W, 3), or of what is
+        normalised already, float32 (B, 3, H, W)."""
+        return self.normalise(images) if images.dtype == np.uint8 else images
 
     def normalise(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """uint8 (B, H, W, 3) to the model's input, float32 (B, 3, H, W)."""

@@ -7,7 +7,8 @@ DynexportError
 │   ├── ModelError               a model configuration, variant or family
 │   ├── ModelFileError           an ONNX file or a reference bundle
 │   ├── EngineError              an engine, or the sidecar that describes it
-│   └── ImageError               a folder or array of images
+│   ├── ImageError               a folder or array of images
+│   └── CalibrationError         the ranges of a model's values on those images
 ├── MissingExtraError        2  an optional dependency is not installed
 ├── DeviceError              2  no GPU, no driver, or the GPU refused
 ├── BuildError               2  TensorRT refused the model, or cannot be used
@@ -54,6 +55,10 @@ class EngineError(InputError):
 
 class ImageError(InputError):
     """Images cannot be read, or are too few."""
+
+
+class CalibrationError(InputError):
+    """A model's values on the calibration images give no range to quantise by."""
 
 
 class MissingExtraError(DynexportError):

@@ -104,8 +104,13 @@ def _draft_beside(target: Path) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where what can be made again is kept for the user (XDG base directory specification)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dynexport"
+    """Where what can be made again is kept for the user (XDG base directory specification); among
+    the temporary files for a user with no home, as in a container."""
+    try:
+        home = Path.home()
+    except RuntimeError:
+        home = Path(tempfile.gettempdir())
+    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "dynexport"
 
 
 def sha256_of(path: Path) -> str:

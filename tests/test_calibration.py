@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dynexport.calibration import Preprocessing, load_images, synthetic_images
-from dynexport.calibration.images import SUFFIXES
+from dynexport.calibration.folder import SUFFIXES
 from dynexport.errors import ImageError
 
 TINY = Preprocessing.for_size(28)
@@ -116,6 +116,13 @@ def test_normalising_follows_the_formula() -> None:
         np.testing.assert_allclose(found[:, channel], expected, rtol=0, atol=1e-6)
 
 
+def test_pictures_are_normalised_on_the_way_in_and_what_is_normalised_passes() -> None:
+    pixels = np.stack([noise(28, 28, seed) for seed in range(2)])
+    ready = TINY.normalise(pixels)
+    assert np.array_equal(TINY.to_input(pixels), ready)
+    assert np.array_equal(TINY.to_input(ready), ready)
+
+
 def test_normalising_uses_the_steps_own_mean_and_deviation() -> None:
     steps = Preprocessing(4, None, mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 1.0))
     found = steps.normalise(np.full((1, 4, 4, 3), 255, dtype=np.uint8))
@@ -214,7 +221,9 @@ def test_a_picture_cut_short_is_refused_by_name(tmp_path: Path, suffix: str, lef
     plain(0).save(tmp_path / "a.png")
     with pytest.raises(ImageError) as error:
         load_images(tmp_path, 8, TINY)
-    assert str(error.value) == f"{path} is not a readable image"
+    assert str(error.value) == (
+        f"1 of 2 images cannot be used, remove or replace them: {path} is not a readable image"
+    )
 
 
 @pytest.mark.parametrize(

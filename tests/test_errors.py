@@ -7,6 +7,7 @@ import pytest
 from dynexport import errors
 from dynexport.errors import (
     BuildError,
+    CalibrationError,
     CheckpointError,
     DeviceError,
     DynexportError,
@@ -28,6 +29,7 @@ INPUT_ERRORS = (
     ModelFileError,
     EngineError,
     ImageError,
+    CalibrationError,
 )
 OTHERS = (MissingExtraError, DeviceError, BuildError, VerificationError)
 
@@ -61,7 +63,7 @@ def test_a_missing_extra_exits_with_2_and_names_the_command_that_installs_it() -
 def test_every_error_can_be_caught_as_one_and_shadows_no_builtin() -> None:
     defined = [value for value in vars(errors).values() if isinstance(value, type)]
     raised = [kind for kind in defined if issubclass(kind, Exception)]
-    assert len(raised) == 12
+    assert len(raised) == 13
     for kind in raised:
         assert issubclass(kind, DynexportError)
         assert not issubclass(kind, (ValueError, OSError))

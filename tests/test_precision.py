@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 
 from dynexport.backends import open_runner
-from dynexport.errors import InputError, ModelFileError
+from dynexport.errors import ModelFileError
+from dynexport.graph.emulation import emulate_half
 from dynexport.graph.selection import add_kept_outputs
 from dynexport.graph.twin import dense_twin
 from dynexport.onnxfile import read_model, to_bytes
 from dynexport.pipeline import Conversion
-from dynexport.precision import PRECISIONS, convert_precision, require_precision
 from dynexport.precision.half import HALF, Kind, overflowing_constants, to_half
 
 KINDS = ("fp16", "bf16")
@@ -84,7 +84,8 @@ def test_every_value_has_the_type_the_graph_says(tiny_conversion: Conversion, ki
     assert set(found.values()) == {HALF[kind], ir.DataType.FLOAT, ir.DataType.INT64}
     single = {name for name, dtype in found.items() if dtype == ir.DataType.FLOAT}
     conv = {f"patch_embed.proj{end}" for end in ("/Conv", ".weight", ".bias")}
-    ends = {"images", "logits"} | (conv if kind == "bf16" else set())
+    head = {"norm/LayerNormalization/fp32", "head.weight", "head.bias"}
+    ends = {"images", "logits"} | (conv | head if kind == "bf16" else set())
     scores = [
         f"score_predictor.{stage}{end}"
         for stage in range(3)
@@ -100,15 +101,23 @@ def test_every_value_has_the_type_the_graph_says(tiny_conversion: Conversion, ki
     assert single == ends | set(scores)
 
 
+ENDS = {
+    "fp16": ("images/fp16", "logits/fp32"),
+    "bf16": ("patch_embed.proj/Conv/bf16", "norm/LayerNormalization/fp32"),
+}
+"""The first and the last Cast of the tiny model: convolutions in bf16 came with opset 22, and the
+classes of bf16 are told apart in float32."""
+
+SCORES = [f"score_predictor.{stage}/Gelu_2/fp32" for stage in range(3)]
+
+
 @both
 def test_casts_stand_at_the_ends_and_before_each_score(
     tiny_conversion: Conversion, kind: Kind
 ) -> None:
-    """Convolutions in bf16 came with opset 22: before, the Cast stands behind the first."""
     typed = to_half(read_model(tiny_conversion.onnx), kind)
-    first = "images/fp16" if kind == "fp16" else "patch_embed.proj/Conv/bf16"
-    scores = [f"score_predictor.{stage}/Gelu_2/fp32" for stage in range(3)]
-    assert casts(typed) == [first, *scores, "logits/fp32"]
+    first, last = ENDS[kind]
+    assert casts(typed) == [first, *SCORES, last]
 
 
 @both
@@ -127,7 +136,8 @@ def test_nothing_else_changes(tiny_conversion: Conversion, kind: Kind) -> None:
         shapes = [value.shape for value in theirs.outputs]
         assert [value.shape for value in ours.outputs] == shapes
     added = set(types(typed)) - set(types(model))
-    assert added == {name for name in casts(typed) if name != "logits/fp32"} | {f"logits/{kind}"}
+    renamed = {"logits/fp16"} if kind == "fp16" else set()
+    assert added == {name for name in casts(typed) if name != "logits/fp32"} | renamed
     assert len(to_bytes(typed)) < 0.65 * len(before)
 
 
@@ -195,7 +205,7 @@ def test_kept_outputs_can_be_added_to_the_typed_graph(
     assert all(answers[name].dtype == np.int64 for name in names)
 
 
-SUM = "g (float[2, 3] x) => (float[2, 3] y) { a = Add(x, c)  y = Relu(a) }"
+SUM = "g (float[1, 2, 3] x) => (float[1, 2, 3] y) { a = Add(x, c)  y = Relu(a) }"
 
 
 def test_a_constant_beyond_half_stays_float32_with_its_node() -> None:
@@ -221,12 +231,13 @@ def test_what_rounds_to_a_finite_value_fits(largest: float, fits: bool) -> None:
 @both
 def test_infinities_and_tiny_values_are_no_reason_to_stay_float32(kind: Kind) -> None:
     mask = np.array([-np.inf, 0.0, 1e-7], dtype=np.float32)
-    text = "g (float[2, 3] x) => (float[2, 3] y) { a = Add(x, c)  y = Softmax <axis = -1> (a) }"
+    text = """g (float[1, 2, 3] x) => (float[1, 2, 3] y)
+    { a = Add(x, c)  y = Softmax <axis = -1> (a) }"""
     typed = to_half(small_graph(text, {"c": mask}), kind)
     assert types(typed)["c"] == HALF[kind]
-    found = evaluate(typed, x=np.zeros((2, 3), dtype=np.float32))["y"]
-    assert found[0, 0] == 0
-    assert found.sum(axis=1) == pytest.approx(1, abs=1e-2)
+    found = evaluate(typed, x=np.zeros((1, 2, 3), dtype=np.float32))["y"]
+    assert (found[..., 0] == 0).all()
+    assert found.sum(axis=-1) == pytest.approx(1, abs=1e-2)
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered")
@@ -287,6 +298,26 @@ def test_a_mark_may_speak_of_an_input_or_an_output(tiny_conversion: Conversion, 
     require_types(dense_twin(typed, facts.dense_twin))
 
 
+@pytest.mark.parametrize("there", ["x", "y"])
+def test_a_mark_binds_inputs_and_outputs_in_half_too(
+    tiny_conversion: Conversion, there: str
+) -> None:
+    """a stays float32 because of its constant; then the file's end cannot stand in for it."""
+    text = """g (float[1, 2, 3] x) => (float[1, 2, 3] y, float[1, 2, 3] z)
+    { y = Relu(x)  a = Add(y, c)  b = Neg(a)  z = Relu(b) }"""
+    for constant, fits in ((1.0, True), (1e6, False)):
+        model = small_graph(text, {"c": np.array([constant], dtype=np.float32)})
+        facts = dataclasses.replace(tiny_conversion.metadata, dense_twin={"a": there})
+        model.metadata_props.update(facts.to_properties())
+        if fits:
+            typed = to_half(model, "fp16", half_io=True)
+            assert types(typed)["a"] == types(typed)[there] == ir.DataType.FLOAT16
+            require_types(dense_twin(typed, facts.dense_twin))
+        else:
+            with pytest.raises(ModelFileError, match=f"dense twin {there} .*takes the place of a"):
+                to_half(model, "fp16", half_io=True)
+
+
 def test_damaged_metadata_are_refused(tiny_conversion: Conversion) -> None:
     model = read_model(tiny_conversion.onnx)
     model.metadata_props["dynexport.dense_twin"] = "{"
@@ -308,21 +339,13 @@ def test_a_graph_without_types_is_refused() -> None:
         to_half(model, "fp16")
 
 
-def test_precisions_are_found_by_name(tiny_conversion: Conversion) -> None:
-    model = read_model(tiny_conversion.onnx)
-    assert tuple(PRECISIONS) == ("fp32", "fp16")
-    assert convert_precision(model, "fp32") is model
-    assert to_bytes(convert_precision(model, "fp16")) == to_bytes(to_half(model, "fp16"))
-    with pytest.raises(InputError, match="unknown precision 'fp61': did you mean 'fp16'"):
-        convert_precision(model, "fp61")
-    with pytest.raises(InputError, match="choose from fp32, fp16"):
-        require_precision("int3")
-
-
 @both
-def test_tensorrt_rtx_builds_the_typed_graph(tiny_conversion: Conversion, kind: Kind) -> None:
-    """Strongly typed, with no GPU: every layer but the scores is in half."""
-    typed = to_half(read_model(tiny_conversion.onnx), kind)
+@pytest.mark.parametrize("half_io", [False, True])
+def test_tensorrt_rtx_builds_the_typed_graph(
+    tiny_conversion: Conversion, kind: Kind, half_io: bool
+) -> None:
+    """Strongly typed, with no GPU: every product but those that rank is in half."""
+    typed = to_half(read_model(tiny_conversion.onnx), kind, half_io=half_io)
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -332,12 +355,126 @@ def test_tensorrt_rtx_builds_the_typed_graph(tiny_conversion: Conversion, kind: 
     products = [each for each in layers if each.type == trt.LayerType.MATRIX_MULTIPLY]
     found = Counter(layer.get_output(0).dtype for layer in products)
     half = trt.float16 if kind == "fp16" else trt.bfloat16
-    assert found == {trt.float32: 3, half: len(products) - 3}
+    single = 4 if kind == "bf16" and not half_io else 3
+    assert found == {trt.float32: single, half: len(products) - single}
+    ends = {network.get_input(0).dtype, network.get_output(0).dtype}
+    assert ends == {half if half_io else trt.float32}
     profile = builder.create_optimization_profile()
     profile.set_shape("images", (1, 3, 28, 28), (3, 3, 28, 28), (5, 3, 28, 28))
     config = builder.create_builder_config()
     config.add_optimization_profile(profile)
     assert builder.build_serialized_network(network, config) is not None
+
+
+@both
+def test_inputs_and_outputs_in_half(tiny_conversion: Conversion, kind: Kind) -> None:
+    """No Cast at the ends, but before the convolution that bf16 has not; kept_* stay int64."""
+    model = read_model(tiny_conversion.onnx)
+    names = add_kept_outputs(model, tiny_conversion.metadata)
+    typed = to_half(model, kind, half_io=True)
+    require_types(typed)
+    assert {v.dtype for v in typed.graph.inputs} == {HALF[kind]}
+    found = {str(value.name): value.dtype for value in typed.graph.outputs}
+    assert found == {"logits": HALF[kind]} | dict.fromkeys(names, ir.DataType.INT64)
+    conv = ["images/fp32", "patch_embed.proj/Conv/bf16"] if kind == "bf16" else []
+    assert casts(typed) == [*conv, *SCORES]
+
+
+@both
+def test_half_inputs_and_outputs_change_the_ends_alone(
+    tiny_conversion: Conversion, kind: Kind
+) -> None:
+    """ONNX Runtime gives, of images that half holds, the same logits, rounded."""
+    model = read_model(tiny_conversion.onnx)
+    images = random_images(3).astype(HALF[kind].numpy()).astype(np.float32)
+    answers = []
+    for half_io in (False, True):
+        typed = emulate_half(to_half(model, kind, half_io=half_io))
+        with open_runner("onnxruntime", to_bytes(typed)) as runner:
+            answers.append(runner.run(images)["logits"])
+    whole, half = answers
+    if kind == "fp16":
+        assert np.array_equal(whole, half)
+    else:  # the classes are told apart in float32 only where they are given so
+        assert np.abs(whole - half).max() < TOLERANCE["bf16"] * np.abs(whole).max()
+
+
+def test_onnx_runtime_takes_images_in_half(tiny_conversion: Conversion) -> None:
+    """A runner is given float32, whatever the file takes; its answers are the file's."""
+    typed = to_half(read_model(tiny_conversion.onnx), "fp16", half_io=True)
+    images = random_images(3)
+    with open_runner("onnxruntime", to_bytes(typed)) as runner:
+        answers = runner.run(images)
+    assert answers["logits"].dtype == np.float16
+    with open_runner("onnxruntime", tiny_conversion.onnx) as runner:
+        expected = runner.run(images)["logits"]
+    error = np.abs(answers["logits"].astype(np.float32) - expected).max()
+    assert 0 < error < 0.1 * np.abs(expected).max()
+
+
+def test_onnx_runtime_says_that_it_takes_no_images_in_bf16() -> None:
+    text = "g (bfloat16[2, 3] images) => (float[2, 3] y) { y = Cast <to = 1> (images) }"
+    with pytest.raises(ModelFileError, match=r"bf16 is one.*inputs and outputs in float32"):
+        open_runner("onnxruntime", to_bytes(small_graph(text)))
+
+
+def test_an_output_of_a_float32_node_is_cast_to_half() -> None:
+    """And whoever wants it in float32 still has it so, under another name."""
+    text = """g (float[1, 2, 3] x) => (float[1, 2, 3] y, float[1, 2, 3] z)
+    { y = Add(x, c)  z = Relu(y) }"""
+    model = small_graph(text, {"c": np.array([1e5], dtype=np.float32)})
+    single = [node.name for node in model.graph]
+    typed = to_half(model, "fp16", single=single, half_io=True)
+    require_types(typed)
+    assert casts(typed) == ["x/fp32", "y/fp16", "z/fp16"]
+    ends = [(value.name, value.dtype) for value in typed.graph.outputs]
+    assert ends == [("y", ir.DataType.FLOAT16), ("z", ir.DataType.FLOAT16)]
+    assert typed.graph[-2].inputs[0].name == "y/fp32"
+
+
+def test_nodes_may_be_kept_in_float32_by_name(tiny_conversion: Conversion) -> None:
+    model = read_model(tiny_conversion.onnx)
+    name = "blocks.2.norm1/LayerNormalization"
+    typed = to_half(model, "fp16", single=[name])
+    require_types(typed)
+    (node,) = (node for node in typed.graph if node.name == name)
+    assert {value.dtype for value in (*node.inputs, *node.outputs)} == {ir.DataType.FLOAT}
+    base = casts(to_half(model, "fp16"))
+    assert sorted(set(casts(typed)) - set(base)) == [
+        "blocks.2.norm1/LayerNormalization/fp16",
+        "score_predictor.1/GatherND/fp32",
+    ]
+    with pytest.raises(ModelFileError, match=r"no node 'blocks.9/Add' to keep in float32"):
+        to_half(model, "fp16", single=[name, "blocks.9/Add"])
+
+
+@both
+@pytest.mark.parametrize("half_io", [False, True])
+def test_the_dense_twin_of_a_graph_with_nodes_in_float32(
+    tiny_conversion: Conversion, kind: Kind, half_io: bool
+) -> None:
+    """A gather in float32 takes the value that stands in for it along, and the other way round."""
+    model = read_model(tiny_conversion.onnx)
+    marks = tiny_conversion.metadata.dense_twin
+    (gather, add), *_ = marks.items()
+    for one, other in ((gather, add), (add, gather)):
+        typed = to_half(model, kind, single=[one], half_io=half_io)
+        assert types(typed)[one] == types(typed)[other] == ir.DataType.FLOAT
+        require_types(dense_twin(typed, marks))
+
+
+def test_classes_of_bf16_are_told_apart_in_float32() -> None:
+    """Two logits that differ by less than a step of bf16."""
+    text = "g (float[1, 2] x) => (float[1, 2] y) { h = Relu(x)  s = MatMul(h, w)  y = Add(s, b) }"
+    constants = {"w": np.eye(2, dtype=np.float32), "b": np.array([10, 10.01], dtype=np.float32)}
+    model = small_graph(text, constants)
+    x = np.zeros((1, 2), dtype=np.float32)
+    assert casts(to_half(model, "bf16")) == ["x/bf16", "h/fp32"]
+    assert casts(to_half(model, "fp16")) == ["x/fp16", "y/fp32"]
+    found = evaluate(to_half(model, "bf16"), x=x)["y"]
+    assert found.argmax() == 1
+    tied = evaluate(to_half(model, "bf16", half_io=True), x=x.astype(HALF["bf16"].numpy()))["y"]
+    assert tied[0, 0] == tied[0, 1]
 
 
 def test_a_node_that_holds_a_graph_stays_float32_and_so_does_what_it_sees() -> None:
@@ -355,6 +492,21 @@ def test_a_node_that_holds_a_graph_stays_float32_and_so_does_what_it_sees() -> N
     assert casts(typed) == ["x/fp16", "h/fp32", "a/fp32", "r/fp16", "y/fp32"]
     fed = {"x": np.ones((2, 3), dtype=np.float32), "n": np.array(3), "go": np.array(True)}
     assert evaluate(typed, **fed)["y"].tolist() == [[2.0] * 3] * 2
+
+
+def test_a_half_input_that_only_an_inner_graph_sees_is_cast_before_all() -> None:
+    text = """g (float[2, 3] x, int64 n, bool go, float[2, 3] z) => (float[2, 3] y) {
+        y = Loop(n, go, z)
+            <body = step (int64 i, bool on, float[2, 3] s) => (bool next, float[2, 3] t)
+                { next = Identity(on)  t = Add(s, x) }>
+    }"""
+    typed = to_half(small_graph(text), "fp16", half_io=True)
+    require_types(typed)
+    assert sorted(casts(typed)) == ["x/fp32", "y/fp16", "z/fp32"]
+    ones = np.ones((2, 3), dtype=np.float16)
+    found = evaluate(typed, x=ones, z=ones, n=np.array(3), go=np.array(True))["y"]
+    assert found.dtype == np.float16
+    assert found.tolist() == [[4.0] * 3] * 2
 
 
 STEPS = st.lists(
@@ -395,21 +547,27 @@ def build_graph(steps: list[tuple[str, int, int]]) -> ir.Model:
 
 
 @settings(max_examples=60, deadline=None)
-@given(STEPS, st.sampled_from(KINDS))
+@given(STEPS, st.sampled_from(KINDS), st.booleans(), st.integers(0, 2**12))
 def test_any_graph_is_typed_with_one_cast_a_value(
-    steps: list[tuple[str, int, int]], kind: Kind
+    steps: list[tuple[str, int, int]], kind: Kind, half_io: bool, chosen: int
 ) -> None:
     model = build_graph(steps)
-    typed = to_half(model, kind)
+    single = [node.name for place, node in enumerate(model.graph) if chosen >> place & 1]
+    typed = to_half(model, kind, single=single, half_io=half_io)
     require_types(typed)
     sources = [node.inputs[0] for node in typed.graph if node.op_type == "Cast"]
     assert len(set(sources)) == len(sources)
     assert not any(value.is_initializer() for value in sources)
     makers = [value.producer() for value in sources if value.producer()]
     assert not any(maker.op_type == "Cast" for maker in makers)
-    ends = [(value.name, value.dtype) for value in (*model.graph.inputs, *model.graph.outputs)]
-    theirs = [(value.name, value.dtype) for value in (*typed.graph.inputs, *typed.graph.outputs)]
-    assert ends == theirs
+    float_ends = HALF[kind] if half_io else ir.DataType.FLOAT
+    for ours, theirs in (
+        (typed.graph.inputs, model.graph.inputs),
+        (typed.graph.outputs, model.graph.outputs),
+    ):
+        assert [value.name for value in ours] == [value.name for value in theirs]
+        expected = {ir.DataType.FLOAT: float_ends, ir.DataType.INT64: ir.DataType.INT64}
+        assert [value.dtype for value in ours] == [expected[value.dtype] for value in theirs]
     for node in typed.graph:
-        if node.op_type == "TopK":
+        if node.op_type == "TopK" or node.name in single:
             assert node.inputs[0].dtype == ir.DataType.FLOAT

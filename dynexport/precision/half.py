@@ -5,69 +5,82 @@ file says. So the file says it: each node works in half or in single precision, 
 meet stands one Cast, made once for all who need it; constants are converted, never cast.
 
 What stays in float32 was measured on DeiT, LV-ViT, Swin and ConvNeXt at ratio 0.7 and on the
-trained MNIST model, with operators that compute in float32 and round what they give:
+trained MNIST model's 1,000 test digits (98.2 % right in PyTorch, fp16 and bf16 alike, and the same
+ones), with every value rounded that is half (`dynexport.graph.emulation`):
 
-- inputs and outputs of the graph;
+- inputs and outputs of the graph, unless they are asked for in half: for fp16 that changes nothing,
+  images are rounded at the first Cast and logits at the last product;
 - each top-k of scores, and what leads to nothing else, back to the last product: a score rounded
   to half makes exact ties, which every runtime breaks its own way. The whole predictor in float32
-  would swap a third fewer tokens (MNIST, fp16: in 63 images of 1000, not 97, all within 1.2e-4 of
-  the cut), but its products would cost as much again, and accuracy is the same, 98.2 %;
+  would swap a third fewer tokens (fp16: in 65 digits, not 98; bf16: in 394, not 558), but its
+  products would cost as much again, and no digit's class changes;
+- in bf16, whose steps are 0.06 on logits from 8 to 16, what gives the classes, from the last
+  product on: else one digit has two best classes, and 8 digits have ties among their best five.
+  fp16 has neither, so its head is in half: in float32 it would take a tenth off the logits' error;
 - a constant with finite values that half cannot hold, and the nodes that use it: the score that
-  pins the class token, a mask of -1e9. What comes out of such a node must fit half precision, or
-  go to a top-k. Infinities stay what they are;
+  pins the class token, a mask of -1e9. Infinities stay what they are. Which values are too large
+  only images tell: `dynexport.precision.overflow` finds their nodes;
 - an operator that ONNX does not define in half at the graph's opset: convolutions in bf16 before
   opset 22.
 
-LayerNormalization, Softmax and the head are in half. The first computes in float32 inside
-(stash_type 1), as runtimes do in a Softmax: to surround them with Casts (61 in place of 5 in a
-DeiT) gave the same kept tokens and errors but for noise. A head in float32 takes a tenth off the
-logits' error and changes no class.
+LayerNormalization, Softmax and the residual stream are in half. The first computes in float32
+inside (stash_type 1), as runtimes do in a Softmax: to surround both with Casts (49 in place of 5)
+changes the error of the logits by noise, up or down (relative, fp16: 1.26e-3 to 1.43e-3; bf16:
+5.05e-3 to 4.96e-3), and the digits with swapped tokens by less than a tenth. So does a residual
+stream in float32 (33 Casts: 1.23e-3; 4.93e-3), even in bf16.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from dynexport.errors import ModelFileError
 from dynexport.metadata import PREFIX, Metadata
+from dynexport.precision.places import SINGLE, half_places
 
 Kind = Literal["fp16", "bf16"]
 Use = tuple[ir.Node, int]
 """A node and which of its inputs."""
-Formal = onnx.defs.OpSchema.FormalParameter
-"""An input or output of an operator, as ONNX defines it."""
 
 HALF: Mapping[str, ir.DataType] = MappingProxyType(
     {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 )
-SINGLE = ir.DataType.FLOAT
 PRODUCTS = frozenset({"MatMul", "Gemm", "Conv"})
 """Operators that sum so many terms that no two scores come out equal by chance."""
 
 
-def to_half(model: ir.Model, kind: Kind) -> ir.Model:
+def to_half(
+    model: ir.Model, kind: Kind, *, single: Collection[str] = (), half_io: bool = False
+) -> ir.Model:
     """A typed copy of a float32 graph: half precision inside, float32 inputs and outputs.
 
+    single   names of nodes to keep in float32 beside those the rules find; of values too large,
+             `dynexport.precision.overflow.find_overflow` tells which
+    half_io  the graph's floating inputs and outputs are in half too
+
     Values keep their names; a Cast is called after what it casts (``x/fp16``, ``x/fp32``), and
-    what an output is cast from is ``logits/fp16``. Both ends of every pair of the metadata's
-    ``dense_twin`` have one type, so the twin can be made of the typed graph. ModelFileError if
-    the graph is in half precision already or lacks types.
+    what an output is cast from is ``logits/fp16``, or with ``half_io`` ``logits/fp32``. Both ends
+    of every pair of the metadata's ``dense_twin`` have one type, so the twin can be made of the
+    typed graph. ModelFileError if the graph is in half precision already, lacks types or a node
+    of ``single``, or if a pair cannot have one type with ``half_io``.
     """
-    _require_single(model)
+    require_float32(model)
     typed, dtype = model.clone(), HALF[kind]
-    single = _single_nodes(typed, dtype)
+    marks = _twin_marks(typed)
+    kept = _single_nodes(typed, dtype, single)
+    kept |= ranking_nodes(typed, classes=kind == "bf16" and not half_io)
+    _agree(typed, marks, kept, half_io)
     halved: set[Use] = set()
-    results: list[ir.Value] = []
+    results = [value for value in typed.graph.inputs if half_io and value.dtype == SINGLE]
     for node in typed.graph:
-        if node not in single:
-            inputs, outputs = _half_places(node, dtype)
+        if node not in kept:
+            inputs, outputs = half_places(node, dtype)
             halved.update((node, place) for place in inputs)
             results.extend(node.outputs[place] for place in outputs)
     for value in results:
@@ -77,7 +90,8 @@ def to_half(model: ir.Model, kind: Kind) -> ir.Model:
         if value.is_initializer():
             _convert_constant(typed, value, halved, kind)
         else:
-            _cast_where_types_meet(typed, value, halved, kind, order)
+            _cast_where_types_meet(typed, value, halved, kind, order, half_io)
+    _require_agreement(typed, marks)
     return typed
 
 
@@ -94,7 +108,7 @@ def _values(model: ir.Model) -> Iterator[ir.Value]:
         yield from node.outputs
 
 
-def _require_single(model: ir.Model) -> None:
+def require_float32(model: ir.Model) -> None:
     for value in _values(model):
         if value.dtype in HALF.values():
             raise ModelFileError(
@@ -108,22 +122,34 @@ def _require_single(model: ir.Model) -> None:
             )
 
 
-def _single_nodes(model: ir.Model, dtype: ir.DataType) -> set[ir.Node]:
-    """The nodes that compute in float32, or in no floating point at all."""
-    single = {node for node in model.graph if not any(_half_places(node, dtype))}
-    single |= _score_nodes(model)
+def _twin_marks(model: ir.Model) -> Mapping[str, str]:
+    properties = dict(model.metadata_props)
+    if PREFIX + "dense_twin" not in properties:
+        return {}
+    return Metadata.from_properties(properties, "the graph").dense_twin
+
+
+def _single_nodes(model: ir.Model, dtype: ir.DataType, names: Collection[str]) -> set[ir.Node]:
+    """The nodes that compute in float32, or in no floating point at all; ModelFileError if one of
+    ``names`` is not there."""
+    unknown = sorted(set(names) - {str(node.name) for node in model.graph})
+    if unknown:
+        raise ModelFileError(
+            f"the graph has no node {unknown[0]!r} to keep in float32: give names of its nodes, "
+            "as `find_overflow` returns them for this graph"
+        )
+    single = {node for node in model.graph if node.name in names}
+    single |= {node for node in model.graph if not any(half_places(node, dtype))}
     for value in model.graph.initializers.values():
         if _overflows(value, dtype):
             single.update(node for node, _ in value.uses())
-    properties = dict(model.metadata_props)
-    if PREFIX + "dense_twin" in properties:
-        marks = Metadata.from_properties(properties, "the graph").dense_twin
-        _agree(model, marks, single)
     return single
 
 
-def _score_nodes(model: ir.Model) -> set[ir.Node]:
-    """Each top-k of float32 scores, and what leads to it alone, back to the last product."""
+def ranking_nodes(model: ir.Model, classes: bool) -> set[ir.Node]:
+    """Each top-k of float32 scores, with ``classes`` also what gives an output (B, classes), and
+    what leads to such alone, back to the last product."""
+    ranked = {value for value in model.graph.outputs if classes and _is_matrix(value)}
     found: set[ir.Node] = set()
     for node in reversed(model.graph):
         if node.op_type == "TopK":
@@ -132,64 +158,54 @@ def _score_nodes(model: ir.Model) -> set[ir.Node]:
                 found.add(node)
             continue
         users = {user for value in node.outputs for user, _ in value.uses()}
-        if users and users <= found and not any(user.op_type in PRODUCTS for user in users):
+        ends = not ranked.isdisjoint(node.outputs)
+        if not (users or ends) or not users <= found:
+            continue
+        if not any(user.op_type in PRODUCTS for user in users):
             found.add(node)
     return found
 
 
-def _agree(model: ir.Model, marks: Mapping[str, str], single: set[ir.Node]) -> None:
+def _is_matrix(value: ir.Value) -> bool:
+    return value.dtype == SINGLE and value.shape is not None and len(value.shape) == 2
+
+
+def _agree(model: ir.Model, marks: Mapping[str, str], single: set[ir.Node], half_io: bool) -> None:
     """Add to ``single`` until both ends of every mark are made in one precision.
 
-    Inputs are float32, and so is what a mark calls by the name of an output. In a dense twin the
-    marks are used up: an end that is not there binds nothing.
+    But with ``half_io``, inputs are float32, and so is what a mark calls by the name of an output.
     """
-    values = {value.name: value for value in _values(model)}
-    pairs = [
-        (values[here], values[there])
-        for here, there in marks.items()
-        if here in values and there in values
-    ]
+    pairs = _marked(model, marks)
     before = -1
     while before != len(single):
         before = len(single)
         for pair in pairs:
             makers = [node for value in pair if (node := value.producer()) is not None]
-            fixed = len(makers) < 2 or any(value.is_graph_output() for value in pair)
-            if fixed or not single.isdisjoint(makers):
+            ends = any(value.is_graph_input() or value.is_graph_output() for value in pair)
+            if (ends and not half_io) or not single.isdisjoint(makers):
                 single.update(makers)
 
 
-def _half_places(node: ir.Node, dtype: ir.DataType) -> tuple[list[int], list[int]]:
-    """Which inputs and outputs of a node turn from float32 to ``dtype``, by the operator's schema:
-    inputs whose type may vary, and outputs of the same type. None of an operator unknown to ONNX,
-    or that holds a graph."""
-    graphs = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
-    inside = any(attribute.type in graphs for attribute in node.attributes.values())
-    if inside or not onnx.defs.has(node.op_type, node.domain):
-        return [], []
-    assert node.graph is not None
-    version = node.graph.opset_imports[node.domain]
-    schema = onnx.defs.get_schema(node.op_type, version, node.domain)
-    tensor = f"tensor({dtype.name.lower()})"
-    allowed = {c.type_param_str for c in schema.type_constraints if tensor in c.allowed_type_strs}
-    inputs = _float_places(node.inputs, schema.inputs, allowed)
-    shared = {_variable(schema.inputs, place) for place in inputs}
-    return inputs, _float_places(node.outputs, schema.outputs, shared)
+def _require_agreement(model: ir.Model, marks: Mapping[str, str]) -> None:
+    """With inputs and outputs in half, a mark may bind one to what must be float32."""
+    for here, there in _marked(model, marks):
+        if here.dtype != there.dtype:
+            raise ModelFileError(
+                f"in the dense twin {there.name} ({there.dtype}) takes the place of {here.name} "
+                f"({here.dtype}), and of the two one is an input or output: leave inputs and "
+                "outputs in float32"
+            )
 
 
-def _float_places(
-    values: Sequence[ir.Value | None], formals: Sequence[Formal], variables: set[str]
-) -> list[int]:
+def _marked(model: ir.Model, marks: Mapping[str, str]) -> list[tuple[ir.Value, ir.Value]]:
+    """The pairs of values that marks speak of. In a dense twin the marks are used up: an end that
+    is not there binds nothing."""
+    values = {value.name: value for value in _values(model) if not value.is_initializer()}
     return [
-        place
-        for place, value in enumerate(values)
-        if value is not None and value.dtype == SINGLE and _variable(formals, place) in variables
+        (values[here], values[there])
+        for here, there in marks.items()
+        if here in values and there in values
     ]
-
-
-def _variable(formals: Sequence[Formal], place: int) -> str:
-    """The type variable of a parameter; the last one may stand for any number."""
-    return str(formals[min(place, len(formals) - 1)].type_str)
 
 
 def _overflows(constant: ir.Value, dtype: ir.DataType) -> bool:
@@ -227,32 +243,44 @@ def _convert_constant(model: ir.Model, value: ir.Value, halved: set[Use], kind: 
 
 
 def _cast_where_types_meet(
-    model: ir.Model, value: ir.Value, halved: set[Use], kind: Kind, order: dict[ir.Node, int]
+    model: ir.Model,
+    value: ir.Value,
+    halved: set[Use],
+    kind: Kind,
+    order: Mapping[ir.Node, int],
+    half_io: bool,
 ) -> None:
-    """One Cast of a value for all who want it in the other precision, an output among them.
-
-    It stands before the first of them, not behind the value, whose place another may take in the
-    dense twin that is computed later.
-    """
+    """One Cast of a value for all who want it in the other precision, an output among them."""
     is_half = value.dtype == HALF[kind]
     uses = [use for use in value.uses() if (use in halved) != is_half]
-    ends = is_half and value.is_graph_output()
+    ends = value.is_graph_output() and value.dtype == (SINGLE if half_io else HALF[kind])
     if not uses and not ends:
         return
     dtype, suffix = (SINGLE, "fp32") if is_half else (HALF[kind], kind)
     cast = ir.node("Cast", [value], {"to": int(dtype)}, name=f"{value.name}/{suffix}")
     result = cast.outputs[0]
     result.name, result.shape, result.type = cast.name, value.shape, ir.TensorType(dtype)
-    users = [node for node, _ in uses]
-    if users and all(node in order for node in users):
-        model.graph.insert_before(min(users, key=lambda node: order[node]), cast)
-    else:  # for an output alone, or for a graph inside a node
-        maker = value.producer()
-        assert maker is not None
-        model.graph.insert_after(maker, cast)
+    _insert(model, cast, [node for node, _ in uses], order)
     for node, place in uses:
         node.replace_input_with(place, result)
     if ends:
         outputs = model.graph.outputs
         outputs[list(outputs).index(value)] = result
-        value.name, result.name = f"{value.name}/{kind}", value.name
+        own = kind if is_half else "fp32"
+        value.name, result.name = f"{value.name}/{own}", value.name
+
+
+def _insert(
+    model: ir.Model, cast: ir.Node, users: Sequence[ir.Node], order: Mapping[ir.Node, int]
+) -> None:
+    """Put a Cast before the first of its users, not behind what it casts, whose place another may
+    take in the dense twin that is computed later."""
+    (value,) = cast.inputs
+    assert value is not None
+    maker = value.producer()
+    if users and all(node in order for node in users):
+        model.graph.insert_before(min(users, key=lambda node: order[node]), cast)
+    elif maker is not None:  # for an output alone, or for a graph inside a node
+        model.graph.insert_after(maker, cast)
+    else:
+        model.graph.insert_before(model.graph[0], cast)

@@ -25,6 +25,7 @@ from dynexport.backends.tensorrt.runner import EngineRunner
 from dynexport.errors import BuildError, EngineError, InputError
 from dynexport.files import cache_folder, existing_file, require_writable, sha256_of, written_whole
 from dynexport.graph.precision import precision_of
+from dynexport.graph.replay import replay_inputs
 from dynexport.metadata import PREFIX, Batch
 from dynexport.onnxfile import read_model, to_bytes
 from dynexport.preflight import mends_for
@@ -93,11 +94,13 @@ def build_plan(
     on_progress: OnProgress = lambda phase, done, steps: None,
 ) -> EnginePlan:
     """Build a graph in memory; a BuildError tells what to change, where a rule knows it."""
-    images, shape = str(_images(graph).name), _image_shape(graph)
     profiles: tuple[Mapping[str, Shapes], ...] = ()
     if _is_dynamic(graph):
         profiles = tuple(
-            {images: ((r.smallest, *shape), (r.optimal, *shape), (r.largest, *shape))}
+            {
+                str(v.name): ((r.smallest, *rest), (r.optimal, *rest), (r.largest, *rest))
+                for v, rest in [(v, _fixed(v)) for v in (_images(graph), *replay_inputs(graph))]
+            }
             for r in ranges
         )
     try:
@@ -266,13 +269,23 @@ def _is_dynamic(graph: ir.Model) -> bool:
 
 def _image_shape(graph: ir.Model) -> tuple[int, ...]:
     """The shape of one image: (C, H, W)."""
-    return tuple(int(size) for size in _shape(graph)[1:])  # type: ignore[arg-type]
+    return _fixed(_images(graph))
+
+
+def _fixed(value: ir.Value) -> tuple[int, ...]:
+    """The dimensions of an input behind the batch."""
+    return tuple(int(size) for size in tuple(value.shape or ())[1:])  # type: ignore[arg-type]
 
 
 def _images(graph: ir.Model) -> ir.Value:
-    """The only input, images (B, C, H, W) in floating point, of which only the batch
-    size may be open; InputError if the graph takes anything else."""
-    inputs = [v for v in graph.graph.inputs if v.name not in graph.graph.initializers]
+    """The only input but for a replayed choice, images (B, C, H, W) in floating point, of which
+    only the batch size may be open; InputError if the graph takes anything else."""
+    replayed = replay_inputs(graph)
+    inputs = [
+        value
+        for value in graph.graph.inputs
+        if value.name not in graph.graph.initializers and value not in replayed
+    ]
     shape = tuple(inputs[0].shape or ()) if len(inputs) == 1 else ()
     fixed = all(isinstance(size, int) for size in shape[1:])
     if len(shape) != 4 or not fixed or inputs[0].dtype not in FLOATS:

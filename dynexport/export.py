@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxscript.function_libs.torch_lib.ops  # torch.onnx would import it at its first export
@@ -211,8 +210,7 @@ def record_reference(
     images: uint8 (P, H, W, 3), or float32 (P, 3, H, W) already normalised.
     """
     positions = metadata.selection.positions(metadata.num_tokens, len(metadata.keep_counts))
-    ready = images if images.dtype == np.float32 else metadata.preprocessing.normalise(images)
-    output = model(torch.from_numpy(ready))
+    output = model(torch.from_numpy(metadata.preprocessing.to_input(images)))
     return ReferenceBundle(
         images=images,
         outputs={name: value.numpy() for name, value in output.outputs.items()},

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 from dynexport.backends.torch import TorchRunner, open_module
 from dynexport.calibration import synthetic_images
 from dynexport.checkpoint import build_model, load_checkpoint
 from dynexport.errors import ModelFileError
-from dynexport.export import record_reference
+from dynexport.export import export_onnx, record_reference
 from dynexport.keep import KeepSchedule
-from dynexport.metadata import Metadata
-from dynexport.models import find_family, load_plugins
+from dynexport.metadata import Batch, Metadata
+from dynexport.models import SparseModel, find_family, load_plugins
 from dynexport.onnxfile import read_metadata
 from dynexport.reference import REFERENCE_IMAGES, ReferenceBundle
-from dynexport.rewrite import rewrite
+from dynexport.rewrite import rewrite, takes_replay, with_replay
+from dynexport.verify import Original
+from dynexport.verify.original import Kept
 
 
-def ask_again(
+def open_original(
     checkpoint: Path, metadata: Metadata, model: Path, plugins: Sequence[str | Path] = ()
-) -> ReferenceBundle:
-    """PyTorch's answers from a checkpoint, at the ratios an ONNX file was exported with.
+) -> Original:
+    """The checkpoint in PyTorch, at the ratios an ONNX file was exported with.
 
-    On the images of the bundle beside the file where there is one, else on synthetic ones.
     ModelFileError if the file was made from another checkpoint.
     """
     load_plugins(plugins)
@@ -38,14 +41,31 @@ def ask_again(
         )
     family = find_family(metadata.family)
     trained = build_model(loaded, family, family.config(**metadata.config))
+    return describe_original(rewrite(trained, _schedule(metadata)), metadata)
+
+
+def describe_original(inference: SparseModel, metadata: Metadata) -> Original:
+    """What can be asked of an inference form in PyTorch, of which ``metadata`` speak."""
+
+    def replay(images: NDArray[Any], kept: Kept) -> ReferenceBundle:
+        told = with_replay(inference, tuple(torch.from_numpy(positions) for positions in kept))
+        return record_reference(told, metadata, images)
+
+    return Original(
+        answer=lambda images: record_reference(inference, metadata, images),
+        replay=replay if takes_replay(inference) else None,
+        export=lambda: export_onnx(inference, metadata, Batch.parse(metadata.batch)),
+    )
+
+
+def reference_images(model: Path, metadata: Metadata) -> NDArray[Any]:
+    """The images of the bundle beside an ONNX file where there is one, else synthetic ones."""
     beside = ReferenceBundle.path_beside(model)
-    if beside.exists():
-        recorded = ReferenceBundle.load(beside)
-        recorded.require_made_for(metadata, beside, model)
-        images = recorded.images
-    else:
-        images = synthetic_images(REFERENCE_IMAGES, metadata.preprocessing.img_size)
-    return record_reference(rewrite(trained, _schedule(metadata)), metadata, images)
+    if not beside.exists():
+        return synthetic_images(REFERENCE_IMAGES, metadata.preprocessing.img_size)
+    recorded = ReferenceBundle.load(beside)
+    recorded.require_made_for(metadata, beside, model)
+    return recorded.images
 
 
 def open_pytorch(

@@ -62,9 +62,7 @@ class ReferenceBundle:
 
     def inputs(self, preprocessing: Preprocessing) -> NDArray[np.float32]:
         """The model's input for every image, float32 (P, 3, H, W)."""
-        if self.images.dtype == np.uint8:
-            return preprocessing.normalise(self.images)
-        return self.images
+        return preprocessing.to_input(self.images)
 
     def save(self, path: Path) -> None:
         """Write the .npz; the same answers give the same bytes."""
@@ -132,7 +130,23 @@ class ReferenceBundle:
             and [array.shape for array in self.kept] == kept
             and [array.shape for array in self.scores] == [(count, positions)] * stages
             and all(((a >= 0) & (a < positions)).all() and a.dtype == np.int64 for a in self.kept)
+            and all((np.diff(a, axis=1) > 0).all() for a in self.kept)
+            and self._follows(metadata)
         )
+
+    def _follows(self, metadata: Metadata) -> bool:
+        """Whether each stage kept what the one before left, where it ranks that."""
+        selection, tokens = metadata.selection, metadata.num_tokens
+        if not selection.nested:
+            return all((kept < tokens).all() for kept in self.kept)
+        left: NDArray[Any] = np.arange(tokens)[None]
+        for stage, kept in enumerate(self.kept):
+            if not (kept[:, :, None] == left[:, None, :]).any(axis=2).all():
+                return False
+            appended = np.array(selection.appended_by(stage, tokens), dtype=np.int64)
+            behind = np.broadcast_to(appended, (len(kept), len(appended)))
+            left = np.concatenate([kept, behind], axis=1)
+        return True
 
 
 def _incomplete(path: Path) -> ModelFileError:

@@ -95,6 +95,23 @@ def rewrite(model: SparseModel, keep: KeepSchedule | None) -> SparseModel:
     return lean.requires_grad_(False)
 
 
+def takes_replay(inference: SparseModel) -> bool:
+    """Whether every sparsifier of an inference form takes a choice made elsewhere."""
+    stages: Any = inference.get_submodule(inference.sparsifiers)
+    return all(hasattr(stage, "replay") for stage in stages)
+
+
+def with_replay(inference: SparseModel, kept: tuple[Tensor, ...]) -> SparseModel:
+    """A copy of an inference form that keeps, per stage, the positions (B, K) given in place of
+    its own choice. Weights are shared, modules are not."""
+    weights = (*inference.parameters(), *inference.buffers())
+    told = copy.deepcopy(inference, {id(tensor): tensor for tensor in weights})
+    stages: Any = told.get_submodule(told.sparsifiers)
+    for stage, positions in zip(stages, kept, strict=True):
+        stage.replay = positions
+    return told
+
+
 @torch.inference_mode()
 def prove(
     model: SparseModel, inference: SparseModel, keep: KeepSchedule | None, images: Tensor

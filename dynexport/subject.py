@@ -11,6 +11,7 @@ import onnx_ir as ir
 from dynexport.backends import Runner, open_runner
 from dynexport.engine import open_alike, open_engine, read_sidecar
 from dynexport.errors import InputError
+from dynexport.graph.emulation import computes_in_half, emulate_half
 from dynexport.metadata import Batch
 from dynexport.onnxfile import read_metadata, read_model, to_bytes
 
@@ -24,7 +25,9 @@ class Subject:
     sizes       batch sizes to run; at the optimal one all images, at others two batches
     backend     how reports call the runtime
     open        opens it
-    open_probe  opens a copy of the graph with further outputs, in the same runtime
+    open_probe  opens a changed copy of the graph in the same runtime: with further outputs, or with
+                a choice to be replayed
+    rebuilt     such a copy is compiled anew, and so may round otherwise
     """
 
     name: str
@@ -34,6 +37,7 @@ class Subject:
     backend: str
     open: Callable[[], Runner]
     open_probe: Callable[[ir.Model], Runner]
+    rebuilt: bool = False
 
 
 def find_subject(
@@ -50,17 +54,26 @@ def find_subject(
 
 
 def onnx_subject(model: Path, backend: str = "onnxruntime") -> Subject:
-    """An ONNX file in a runtime that takes ONNX."""
+    """An ONNX file in a runtime that takes ONNX.
+
+    ONNX Runtime's CPU provider does not compute in half precision: there such a file is emulated.
+    """
     graph = read_model(model)
     batch = Batch.parse(read_metadata(model, graph).batch)
+    emulated = backend == "onnxruntime" and computes_in_half(graph)
+
+    def open_graph(changed: ir.Model) -> Runner:
+        return open_runner(backend, to_bytes(emulate_half(changed) if emulated else changed))
+
     return Subject(
         name=str(model),
         graph=graph,
         sizes=batch_sizes(batch),
         optimal=batch.optimal,
-        backend=backend,
-        open=lambda: open_runner(backend, model),
-        open_probe=lambda probe: open_runner(backend, to_bytes(probe)),
+        backend=f"{backend}, half precision emulated" if emulated else backend,
+        open=lambda: open_graph(graph) if emulated else open_runner(backend, model),
+        open_probe=open_graph,
+        rebuilt=backend == "onnxruntime-tensorrt",
     )
 
 
@@ -80,6 +93,7 @@ def engine_subject(engine: Path, model: Path, trust: bool = False) -> Subject:
         backend=f"{facts.flavour} {facts.version}",
         open=lambda: open_engine(engine, trust=trust),
         open_probe=lambda probe: open_alike(facts, probe),
+        rebuilt=True,
     )
 
 

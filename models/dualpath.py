@@ -113,7 +113,12 @@ class TopKSplit(nn.Module):
 
 
 class TopKRoute(FoldedPredictor):
-    """Inference: all rows by falling score, the k best of them for the slow path."""
+    """Inference: all rows by falling score, the k best of them for the slow path.
+
+    With ``replay`` (B, K), positions decided elsewhere take the slow path.
+    """
+
+    replay: Tensor | None = None
 
     def __init__(self, predictor: Predictor, keep_count: int, total: int) -> None:
         super().__init__(predictor, torch.full((total,), 1.0 / total))
@@ -121,12 +126,22 @@ class TopKRoute(FoldedPredictor):
 
     def forward(self, tokens: Tokens) -> Tokens:
         scores = self.scores(tokens.x)
-        order = scores.topk(scores.shape[1], dim=1).indices
+        if self.replay is None:
+            order = scores.topk(scores.shape[1], dim=1).indices
+        else:
+            order = replayed_order(self.replay, scores.shape[1])
         return tokens._replace(
             route=split_rows(order, self.keep_count),
             scores=(*tokens.scores, scores[..., 0]),
             kept=(*tokens.kept, order[:, : self.keep_count, 0]),
         )
+
+
+def replayed_order(replay: Tensor, total: int) -> Tensor:
+    """Positions ``replay`` (B, K), then all others of ``total``: int64 (B, total, 1)."""
+    taken = torch.zeros(len(replay), total, device=replay.device).scatter(1, replay, 1.0)
+    others = taken.topk(total - replay.shape[1], dim=1, largest=False).indices
+    return torch.cat([replay, others], dim=1).unsqueeze(-1)
 
 
 def _split(tokens: Tokens, keep: Tensor, scores: Tensor) -> Tokens:

@@ -71,7 +71,9 @@ class SparseModel(nn.Module):
     a module that keeps exactly ``keep_count`` of ``ranked`` tokens as a mask, or what is set as
     its ``replay``, positions int64 (B, K); it adds to the scores and to the positions kept of
     `Tokens`. Scores are on a logarithmic scale, where 1e-4 is rounding. The oracle's sparsifier
-    has an ``inference_form()``. For the dense twin all are swapped for `KeepAll`.
+    has an ``inference_form()``, which may take a ``replay`` as well: then verification replays a
+    candidate's choice in PyTorch, otherwise PyTorch's in the candidate. For the dense twin all are
+    swapped for `KeepAll`.
     """
 
     sparsifiers: ClassVar[str]

@@ -207,10 +207,12 @@ class TopKGather(FoldedPredictor):
 
     The class token is ranked along with the patches, its score pinned above all, and left out of
     the mean by a weight of zero. So no row is sliced off and put back, and as a top-k returns the
-    best first, the class token stays row 0.
+    best first, the class token stays row 0. With ``replay`` (B, K), grid positions decided
+    elsewhere take the place of its own choice.
     """
 
     pin: Tensor
+    replay: Tensor | None = None
 
     def __init__(self, predictor: Predictor, keep_count: int, left: int) -> None:
         super().__init__(predictor, F.pad(torch.full((left,), 1.0 / left), (1, 0)))
@@ -221,7 +223,10 @@ class TopKGather(FoldedPredictor):
 
     def forward(self, tokens: Tokens) -> Tokens:
         scores = self.scores(tokens.x) + self.pin
-        rows = scores.topk(1 + self.keep_count, dim=1).indices
+        if self.replay is None:
+            rows = scores.topk(1 + self.keep_count, dim=1).indices
+        else:
+            rows = replayed_rows(self.replay, tokens.kept[-1] if tokens.kept else None)
         chosen = rows[:, 1:, 0] - 1
         if tokens.kept:
             chosen = tokens.kept[-1].gather(1, chosen)
@@ -230,6 +235,16 @@ class TopKGather(FoldedPredictor):
             scores=(*tokens.scores, scores[:, 1:, 0]),
             kept=(*tokens.kept, chosen),
         )
+
+
+def replayed_rows(replay: Tensor, left: Tensor | None) -> Tensor:
+    """Rows of the class token and of the positions ``replay`` (B, K): int64 (B, 1 + K, 1).
+
+    left (B, N): the position of each patch row, all of ``replay`` among them; None: the grid's.
+    """
+    if left is not None:
+        replay = (left.unsqueeze(1) == replay.unsqueeze(2)).int().argmax(dim=2)
+    return F.pad(replay + 1, (1, 0)).unsqueeze(-1)
 
 
 def through_blocks(

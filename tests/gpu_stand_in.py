@@ -145,21 +145,29 @@ class Driver:
 
 
 class Engine:
-    """Takes images (B, 1, 2, 2), gives their sums plus one as logits (B, 1); profiles as given."""
+    """Takes images (B, 1, 2, 2), gives their sums plus one as logits (B, 1); profiles as given.
 
-    def __init__(self, profiles: list[tuple[int, int, int]]) -> None:
+    With ``rows`` it takes a choice as well, replay_0 int64 (B, rows, 1), whose sum is added.
+    """
+
+    def __init__(self, profiles: list[tuple[int, int, int]], rows: int = 0) -> None:
         self.profiles = profiles
+        self.rows = rows
+        self.names = ("images", "replay_0", "logits") if rows else ("images", "logits")
         self.num_optimization_profiles = len(profiles)
-        self.num_io_tensors = 2
+        self.num_io_tensors = len(self.names)
 
     def get_tensor_name(self, place: int) -> str:
-        return ("images", "logits")[place]
+        return self.names[place]
 
     def get_tensor_mode(self, name: str) -> str:
-        return "input" if name == "images" else "output"
+        return "output" if name == "logits" else "input"
 
     def get_tensor_dtype(self, name: str) -> str:
-        return "float"
+        return "int64" if name == "replay_0" else "float"
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return {"images": (-1, 1, 2, 2), "replay_0": (-1, self.rows, 1), "logits": (-1, 1)}[name]
 
     def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
         return [(size, 1, 2, 2) for size in self.profiles[profile]]
@@ -175,6 +183,7 @@ class Context:
         self.engine = engine
         self.active_optimization_profile = 0
         self.batch = 0
+        self.replayed = 0
         self.addresses: dict[str, int] = {}
         self.chosen: list[tuple[int, int]] = []
         self.profiler: Any = None
@@ -189,12 +198,15 @@ class Context:
 
     def set_input_shape(self, name: str, shape: list[int]) -> bool:
         low, _, high = self.engine.profiles[self.active_optimization_profile]
+        if name == "replay_0":
+            self.replayed = shape[0]
+            return shape == [self.batch, self.engine.rows, 1]
         self.batch = shape[0]
         self.chosen.append((self.active_optimization_profile, shape[0]))
         return low <= shape[0] <= high
 
     def get_tensor_shape(self, name: str) -> list[int]:
-        return [self.batch, 1, 2, 2] if name == "images" else [self.batch, 1]
+        return [self.batch, *self.engine.get_tensor_shape(name)[1:]]
 
     def execute_async_v3(self, stream: int) -> bool:
         driver = DRIVERS[-1]
@@ -208,11 +220,16 @@ class Context:
 
     def _add(self) -> None:
         images = self._array("images", (self.batch, 1, 2, 2))
-        self._array("logits", (self.batch, 1))[:] = images.sum(axis=(2, 3)) + 1
+        sums = images.sum(axis=(2, 3)) + 1
+        if self.engine.rows:
+            assert self.replayed == self.batch
+            sums += self._array("replay_0", (self.batch, self.engine.rows, 1)).sum(axis=1)
+        self._array("logits", (self.batch, 1))[:] = sums
 
     def _array(self, name: str, shape: tuple[int, ...]) -> Any:
         count = int(np.prod(shape))
-        memory = (ctypes.c_float * count).from_address(self.addresses[name])
+        kind = ctypes.c_int64 if name == "replay_0" else ctypes.c_float
+        memory = (kind * count).from_address(self.addresses[name])
         return np.ctypeslib.as_array(memory).reshape(shape)
 
 
@@ -244,7 +261,7 @@ def api(engine: Engine | None) -> Any:
         ILogger=Logger,
         IProfiler=Plain,
         TensorIOMode=SimpleNamespace(INPUT="input"),
-        nptype=lambda dtype: np.float32,
+        nptype=lambda dtype: np.int64 if dtype == "int64" else np.float32,
         Dims=list,
         __version__="10.3.0",
     )

@@ -158,7 +158,7 @@ def require_onnxruntime_suffices(device: Device) -> None:
 
     ran = device.dynexport("verify", "tiny.onnx")
     assert ran.code == 0, ran.err
-    assert "verified with onnxruntime on 8 of 8 images" in ran.out
+    assert "verified with onnxruntime on 8 images" in ran.out
 
     ran = device.dynexport("bench", "tiny.onnx", *BRIEFLY)
     assert ran.code == 0, ran.err

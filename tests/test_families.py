@@ -214,11 +214,13 @@ def test_maps_of_every_stage_are_exported_and_are_pytorchs(
     assert result.metadata.config["task"] == "features"
     assert result.verification.passed
     assert list(result.verification.errors) == MAPS
-    for errors in result.verification.errors.values():
+    for feature, errors in result.verification.errors.items():
+        agreement = result.verification.agreement[feature]
         assert errors.scale > 1.0
         assert errors.max_abs < 2e-5 * errors.scale
-        assert errors.cosine > 0.99999
-        assert errors.top1_agreement is None
+        assert agreement is not None
+        assert agreement.cosine > 0.99999
+        assert agreement.top1 is None
     assert verify_model(result.onnx, checkpoint=path).passed
     model = maps_model(path)
     images = images_for(model, 1 if batch == "1" else 3)

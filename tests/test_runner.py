@@ -56,6 +56,17 @@ def test_runs_batches_inside_its_profiles(driver: Driver) -> None:
             runner.run(np.zeros((4, 3, 2, 2), np.float32))
 
 
+def test_a_choice_is_fed_beside_the_images(driver: Driver) -> None:
+    """At every batch size, and from the buffers that a captured graph reads."""
+    with open_stand_in(Engine([(1, 2, 4), (5, 8, 8)], rows=3)) as runner:
+        for batch in (1, 4, 4, 4, 8, 2):
+            given, rows = images(batch), np.random.default_rng(batch).integers(0, 9, (batch, 3, 1))
+            answer = runner.run(given, {"replay_0": rows})["logits"]
+            assert np.allclose(answer, given.sum(axis=(2, 3)) + 1 + rows.sum(axis=1))
+    assert driver.launches == 2
+    assert set(driver.live.values()) == {0}
+
+
 def test_answers_are_the_callers_own(driver: Driver) -> None:
     """A later run must not write into what an earlier one returned."""
     with open_stand_in(Engine([(1, 2, 4)])) as runner:

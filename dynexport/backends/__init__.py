@@ -13,12 +13,20 @@ from numpy.typing import NDArray
 
 from dynexport.errors import InputError, unknown_choice
 
+Further = Mapping[str, NDArray[np.int64]]
+"""Inputs beside the images, by name, their first dimension the batch: a choice to be replayed
+(`dynexport.graph.replay`)."""
+
+NO_INPUTS: Further = MappingProxyType({})
+
 
 class Runner(Protocol):
     """A model opened in a runtime, used as a context manager."""
 
-    def run(self, images: NDArray[np.float32]) -> Mapping[str, NDArray[np.generic]]:
-        """images float32 (B, 3, H, W) -> outputs by name."""
+    def run(
+        self, images: NDArray[np.float32], further: Further = NO_INPUTS
+    ) -> Mapping[str, NDArray[np.generic]]:
+        """images float32 (B, 3, H, W), and by name what else the graph takes -> outputs by name."""
         ...
 
     def __enter__(self) -> Runner: ...

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dynexport.backends import NO_INPUTS, Further
 from dynexport.errors import DeviceError, MissingExtraError, ModelFileError
 
 ERRORS_ONLY = 3
@@ -36,14 +37,21 @@ class OnnxRuntimeRunner:
         provider: str = CPU,
         threads: int | None = None,
         profile: bool = False,
+        in_order: bool = False,
     ) -> None:
-        """Open an ONNX file, or its bytes, on ``threads`` cores (None: the runtime's choice)."""
+        """Open an ONNX file, or its bytes, on ``threads`` cores (None: the runtime's choice).
+
+        in_order: compute nodes in the order they stand in. Else the runtime may leave what looks
+        at a value for the end, and keep every value till then.
+        """
         self._owned = ExitStack()
         onnxruntime = _load(provider)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = ERRORS_ONLY
         if threads:
             options.intra_op_num_threads = threads
+        if in_order:
+            options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
         if profile:
             folder = self._owned.enter_context(tempfile.TemporaryDirectory())
             options.enable_profiling, options.profile_file_prefix = True, f"{folder}/layers"
@@ -64,9 +72,25 @@ class OnnxRuntimeRunner:
                 "and the CUDA libraries of that version (`dynexport doctor` tells what is there)"
             )
         self._outputs = [output.name for output in self._session.get_outputs()]
+        dtype = _images_dtype(self._session)
+        if dtype is None:
+            self._owned.close()
+            raise ModelFileError(
+                "the model takes its images in a type that ONNX Runtime cannot be given from "
+                "Python (bf16 is one): convert it again with inputs and outputs in float32"
+            )
+        self._dtype = dtype
 
-    def run(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.generic]]:
-        results = self._session.run(self._outputs, {"images": images})
+    def run(
+        self, images: NDArray[np.float32], further: Further = NO_INPUTS
+    ) -> dict[str, NDArray[np.generic]]:
+        """See `dynexport.backends.Runner`; ModelFileError if the graph cannot be computed."""
+        fed = {"images": images.astype(self._dtype, copy=False), **further}
+        try:
+            results = self._session.run(self._outputs, fed)
+        except Exception as error:  # the runtime's own exception types are not exported
+            reason = str(error).strip().splitlines()[0]
+            raise ModelFileError(f"ONNX Runtime cannot run the model: {reason}") from None
         return dict(zip(self._outputs, results, strict=True))
 
     def layers(self) -> dict[str, float]:
@@ -94,11 +118,13 @@ class OnnxRuntimeGpuRunner(OnnxRuntimeRunner):
     _binding: Any = None
     _options: Any = None
 
-    def run(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.generic]]:
-        if self._bound is None or self._bound.shape != images.shape:
+    def run(
+        self, images: NDArray[np.float32], further: Further = NO_INPUTS
+    ) -> dict[str, NDArray[np.generic]]:
+        if not further and (self._bound is None or self._bound.shape != images.shape):
             self._bind(images)
             self._bound = images
-        return super().run(images)
+        return super().run(images, further)
 
     def measure(self) -> tuple[float, float]:
         """Wall-clock times: this runtime does not show its stream."""
@@ -114,7 +140,8 @@ class OnnxRuntimeGpuRunner(OnnxRuntimeRunner):
         self._options = onnxruntime.RunOptions()
         # else a run ends only when the GPU is done, and nothing is told of enqueueing
         self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
-        on_gpu = onnxruntime.OrtValue.ortvalue_from_numpy(images, "cuda", 0)
+        given = images.astype(self._dtype, copy=False)
+        on_gpu = onnxruntime.OrtValue.ortvalue_from_numpy(given, "cuda", 0)
         self._binding = self._session.io_binding()
         self._binding.bind_ortvalue_input("images", on_gpu)
         for name in self._outputs:
@@ -132,6 +159,16 @@ def open_session(
 def require_provider(provider: str) -> None:
     """MissingExtraError unless ONNX Runtime is installed with an execution provider."""
     _load(provider)
+
+
+def _images_dtype(session: Any) -> np.dtype[Any] | None:
+    """What the graph takes its images as, float32 or half; None if numpy has no such type."""
+    kinds = {value.name: value.type for value in session.get_inputs()}
+    dtypes: dict[str, np.dtype[Any]] = {
+        "tensor(float)": np.dtype(np.float32),
+        "tensor(float16)": np.dtype(np.float16),
+    }
+    return dtypes.get(kinds.get("images", "tensor(float)"))
 
 
 def _with_fallback(provider: str) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ from dynexport.models.protocol import (
     shape_of,
     square_side,
 )
-from dynexport.models.sparsifiers import CLASS_TOKEN_SCORE
+from dynexport.models.sparsifiers import CLASS_TOKEN_SCORE, replayed_rows
 
 
 @dataclass(frozen=True)
@@ -94,18 +94,26 @@ class FuseMask(nn.Module):
 
 
 class FuseTopK(nn.Module):
-    """Inference: the class token and the best are gathered, the rest are gone but for one."""
+    """Inference: the class token and the best are gathered, the rest are gone but for one.
+
+    With ``replay`` (B, K), positions decided elsewhere take the place of its own choice.
+    """
 
     def __init__(self, num_tokens: int, keep_count: int) -> None:
         super().__init__()
         self.num_tokens, self.keep_count = num_tokens, keep_count
+        self.replay: Tensor | None = None
 
     def forward(self, tokens: Tokens, class_attention: Tensor) -> Tokens:
-        x, rows = keep_and_fuse(tokens.x, class_attention, self.keep_count)
-        kept = rows[:, 1:, 0] - 1
+        left = None
         if tokens.kept:
-            fused = torch.full_like(kept[:, :1], self.num_tokens + len(tokens.kept) - 1)
-            kept = torch.cat([tokens.kept[-1], fused], dim=1).gather(1, kept)
+            fused = self.num_tokens + len(tokens.kept) - 1
+            left = F.pad(tokens.kept[-1], (0, 1), value=fused)
+        rows = None if self.replay is None else replayed_rows(self.replay, left)
+        x, rows = keep_and_fuse(tokens.x, class_attention, self.keep_count, rows)
+        kept = rows[:, 1:, 0] - 1
+        if left is not None:
+            kept = left.gather(1, kept)
         return tokens._replace(
             x=in_dense_twin(x, tokens.x),
             scores=(*tokens.scores, log_attention(class_attention[:, 1:])),
@@ -118,16 +126,20 @@ def log_attention(attention: Tensor) -> Tensor:
     return attention.clamp_min(torch.finfo(attention.dtype).tiny).log()
 
 
-def keep_and_fuse(x: Tensor, class_attention: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def keep_and_fuse(
+    x: Tensor, class_attention: Tensor, count: int, rows: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """x (B, 1 + N, C), class_attention (B, 1 + N) -> (B, 1 + count + 1, C), rows (B, 1 + count, 1).
 
-    The class token is ranked along, above all. What is fused is the weighted sum of all tokens
-    less that of the kept ones, so that nobody lists the dropped.
+    The class token is ranked along, above all; ``rows`` take the place of that choice. What is
+    fused is the weighted sum of all tokens less that of the kept ones, so that nobody lists the
+    dropped.
     """
     weights = class_attention.unsqueeze(-1)
     pin = torch.zeros(weights.shape[1], 1, device=x.device)
     pin[0] = CLASS_TOKEN_SCORE
-    rows = (weights + pin).topk(1 + count, dim=1).indices
+    if rows is None:
+        rows = (weights + pin).topk(1 + count, dim=1).indices
     kept, kept_weights = take_rows(x, rows), take_rows(weights, rows)
     fused = weights.transpose(1, 2) @ x - kept_weights.transpose(1, 2) @ kept
     return torch.cat([kept, fused], dim=1), rows

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dynexport.backends import NO_INPUTS, Further
 from dynexport.backends.cuda import Cuda, Graph
 from dynexport.backends.tensorrt.builder import BuildLog, make_logger
 from dynexport.backends.tensorrt.flavours import Api, Flavour
@@ -101,16 +102,21 @@ class EngineRunner:
             self.close()
             raise
 
-    def run(self, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        """images float32 (B, C, H, W) -> outputs by name, copied to the GPU and back."""
+    def run(
+        self, images: NDArray[np.float32], further: Further = NO_INPUTS
+    ) -> dict[str, NDArray[Any]]:
+        """images float32 (B, C, H, W), and by name what else the engine takes -> outputs by name,
+        copied to the GPU and back."""
         if not self._inputs:
             raise DeviceError("the engine is closed: open it again")
-        name = self._inputs[0]
-        if self._shapes.get(name) != images.shape:
-            self._take_shape(name, images.shape)
-        given = self._tensors[name]
-        given.values(images.shape)[:] = images
-        self._cuda.upload(given.device, given.filled(images.shape))
+        first = self._inputs[0]
+        if self._shapes.get(first) != images.shape:
+            self._take_shape(first, images.shape)
+        fed: dict[str, NDArray[Any]] = {first: images, **further}
+        for name, array in fed.items():
+            given = self._tensors[name]
+            given.values(array.shape)[:] = array
+            self._cuda.upload(given.device, given.filled(array.shape))
         self._enqueue()
         outputs = {n: (t, self._shapes[n]) for n, t in self._tensors.items() if not t.is_input}
         for tensor, shape in outputs.values():
@@ -218,8 +224,12 @@ class EngineRunner:
         if self._context.active_optimization_profile != profile:
             self._context.set_optimization_profile_async(profile, self._cuda.stream)
             self._cuda.wait()
-        if not self._context.set_input_shape(self._inputs[0], self._api.Dims(list(shape))):
-            raise DeviceError(f"the engine refuses shape {list(shape)}: {self._log.complaint()}")
+        for name in self._inputs:
+            size = shape
+            if name != self._inputs[0]:  # of any other only the batch is open
+                size = (shape[0], *_sizes(self._engine.get_tensor_shape(name))[1:])
+            if not self._context.set_input_shape(name, self._api.Dims(list(size))):
+                raise DeviceError(f"the engine refuses shape {list(size)}: {self._log.complaint()}")
 
     def _take_shape(self, name: str, shape: tuple[int, ...]) -> None:
         """Set the context to another batch size, in the profile whose optimum is nearest."""

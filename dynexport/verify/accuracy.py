@@ -1,0 +1,128 @@
+"""Accuracy on images of the user's, where they have labels, and agreement with PyTorch on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dynexport.calibration import ImageSet
+from dynexport.errors import ImageError, InputError
+from dynexport.metadata import Metadata
+from dynexport.subject import Subject
+from dynexport.verify.numbers import TOP, Agreement, hits
+from dynexport.verify.original import Original
+from dynexport.verify.tolerances import Tolerances
+
+ROUNDING = 1e-9
+"""A share that falls short by less does not: it is a quotient of two counts."""
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Candidate and PyTorch on labelled images, each with its own choice of tokens.
+
+    source, images  where they are from, how many
+    top1, top5      share of images given their class, and with it among the five best; None
+                    without labels, top5 also with fewer than six classes
+    pytorch_top1, pytorch_top5  the same of PyTorch; None where it is not at hand
+    agreement       share of images that both give the same class; None where it is not at hand
+    """
+
+    source: str
+    images: int
+    top1: float | None
+    top5: float | None
+    pytorch_top1: float | None
+    pytorch_top5: float | None
+    agreement: float | None
+
+    @property
+    def drop(self) -> float | None:
+        """Points of accuracy lost against PyTorch."""
+        if self.top1 is None or self.pytorch_top1 is None:
+            return None
+        return 100.0 * (self.pytorch_top1 - self.top1)
+
+
+def require_measurable(data: ImageSet, metadata: Metadata, original: Original | None) -> None:
+    """InputError or ImageError unless something can be told of these images."""
+    if "logits" not in metadata.outputs:
+        raise InputError(
+            "accuracy is measured on logits, and this model gives maps of features "
+            f"({', '.join(metadata.outputs)}): leave --data out"
+        )
+    (classes,) = metadata.outputs["logits"]
+    labels = data.labels
+    if labels is None and original is None:
+        raise ImageError(
+            f"{data.source} holds no labels, and PyTorch is not at hand to agree with: give a "
+            "folder with a folder for each class, an .npz with labels, or --checkpoint"
+        )
+    if labels is not None and not ((labels >= 0) & (labels < classes)).all():
+        wrong = labels[(labels < 0) | (labels >= classes)][0]
+        raise ImageError(
+            f"{data.source} has label {wrong}, but the model knows {classes} classes, 0 to "
+            f"{classes - 1}: give the images it was trained to classify"
+        )
+
+
+def measure_accuracy(
+    subject: Subject, metadata: Metadata, data: ImageSet, original: Original | None
+) -> Accuracy:
+    """Run all images in batches of the optimal size, the last one filled up from its front."""
+    size = subject.optimal
+    ours: list[NDArray[np.generic]] = []
+    theirs: list[NDArray[np.float32]] = []
+    with subject.open() as runner:
+        for images in data.batches(size):
+            filled = images[np.arange(size) % len(images)]
+            ours.append(runner.run(np.ascontiguousarray(filled))["logits"][: len(images)])
+            if original is not None:
+                theirs.append(original.answer(images).outputs["logits"])
+    logits, labels = np.concatenate(ours).astype(np.float64), data.labels
+    expected = np.concatenate(theirs) if theirs else None
+    return Accuracy(
+        source=str(data.source),
+        images=data.count,
+        top1=_share(logits, labels, 1),
+        top5=_share(logits, labels, TOP),
+        pytorch_top1=_share(expected, labels, 1),
+        pytorch_top5=_share(expected, labels, TOP),
+        agreement=None if expected is None else hits(logits, expected.argmax(axis=1), 1),
+    )
+
+
+def _share(
+    logits: NDArray[Any] | None, labels: NDArray[np.int64] | None, among: int
+) -> float | None:
+    """Share of logits (B, classes) with their label among so many best, if that says anything."""
+    if logits is None or labels is None or (among > 1 and logits.shape[1] <= among):
+        return None
+    return hits(logits, labels, among)
+
+
+def share_failures(
+    agreement: Mapping[str, Agreement | None], accuracy: Accuracy | None, tolerances: Tolerances
+) -> tuple[str, ...]:
+    """Which shares fall short of what was asked for, a sentence each.
+
+    Agreement is judged on the user's images where PyTorch answered for them, else on the bundle's.
+    """
+    failures = []
+    least, drop = tolerances.min_agreement, accuracy.drop if accuracy else None
+    shares = {name: one.top1 for name, one in agreement.items() if one is not None}
+    if accuracy is not None and accuracy.agreement is not None:
+        shares = {"logits": accuracy.agreement}
+    for name, share in shares.items():
+        if least is not None and share is not None and share < least - ROUNDING:
+            failures.append(
+                f"{name} give PyTorch's class for {share:.1%} of the images, less than {least:.1%}"
+            )
+    most = tolerances.max_drop
+    if most is not None and drop is not None and drop > most + ROUNDING:
+        failures.append(f"accuracy is {drop:.2f} points below PyTorch's, more than {most:g} allows")
+    return tuple(failures)

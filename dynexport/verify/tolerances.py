@@ -1,0 +1,79 @@
+"""How much a candidate may differ: by precision, and stated in every report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from dynexport.errors import InputError
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """What counts as agreement.
+
+    measure        how an output is measured: "max", its largest difference relative to its largest
+                   value (but at least to one); "l2", the length of an image's difference relative
+                   to that of its answer
+    outputs        accepted error by that measure
+    tie_margin     how close to the cut two scores are that may change places by rounding,
+                   relative to the largest (but at least to one)
+    ranking        the same for any two tokens of a stage, not at the cut alone
+    min_agreement  share of images that must be given PyTorch's class; None: any
+    max_drop       points of accuracy that may be lost against PyTorch; None: any
+    """
+
+    measure: str
+    outputs: float
+    tie_margin: float
+    ranking: float
+    min_agreement: float | None = None
+    max_drop: float | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.outputs) and self.outputs > 0):
+            raise InputError(f"tolerance {self.outputs:g} is not valid: give a number above 0")
+        if not (math.isfinite(self.tie_margin) and self.tie_margin >= 0):
+            raise InputError(f"tie margin {self.tie_margin:g} is not valid: give 0 or more")
+        if self.min_agreement is not None and not 0 <= self.min_agreement <= 1:
+            raise InputError(
+                f"an agreement of {self.min_agreement:g} is not valid: give a share of the images, "
+                "0 to 1"
+            )
+        if self.max_drop is not None and not 0 <= self.max_drop <= 100:
+            raise InputError(
+                f"a drop of {self.max_drop:g} points is not valid: give 0 to 100, as in 0.5"
+            )
+
+
+BY_PRECISION: Mapping[str, Tolerances] = MappingProxyType(
+    {
+        "fp32": Tolerances("max", 1e-4, 1e-4, 1e-4),
+        "fp16": Tolerances("max", 5e-3, 3e-3, 2e-2),
+        "bf16": Tolerances("max", 5e-2, 6e-2, 1.5e-1),
+        "int8": Tolerances("l2", 1.2e-1, 1.5e-1, 3e-1),
+    }
+)
+"""What a sound file stays within, with room; docs/verification.md has what was measured."""
+
+
+def choose_tolerances(
+    precision: str,
+    tolerance: float | None = None,
+    tie_margin: float | None = None,
+    min_agreement: float | None = None,
+    max_drop: float | None = None,
+) -> Tolerances:
+    """Those of a precision (of fp32 where it has none), with what was asked for in their place: a
+    wider tie margin widens that of the ranking."""
+    usual = BY_PRECISION.get(precision, BY_PRECISION["fp32"])
+    return replace(
+        usual,
+        outputs=usual.outputs if tolerance is None else tolerance,
+        tie_margin=usual.tie_margin if tie_margin is None else tie_margin,
+        ranking=max(usual.ranking, tie_margin or 0.0),
+        min_agreement=min_agreement,
+        max_drop=max_drop,
+    )

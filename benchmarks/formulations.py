@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from machine import processor
 from onnxscript import opset20
 from random_weights import random_model
-from sparse_pays import Ratio, onnx_candidate, processor
+from sparse_pays import Ratio, onnx_candidate
 from torch import Tensor, nn
 
 from dynexport.export import TRANSLATIONS, export_onnx

@@ -13,17 +13,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib.metadata
-import json
-import os
-import platform
-import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from machine import write_results
 from plain import PLAIN, export_plain
 from random_weights import random_model
 
@@ -35,9 +31,6 @@ from dynexport.models import find_variant
 from dynexport.onnxfile import read_metadata, read_model, to_bytes
 from dynexport.rewrite import keep_counts
 from dynexport.timing import Candidate, Plan, Timing, time_candidates
-
-RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("dynexport", "torch", "onnx", "onnxruntime", "numpy")
 
 
 @dataclass(frozen=True)
@@ -166,32 +159,10 @@ def table(results: list[Result]) -> str:
     return "\n".join(rows)
 
 
-def processor() -> str:
-    """The processor's name, as the system tells it."""
-    facts = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*:\s*(.+)", facts.read_text()) if facts.exists() else None
-    return found.group(1) if found else platform.processor() or platform.machine()
-
-
 def write(results: list[Result], options: argparse.Namespace) -> None:
     """JSON and Markdown under benchmarks/results/."""
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    facts = {
-        "command": "python benchmarks/sparse_pays.py",
-        "options": {flag: value for flag, value in vars(options).items() if flag != "name"},
-        "processor": processor(),
-        "cores": os.cpu_count(),
-        "versions": versions,
-    }
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    slug = re.sub(r"[^a-z0-9]+", "-", processor().lower()).strip("-")
-    path = RESULTS / f"{options.name}_{slug}-{os.cpu_count()}-cores"
-    plain = {**facts, "results": [dataclasses.asdict(result) for result in results]}
-    path.with_suffix(".json").write_text(json.dumps(plain, indent=1) + "\n")
-    said = ", ".join(f"{name} {version}" for name, version in versions.items())
-    head = f"{facts['processor']}, {facts['cores']} cores; {said}; `{facts['options']}`"
-    path.with_suffix(".md").write_text(f"{head}\n\n{table(results)}\n")
-    print(f"wrote {path}.json and .md")
+    plain = {"results": [dataclasses.asdict(result) for result in results]}
+    write_results("sparse_pays", options, plain, table(results))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dynexport.keep import KeepSchedule
     from dynexport.models import create
     from dynexport.pipeline import convert, verify_model
+    from dynexport.precision import Precision
     from dynexport.preflight import check_model
 
 __version__ = "0.1.0"
@@ -29,6 +30,7 @@ __version__ = "0.1.0"
 __all__ = [
     "DynexportError",
     "KeepSchedule",
+    "Precision",
     "bench_model",
     "build_engine",
     "check_model",
@@ -40,6 +42,7 @@ __all__ = [
 
 _HOME = {
     "KeepSchedule": "dynexport.keep",
+    "Precision": "dynexport.precision",
     "bench_model": "dynexport.bench",
     "build_engine": "dynexport.engine",
     "check_model": "dynexport.preflight",

@@ -116,8 +116,48 @@ def convert(
         str | None, typer.Option(help="Which weights of the file: model or model_ema.")
     ] = None,
     precision: Annotated[
-        str, typer.Option(help="Of weights and activations: fp32 or fp16.")
+        str,
+        typer.Option(
+            help="Of weights and activations: fp32, fp16, bf16, int8, int8-fp16 (the rest in "
+            "fp16, for GPUs) or int8-dynamic (for CPUs)."
+        ),
     ] = "fp32",
+    io_precision: Annotated[
+        str, typer.Option(help="Of inputs and outputs: fp32, or half with fp16 and int8-fp16.")
+    ] = "fp32",
+    calibration_data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR|NPZ",
+            help="Images that int8 takes its ranges from, and fp16 looks on for values too large.",
+        ),
+    ] = None,
+    calibration_images: Annotated[
+        int, typer.Option(help="How many of them to use, at most.")
+    ] = 512,
+    calibration_method: Annotated[
+        str | None,
+        typer.Option(
+            metavar="M,M",
+            help="min-max, percentile, entropy, mse. Default: for each layer, what errs least on "
+            "images held out.",
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Draw the calibration images at random. Default: evenly spread."),
+    ] = None,
+    fallback_to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto",
+            help="auto: rank layers by the harm of int8, and raise the worst back to float until "
+            "--target-agreement is met.",
+        ),
+    ] = None,
+    target_agreement: Annotated[
+        float, typer.Option(help="Share of images held out whose class must stay.")
+    ] = 0.99,
     engine: Annotated[
         str | None,
         typer.Option(
@@ -131,8 +171,10 @@ def convert(
     quiet: Quiet = False,
 ) -> None:
     """Turn a checkpoint into a verified ONNX file and its reference bundle."""
+    from dynexport.calibration import METHODS
     from dynexport.console import build_progress, print_json, show_warning
     from dynexport.pipeline import convert as run
+    from dynexport.precision import Precision
     from dynexport.show import show_conversion
 
     with build_progress(quiet) as (on_step, on_progress):
@@ -151,7 +193,16 @@ def convert(
             images=images,
             emit_kept=emit_kept,
             opset=opset,
-            precision=precision,
+            precision=Precision(
+                precision,
+                io=io_precision,
+                calibration_data=calibration_data,
+                calibration_images=calibration_images,
+                seed=seed,
+                methods=tuple(calibration_method.split(",")) if calibration_method else METHODS,
+                fallback_to=fallback_to,
+                target_agreement=target_agreement,
+            ),
             engine=engine,
             output=output,
             plugins=plugin or (),
@@ -176,17 +227,51 @@ def verify(
     tolerance: Annotated[
         float | None,
         typer.Option(
-            help="Accepted error of outputs, relative to the largest (at least 1). Default: by "
-            "precision, 1e-4 for fp32, 5e-3 for fp16."
+            help="Accepted error of outputs with the same tokens kept, relative to the largest (at "
+            "least 1), of int8 to an answer's length. Default: by precision, 1e-4 for fp32."
         ),
     ] = None,
+    tie_margin: Annotated[
+        float | None,
+        typer.Option(
+            help="How close to the cut two scores may change places, relative to the largest (at "
+            "least 1). Default: by precision, 1e-4 for fp32."
+        ),
+    ] = None,
+    min_agreement: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE", help="Fail where fewer images are given PyTorch's class, as in 0.99."
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR|NPZ",
+            help="Measure accuracy on these images: a folder for each class, or labels in an .npz.",
+        ),
+    ] = None,
+    data_images: Annotated[
+        int | None, typer.Option(help="How many of them, evenly spread. Default: all.")
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            metavar="POINTS",
+            help="Fail where more points of accuracy are lost against PyTorch, as in 0.5.",
+        ),
+    ] = None,
+    bisect: Annotated[
+        bool,
+        typer.Option("--bisect", help="Name the first node that departs (needs --checkpoint)."),
+    ] = False,
     backend: Backend = None,
     engine: Engine = None,
     trust: Trust = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Replay PyTorch's recorded answers through an ONNX file; exit 1 where they differ."""
+    """Compare an ONNX file with PyTorch's recorded answers; exit 1 where they differ."""
     from dynexport.console import print_json, progress
     from dynexport.pipeline import verify_model
     from dynexport.show import show_verification
@@ -201,7 +286,14 @@ def verify(
             engine=engine,
             trust=trust,
             tolerance=tolerance,
+            tie_margin=tie_margin,
+            min_agreement=min_agreement,
+            max_drop=max_drop,
+            data=data,
+            data_images=data_images,
+            bisect=bisect,
             plugins=plugin or (),
+            on_step=on_step,
         )
     (print_json if json else show_verification)(result)
     if not result.passed:

@@ -72,6 +72,7 @@ class Metadata:
     selected           per stage the value of the graph that lists the rows it selects, by name
     dense_twin         value of the graph -> value in its place in the dense twin, by name
     checkpoint_sha256  of the file it was made from; weights: which of its state dicts
+    precision          how it was typed, see `dynexport.precision.PrecisionReport`
     versions           of what made it
     """
 
@@ -93,6 +94,7 @@ class Metadata:
     dense_twin: dict[str, str]
     checkpoint_sha256: str
     weights: str
+    precision: dict[str, Any]
     versions: dict[str, str]
 
     def to_properties(self) -> dict[str, str]:
@@ -144,6 +146,7 @@ class Metadata:
             and all(isinstance(number, (int, float)) for number in scales)
             and len(self.keep_counts) == len(self.ratios or ()) == len(self.selected)
             and isinstance(self.versions, dict)
+            and isinstance(self.precision.get("name"), str)
         )
 
     @property

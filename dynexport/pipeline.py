@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -19,14 +19,15 @@ from dynexport.engine import EngineBuild, build_engine
 from dynexport.errors import InputError, ScheduleError
 from dynexport.extras import require_convert_extras
 from dynexport.files import existing_file, require_writable, written_whole
+from dynexport.graph.precision import precision_of
 from dynexport.keep import KeepSchedule, parse_ratios, schedule_from_base
 from dynexport.limits import top_k_warnings
 from dynexport.metadata import Batch, Metadata
 from dynexport.onnxfile import read_metadata, to_bytes
-from dynexport.precision import convert_precision, require_precision
+from dynexport.precision import Precision, PrecisionReport, convert_precision
 from dynexport.reference import REFERENCE_IMAGES, ReferenceBundle
 from dynexport.subject import find_subject, onnx_subject
-from dynexport.verify import Verification, compare, verify
+from dynexport.verify import Verification, choose_tolerances, compare, open_data, verify
 
 if TYPE_CHECKING:
     from dynexport.checkpoint import Checkpoint
@@ -48,6 +49,7 @@ class Conversion:
     onnx, reference    the files
     proof              inference form against training form, in PyTorch
     verification       ONNX against PyTorch
+    precision          what was done to type it
     warnings           what a runtime is known to refuse of it
     engine             built of it, where one was asked for
     seconds            per step, in order
@@ -59,6 +61,7 @@ class Conversion:
     metadata: Metadata
     proof: Proof
     verification: Verification
+    precision: PrecisionReport
     warnings: tuple[str, ...]
     engine: EngineBuild | None
     seconds: dict[str, float]
@@ -80,7 +83,7 @@ def convert(
     images: str | Path | None = None,
     emit_kept: bool = False,
     opset: int = 20,
-    precision: str = "fp32",
+    precision: str | Precision = "fp32",
     engine: str | None = None,
     output: str | Path | None = None,
     plugins: Sequence[str | Path] = (),
@@ -97,17 +100,18 @@ def convert(
     task           "classify" (the default), or "features": the maps of a Swin's or a ConvNeXt's
                    four stages as outputs feat_0 ... feat_3
     batch          "8" (static) or "1:8:64" (dynamic: smallest, optimal, largest)
-    images         folder of pictures or .npz for the reference bundle; synthetic without
+    images         folder of pictures or .npz for the reference bundle; without, calibration
+                   images if there are any, else synthetic ones
     emit_kept      adds outputs kept_0 ... with the positions kept
-    precision      of weights and activations: fp32 or fp16
+    precision      of weights and activations, by name or with all it takes
     engine         build an engine beside it: "tensorrt", "tensorrt-rtx", or "auto" for what is
                    installed
     output         the .onnx to write; by default named after the checkpoint, in this folder
     plugins        files that define families of their own; their code runs
 
     ``on_step`` is told of each step, ``on_warning`` of what a runtime will refuse, ``on_progress``
-    of an engine's phases. Raises DynexportError's subclasses; then nothing was written, but for the
-    ONNX file and its bundle where only the engine cannot be built.
+    of how far calibration is, and of an engine's phases. Raises DynexportError's subclasses; then
+    nothing was written, but for the ONNX file and its bundle where only the engine cannot be built.
     """
     sizes = Batch.parse(str(batch))
     if dense and (ratio is not None or ratios is not None):
@@ -116,11 +120,17 @@ def convert(
     from dynexport.checkpoint import build_model, identify, load_checkpoint
     from dynexport.export import describe_graph, export_onnx, record_reference
     from dynexport.models import load_plugins
+    from dynexport.rebuild import describe_original
     from dynexport.rewrite import prove, rewrite
 
     load_plugins(plugins)
-    require_precision(precision)
+    wanted = precision if isinstance(precision, Precision) else Precision(precision)
     flavour = None if engine is None else find_flavour(engine)
+    if flavour is not None and wanted.name == "int8-dynamic":
+        raise InputError(
+            f"{flavour.name} has no operators for int8-dynamic: choose int8-fp16 or int8, which "
+            "are calibrated"
+        )
     if flavour is not None:
         require_buildable(flavour, BuildOptions())
     clock = _Clock(on_step)
@@ -129,18 +139,19 @@ def convert(
         family, config = identify(loaded, model, prune_at, num_heads, img_size, task)
         keep = None if dense else choose_schedule(loaded, family, config, ratio, ratios)
         trained = build_model(loaded, family, config)
-        name = _default_name(loaded.path, keep, ratio, task, precision)
+        name = _default_name(loaded.path, keep, ratio, task, wanted.name)
         target = Path(name if output is None else output)
-        beside = _reference_beside(target, Path(checkpoint), images)
+        beside = _reference_beside(target, Path(checkpoint), images, wanted.calibration_data)
+        steps = Preprocessing.for_size(config.img_size)
+        calibration_images = wanted.open_images(steps)
         if flavour is not None:
             for file in (target.with_suffix(".engine"), target.with_suffix(".engine.json")):
                 require_writable(file)
     with clock("rewrite masks to top-k gathers"):
         lean = rewrite(trained, keep)
-        steps = Preprocessing.for_size(config.img_size)
-        pictures = _reference_images(images, steps)
+        pictures = _reference_images(images or wanted.calibration_data, steps)
     with clock("prove it against the training form"):
-        proof = prove(trained, lean, keep, _tensor(steps.normalise(pictures[:2])))
+        proof = prove(trained, lean, keep, _tensor(steps.to_input(pictures[:2])))
     with clock("record PyTorch's answers"):
         metadata = describe_model(loaded, family, config, keep, sizes, trained, proof)
         warnings = top_k_warnings(metadata.selection, metadata.keep_counts, metadata.num_tokens)
@@ -149,9 +160,13 @@ def convert(
         bundle = record_reference(lean, metadata, pictures)
     with clock("export ONNX"):
         graph = export_onnx(lean, metadata, sizes, emit_kept=emit_kept, opset=opset)
-        if precision != "fp32":
-            graph = convert_precision(graph, precision)
-            describe_graph(graph, read_metadata(target, graph))
+    with clock(f"convert to {wanted.name}") if wanted.name != "fp32" else nullcontext():
+        metadata = read_metadata(target, graph)
+        graph, typing = convert_precision(
+            graph, metadata, wanted, calibration_images, steps.to_input(pictures), on_progress
+        )
+        described = dataclasses.replace(metadata, precision=dataclasses.asdict(typing))
+        describe_graph(graph, described)
         content = to_bytes(graph)
     with (
         clock("verify ONNX against PyTorch"),
@@ -159,7 +174,8 @@ def convert(
     ):
         onnx_draft.write_bytes(content)
         bundle.save(bundle_draft)
-        outcome = compare(onnx_subject(onnx_draft), bundle, str(beside))
+        original = describe_original(lean, metadata)
+        outcome = compare(onnx_subject(onnx_draft), bundle, str(beside), original=original)
         outcome = dataclasses.replace(outcome, model=str(target))
         outcome.require_passed()
     built = None
@@ -178,6 +194,7 @@ def convert(
         metadata=read_metadata(target, graph),
         proof=proof,
         verification=outcome,
+        precision=typing,
         warnings=warnings,
         engine=built,
         seconds=clock.seconds,
@@ -238,6 +255,7 @@ def describe_model(
         dense_twin={},
         checkpoint_sha256=loaded.sha256,
         weights=loaded.weights,
+        precision={"name": "fp32"},
         versions={name: importlib.metadata.version(name) for name in packages},
     )
 
@@ -251,7 +269,14 @@ def verify_model(
     engine: str | Path | None = None,
     trust: bool = False,
     tolerance: float | None = None,
+    tie_margin: float | None = None,
+    min_agreement: float | None = None,
+    max_drop: float | None = None,
+    data: str | Path | None = None,
+    data_images: int | None = None,
+    bisect: bool = False,
     plugins: Sequence[str | Path] = (),
+    on_step: OnStep = silent,
 ) -> Verification:
     """Verify an ONNX file against a reference bundle, or against a checkpoint run in PyTorch.
 
@@ -259,20 +284,55 @@ def verify_model(
     images where there is one, else for synthetic ones; ``plugins`` are files of families. With
     ``engine``, the TensorRT engine built from the file is run in its place; ``trust`` opens it
     whatever its sidecar says of where it runs.
+
+    tolerance, tie_margin  accepted error of outputs, and how close to the cut scores may change
+                           places; by default those of the precision, see `Tolerances`
+    min_agreement          share of images, 0 to 1, that must be given PyTorch's class
+    max_drop               points of accuracy on ``data`` that may be lost against PyTorch
+    data, data_images      labelled images to measure accuracy on, all or up to so many
+    bisect                 name the first node that departs from a sound graph
     """
     if reference is not None and checkpoint is not None:
         raise InputError("--reference and --checkpoint were both given: give one of the two")
+    for asked, option in ((bisect, "--bisect"), (max_drop is not None, "--max-drop")):
+        if asked and checkpoint is None:
+            raise InputError(f"{option} compares with PyTorch: give --checkpoint as well")
+    if max_drop is not None and data is None:
+        raise InputError("--max-drop is of accuracy: give labelled images, with --data")
     if checkpoint is None:
         return verify(
-            model, reference, backend=backend, engine=engine, trust=trust, tolerance=tolerance
+            model,
+            reference,
+            backend=backend,
+            engine=engine,
+            trust=trust,
+            tolerance=tolerance,
+            tie_margin=tie_margin,
+            min_agreement=min_agreement,
+            data=data,
+            data_images=data_images,
+            on_step=on_step,
         )
     path = existing_file(model, "an ONNX file")
     subject = find_subject(path, backend, engine, trust)
+    precision = precision_of(subject.graph)
+    limits = choose_tolerances(precision, tolerance, tie_margin, min_agreement, max_drop)
+    images = open_data(data, data_images, subject)
     require_convert_extras()
-    from dynexport.rebuild import ask_again
+    from dynexport.rebuild import open_original, reference_images
 
-    bundle = ask_again(Path(checkpoint), read_metadata(path, subject.graph), path, plugins)
-    return compare(subject, bundle, str(checkpoint), tolerance)
+    metadata = read_metadata(path, subject.graph)
+    original = open_original(Path(checkpoint), metadata, path, plugins)
+    return compare(
+        subject,
+        original.answer(reference_images(path, metadata)),
+        str(checkpoint),
+        limits,
+        original=original,
+        data=images,
+        find_departure=bisect,
+        on_step=on_step,
+    )
 
 
 def _reference_images(source: str | Path | None, steps: Preprocessing) -> Any:

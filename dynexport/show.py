@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +22,13 @@ if TYPE_CHECKING:
     from dynexport.gpu import GpuConditions, GpuFacts
     from dynexport.metadata import Metadata
     from dynexport.pipeline import Conversion
+    from dynexport.precision import PrecisionReport
     from dynexport.preflight import Preflight
     from dynexport.preflight.view import Finding
-    from dynexport.verify import Verification
+    from dynexport.verify import Tolerances, Verification
+    from dynexport.verify.accuracy import Accuracy
+    from dynexport.verify.bisect import Bisection
+    from dynexport.verify.numbers import Agreement, Errors
 
 
 def show_conversion(result: Conversion) -> None:
@@ -41,14 +46,53 @@ def show_conversion(result: Conversion) -> None:
         f"rewrite proved on {result.proof.images} images: error {result.proof.max_abs_error:.1e} "
         f"against the dense masked form, outputs up to {result.proof.scale:.3g}"
     )
+    _print_precision(console, result.precision)
     _print_verification(console, result.verification)
     seconds, megabytes = sum(result.seconds.values()), result.size_bytes / 1e6
     console.print(f"wrote {escape(result.onnx)} ({megabytes:.1f} MB) in {seconds:.1f} s")
     console.print(f"      {escape(result.reference)}")
     if result.engine is not None:
         show_build(result.engine)
+    elif facts.precision["name"] == "bf16":
+        console.print(f"next: dynexport build {escape(shlex.quote(result.onnx))}")
     elif facts.keep_counts:
         console.print(f"next: dynexport bench {escape(shlex.quote(result.onnx))}")
+
+
+def _print_precision(console: Console, done: PrecisionReport) -> None:
+    """What stayed in float32, what was calibrated, and the harm of int8 layer by layer."""
+    if done.single:
+        told = ", ".join(f"{name} ({largest:.2g})" for name, largest in done.single.items())
+        console.print(f"too large for half precision, so in float32: {escape(told)}")
+    if done.int8 is None:
+        return
+    made = done.int8
+    methods = Counter(chosen.method for chosen in made.ranges)
+    smoothed = sum(chosen.alpha is not None for chosen in made.ranges)
+    console.print(
+        f"calibrated {len(made.ranges)} layers on {made.images} of {escape(done.images)}: "
+        + ", ".join(f"{method} {count}" for method, count in methods.most_common())
+        + (f"; {smoothed} smoothed" if smoothed else "")
+    )
+    near = made.nearness
+    kept = ", ".join(f"{overlap:.1%}" for overlap in near.overlaps)
+    console.print(
+        f"on {made.tried} of {made.held_out} images held out: agreement {near.agreement:.1%}, "
+        f"divergence {near.divergence:.1e}"
+        + (
+            f"; kept sets {kept}; predictors in {'int8' if made.predictors else 'float32'}"
+            if kept
+            else ""
+        )
+    )
+    if made.ranking:
+        table = make_table("int8 here alone", "divergence", "agreement", "")
+        for place in made.ranking:
+            back = "raised" if set(place.layers) <= set(made.raised) else ""
+            table.add_row(
+                ", ".join(place.layers), f"{place.divergence:.1e}", f"{place.agreement:.1%}", back
+            )
+        console.print(table)
 
 
 def show_verification(result: Verification) -> None:
@@ -59,23 +103,95 @@ def show_verification(result: Verification) -> None:
 def _print_verification(console: Console, result: Verification) -> None:
     verdict = "[green]verified[/]" if result.passed else "[red]NOT verified[/]"
     sizes = ", ".join(map(str, result.batch_sizes))
+    replayed = result.images_run - result.images
+    how = {
+        "pytorch": f" ({replayed} of them with its tokens replayed in PyTorch)",
+        "candidate": f" ({replayed} of them with PyTorch's tokens replayed in it)",
+    }.get(result.replayed_in, "")
     console.print(
-        f"{verdict} with {result.backend} on {result.images} of {result.images_run} images, "
-        f"batch {sizes}:"
+        f"{verdict} with {result.backend} on {result.images_run} images{how}, batch {sizes}:"
     )
     for name, errors in result.errors.items():
-        agreement = errors.top1_agreement
-        console.print(
-            f"{escape(name)}: error max {errors.max_abs:.1e}, mean {errors.mean_abs:.1e} on values "
-            f"up to {errors.scale:.3g}; cosine {errors.cosine:.6f}"
-            + ("" if agreement is None else f"; top-1 agrees {agreement:.1%}")
-        )
+        shares = _agreement(result.agreement[name])
+        console.print(f"{escape(name)}: {_error(errors, result.tolerances)}{shares}")
     if result.stages:
-        overlaps = ", ".join(f"{stage.overlap:.1%}" for stage in result.stages)
-        ties = sum(stage.ties for stage in result.stages)
-        console.print(f"kept sets agree {overlaps} ({ties} tokens swapped by ties)")
+        _print_selection(console, result)
+    if result.accuracy is not None:
+        console.print(_accuracy(result.accuracy))
     for failure in result.failures:
         console.print(f"[red]failed:[/] {escape(failure)}")
+    if result.bisection is not None:
+        _print_bisection(console, result.bisection)
+
+
+def _error(errors: Errors, tolerances: Tolerances) -> str:
+    """Numeric error under one choice of tokens, and what is allowed."""
+    spread = (
+        f"max {errors.max_abs:.1e}, mean {errors.mean_abs:.1e} on values up to {errors.scale:.3g}"
+    )
+    if tolerances.measure == "l2":
+        return f"error {errors.l2:.1e} of its length ({tolerances.outputs:.0e} allowed), {spread}"
+    allowed = tolerances.outputs * max(1.0, errors.scale)
+    return f"error {spread} ({allowed:.1e} allowed)"
+
+
+def _agreement(found: Agreement | None) -> str:
+    """What a user gets of an output, beside PyTorch's."""
+    if found is None:
+        return ""
+    shares = (("top-1", found.top1), ("top-5", found.top5))
+    return f"; cosine {found.cosine:.6f}" + "".join(
+        [
+            *(f"; {name} agrees {share:.1%}" for name, share in shares if share is not None),
+            "" if found.kl is None else f"; divergence {found.kl:.1e}",
+        ]
+    )
+
+
+def _print_selection(console: Console, result: Verification) -> None:
+    """Kept sets, from the same tokens and running freely."""
+    shared, free = (
+        ", ".join(f"{share:.1%}" for share in shares)
+        for shares in zip(*((s.overlap, s.free_overlap) for s in result.stages), strict=True)
+    )
+    ties = sum(stage.ties for stage in result.stages)
+    console.print(
+        f"kept sets agree {shared} ({ties} tokens swapped by ties, within "
+        f"{result.tolerances.tie_margin:.0e} of the cut)"
+        + ("" if shared == free else f"; running freely {free}")
+    )
+
+
+def _accuracy(found: Accuracy) -> str:
+    """On images of the user's."""
+    ours = [(found.top1, "top-1"), (found.top5, "top-5")]
+    theirs = [(found.pytorch_top1, "top-1"), (found.pytorch_top5, "top-5")]
+    told = [
+        label + ", ".join(f"{name} {share:.2%}" for share, name in shares if share is not None)
+        for label, shares in (("accuracy ", ours), ("PyTorch's ", theirs))
+        if shares[0][0] is not None
+    ]
+    if found.agreement is not None:
+        told.append(f"the same class as PyTorch {found.agreement:.2%}")
+    return f"{found.images} images of {escape(found.source)}: {'; '.join(told)}"
+
+
+def _print_bisection(console: Console, found: Bisection) -> None:
+    """The first node that departs, and what comes after it."""
+    if found.first is None:
+        console.print(
+            f"nothing departs: {found.compared} values agree to {found.tolerance:.0e} of their "
+            "length"
+        )
+        return
+    first = found.first
+    how = "departs at" if found.sudden else "errors grow step by step, beyond the tolerance at"
+    console.print(
+        f"{how} [bold]{escape(first.node)}[/] ({first.operator}): error {first.error:.1e}, of what "
+        f"it is given {first.inputs:.1e} ({found.tolerance:.0e} allowed, {found.compared} values)"
+    )
+    for one in found.following:
+        console.print(f"  then {escape(one.node)} ({one.operator}): {one.error:.1e}")
 
 
 def show_preflight(result: Preflight) -> None:

@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from dynexport.backends import open_runner
+from dynexport.calibration import synthetic_images
 from dynexport.checkpoint import build_model, identify, load_checkpoint
 from dynexport.keep import schedule_from_base
 from dynexport.models import variant_name
 from dynexport.pipeline import Conversion, convert
+from dynexport.precision import Precision
 from dynexport.rewrite import prove, rewrite
 
 
@@ -88,6 +90,25 @@ def test_half_precision_is_verified_and_built(
     judge_engine(result, golden, "fp16", batch)
 
 
+def test_int8_is_verified_built_and_small(golden: Any, checkpoint: Path, tmp_path: Path) -> None:
+    if golden.name.startswith("deit-256"):
+        pytest.skip("deit-s stands for its family")
+    pictures = tmp_path / "pictures.npz"
+    np.savez(pictures, images=synthetic_images(16, 224))
+    result = convert(
+        checkpoint,
+        ratio=golden.ratio,
+        batch="1:2:4",
+        precision=Precision("int8", calibration_data=pictures),
+        engine="tensorrt-rtx",
+        output=tmp_path / "int8.onnx",
+    )
+    assert result.verification.passed
+    weights = 4 * sum(value.numel() for value in golden.state.values())
+    assert result.size_bytes < 0.30 * weights
+    judge_engine(result, golden, "int8", "1:2:4")
+
+
 def judge_engine(result: Conversion, golden: Any, precision: str, batch: str) -> None:
     """Built within 20 s and 4 GB of memory, and described as what it is."""
     assert result.engine is not None
@@ -97,4 +118,4 @@ def judge_engine(result: Conversion, golden: Any, precision: str, batch: str) ->
     assert facts.seconds < 20
     assert getrusage(RUSAGE_SELF).ru_maxrss < 4e9 / 1024
     weights = sum(value.numel() for value in golden.state.values())
-    assert result.engine.size_bytes < 1.5 * weights * {"fp32": 4, "fp16": 2}[precision]
+    assert result.engine.size_bytes < 1.5 * weights * {"fp32": 4, "fp16": 2, "int8": 1.3}[precision]

@@ -35,6 +35,7 @@ SPARSE = Metadata(
     dense_twin={"score_predictor.0/GatherND": "blocks.2/Add_1"},
     checkpoint_sha256="0" * 64,
     weights="model_ema",
+    precision={"name": "fp32"},
     versions={"torch": "2.9.0"},
 )
 DENSE = dataclasses.replace(SPARSE, ratios=None, keep_counts=(), selected=(), dense_twin={})

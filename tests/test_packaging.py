@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 PUBLIC = {
     "DynexportError",
     "KeepSchedule",
+    "Precision",
     "bench_model",
     "build_engine",
     "check_model",
@@ -89,7 +90,7 @@ ORDER = {
     "files": {"errors"},
     "gpu": {"errors"},
     "profile": set(),
-    "calibration": {"errors"},
+    "calibration": {"errors", "files"},
     "models": {"errors", "files", "keep"},
     "metadata": {"errors", "calibration", "keep"},
     "onnxfile": {"errors", "files", "metadata"},
@@ -99,7 +100,7 @@ ORDER = {
     "rewrite": {"errors", "keep", "models"},
     "macs": {"models"},
     "export": {"errors", "graph", "metadata", "models", "reference"},
-    "precision": {"errors", "graph", "metadata"},
+    "precision": {"errors", "backends", "calibration", "graph", "metadata", "onnxfile"},
     "backends": {"errors", "files"},
     "probes": {"errors", "gpu", "backends"},
     "sidecar": {"errors", "files", "backends", "metadata"},
@@ -118,9 +119,9 @@ ORDER = {
         *("errors", "backends", "graph", "metadata"),
         *("contenders", "gpu", "profile", "timing"),
     },
-    "subject": {"errors", "backends", "engine", "metadata", "onnxfile"},
+    "subject": {"errors", "backends", "engine", "graph", "metadata", "onnxfile"},
     "verify": {
-        *("errors", "backends", "graph", "metadata", "onnxfile"),
+        *("errors", "backends", "calibration", "graph", "metadata", "onnxfile"),
         *("reference", "subject"),
     },
 }

@@ -20,7 +20,7 @@ def count_macs(model: ir.Model) -> int:
 
 def _node_macs(node: ir.Node) -> int:
     """Elements of the output times the length of each one's sum."""
-    if node.op_type not in ("MatMul", "Gemm", "Conv"):
+    if node.op_type not in ("MatMul", "MatMulInteger", "Gemm", "Conv"):
         return 0
     weight = node.inputs[1]
     assert weight is not None

@@ -3,7 +3,8 @@
     python examples/mnist/demo.py            # writes to out/mnist
 
 Converts mnist-deit.pth at its trained keep ratio, states the accuracy of PyTorch and of the ONNX
-file on the 1,000 test digits, times sparse beside dense, and draws what was dropped.
+file on the 1,000 test digits, times sparse beside dense, does the same for the other precisions,
+and draws what was dropped.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ from dynexport.metadata import Metadata
 from dynexport.onnxfile import read_model, to_bytes
 from dynexport.rewrite import rewrite
 from dynexport.timing import Plan
+from dynexport.verify.accuracy import Accuracy
 
 HERE = Path(__file__).parent
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8-dynamic")
 Logits = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
@@ -56,6 +59,8 @@ def main() -> None:
     console.print("timing sparse, dense and PyTorch in turn")
     timed = dynexport.bench_model(result.onnx, plan=Plan(rounds=options.rounds))
     (only,) = timed.batches
+    console.print("converting to other precisions, int8 calibrated on 512 training digits")
+    precisions = [measure_precision(name, options.out) for name in PRECISIONS]
     picture = options.out / "dropped.png"
     draw_dropped(result.onnx, result.metadata, digits, labels, picture)
 
@@ -79,7 +84,35 @@ def main() -> None:
         f"{errors.scale:.3g}; speed-up over the dense twin {timed.speedup:.2f} x of "
         f"{timed.ideal:.2f} x ideal ({timed.efficiency:.0%})"
     )
+    console.print(precision_table(precisions))
     console.print(f"wrote {result.onnx}\n      {result.reference}\n      {picture}")
+
+
+def measure_precision(name: str, folder: Path) -> tuple[str, Accuracy, int]:
+    """Convert to a precision and run it on the test digits beside PyTorch: its name, what came
+    out, and the size of the file in bytes."""
+    result = dynexport.convert(
+        HERE / "mnist-deit.pth",
+        batch=50,
+        precision=dynexport.Precision(name, calibration_data=HERE / "calibration.npz"),
+        output=folder / f"mnist-{name}.onnx",
+    )
+    verified = dynexport.verify_model(
+        result.onnx, checkpoint=HERE / "mnist-deit.pth", data=HERE / "test.npz"
+    )
+    verified.require_passed()
+    assert verified.accuracy is not None
+    return name, verified.accuracy, result.size_bytes
+
+
+def precision_table(rows: list[tuple[str, Accuracy, int]]) -> Table:
+    """A row a precision."""
+    table = Table(title="precisions, on the 1,000 test digits")
+    for column in ("", "accuracy", "same digit as PyTorch", "MB"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, found, size in rows:
+        table.add_row(name, f"{found.top1:.1%}", f"{found.agreement:.1%}", f"{size / 1e6:.2f}")
+    return table
 
 
 def measure_accuracies(

@@ -2,7 +2,8 @@
 
     python examples/mnist/train.py [--epochs-teacher N] [--epochs-student N] [--out DIR]
 
-Writes test.npz (1,000 digits that no training sees), mnist-deit.pth (the student, laid out as
+Writes test.npz (1,000 digits that no training sees), calibration.npz (512 training digits, for
+int8), mnist-deit.pth (the student, laid out as
 the public DynamicViT code lays out its checkpoints) and train.log. The recipe is that of arXiv
 2106.02034, section 3.3, at the scale of MNIST. Its settings were tried with ``--validate``,
 which sets 500 of the training digits aside and never looks at the test digits.
@@ -34,6 +35,7 @@ from dynexport.rewrite import rewrite
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SPLIT_SEED, TEST_PER_CLASS, VALIDATE_PER_CLASS = 2106, 100, 50
+CALIBRATION_DIGITS = 512
 BASE_RATE = 0.7
 KEEP = power_schedule(BASE_RATE)
 CONFIG = DeiTConfig(96, 3, 6, prune_at=(1, 2, 3), patch_size=2, img_size=28, num_classes=10)
@@ -60,11 +62,6 @@ def load_digits() -> tuple[Digits, Digits]:
     grey = pixels.astype(np.uint8).reshape(-1, 28, 28, 1)
     everything = Digits(np.repeat(grey, 3, axis=3), labels.astype(np.int64))
     return split(everything, TEST_PER_CLASS, SPLIT_SEED)
-
-
-def train_digits() -> Digits:
-    """The training digits alone, in the format of test.npz (for calibration, say)."""
-    return load_digits()[0]
 
 
 def split(digits: Digits, per_class: int, seed: int) -> tuple[Digits, Digits]:
@@ -150,6 +147,13 @@ def initialise(model: DynamicDeiT) -> DynamicDeiT:
     with torch.no_grad():
         model.pos_embed[0, 1:] = torch.cat([rows, columns], dim=1)
     return model.train()
+
+
+def save_digits(digits: Digits, path: Path) -> None:
+    """An .npz of ``images`` and ``labels``."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, images=digits.images, labels=digits.labels)
+    write_whole(path, buffer.getvalue())
 
 
 class Log:
@@ -344,9 +348,9 @@ def main() -> None:
     torch.manual_seed(options.seed)
     options.out.mkdir(parents=True, exist_ok=True)
     training, held = load_digits()
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, images=held.images, labels=held.labels)
-    write_whole(options.out / "test.npz", buffer.getvalue())
+    save_digits(held, options.out / "test.npz")
+    few = slice(CALIBRATION_DIGITS)
+    save_digits(Digits(training.images[few], training.labels[few]), options.out / "calibration.npz")
     if options.validate:
         training, held = split(training, VALIDATE_PER_CLASS, SPLIT_SEED)
     log = Log(options.out / "train.log")

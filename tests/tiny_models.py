@@ -165,14 +165,14 @@ def convert_tiny(
     heads = getattr(config, "num_heads", None)
     checkpoint = folder / f"{family}.pth"
     torch.save({"model": trained.state_dict(), "args": {**args, "num_heads": heads}}, checkpoint)
-    result = convert(
-        checkpoint,
-        ratios=ratios,
-        dense=ratios is None,
-        batch=batch,
-        output=folder / f"{family}.onnx",
-        plugins=[EVIT] if family == "evit" else [],
-    )
+    with evit_loaded() if family == "evit" else contextlib.nullcontext():
+        result = convert(
+            checkpoint,
+            ratios=ratios,
+            dense=ratios is None,
+            batch=batch,
+            output=folder / f"{family}.onnx",
+        )
     lean = rewrite(trained, None if ratios is None else KeepSchedule(ratios))
     bundle = ReferenceBundle.load(result.reference)
     return Tiny(read_model(result.onnx), result.metadata, lean, bundle)
@@ -232,9 +232,11 @@ def take_batches(tiny: Tiny, batch: str) -> Tiny:
 def _tensors_of(lean: SparseModel) -> list[NDArray[Any]]:
     """What an exporter may make constants of."""
     tensors = [*lean.parameters(), *lean.buffers()]
-    if hasattr(lean, "pos_embed"):
-        nothing = torch.zeros_like(lean.pos_embed[:, 1:])
-        tensors.append(add_class_and_position(nothing, lean.cls_token, lean.pos_embed))
+    named = dict(lean.named_parameters())
+    if "pos_embed" in named:
+        positions = named["pos_embed"]
+        nothing = torch.zeros_like(positions[:, 1:])
+        tensors.append(add_class_and_position(nothing, named["cls_token"], positions))
     arrays = [tensor.detach().numpy() for tensor in tensors]
     return [*arrays, *(np.ascontiguousarray(array.T) for array in arrays if array.ndim == 2)]
 

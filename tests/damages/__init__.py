@@ -141,7 +141,7 @@ DAMAGES = (
     ),
     Damage(n.normalise_step_by_step, harmless=SAME_SUM),
     Damage(n.swap_scale_and_offset),
-    Damage(n.forget_an_offset, drowned={"swin int8": ONE_LAYER}),
+    Damage(n.forget_an_offset),
     Damage(
         n.round_gelu_by_tanh,
         drowned={

@@ -89,7 +89,10 @@ def leave_the_choice_unsorted(patient: Patient) -> None:
 
 def forget_the_pin(patient: Patient) -> None:
     """The class token is ranked by a score of its own, as any other."""
-    add = patient.top_k(STAGE).inputs[0].producer()  # type: ignore[union-attr]
+    scores = patient.top_k(STAGE).inputs[0]
+    assert scores is not None
+    add = scores.producer()
+    assert add is not None
     patient.change(add, 1, np.zeros_like)
 
 

@@ -61,7 +61,7 @@ PARTS = {
         "",
         "layers.2.blocks.2",
         "layers.2.blocks.2.attn",
-        "layers.2.blocks.2.norm1",
+        "norm",
         "layers.2.blocks.2.mlp.fc1",
         "layers.2.blocks.2.mlp.fc2",
         "layers.2.blocks.2.attn.proj",
@@ -215,4 +215,4 @@ def content(value: ir.Value) -> Array:
     assert scales is not None
     assert scales.const_value is not None
     axis = maker.attributes.get_int("axis", 1)
-    return array * np.expand_dims(scales.const_value.numpy(), 1 - axis)
+    return np.asarray(array * np.expand_dims(scales.const_value.numpy(), 1 - axis))

@@ -155,7 +155,7 @@ def test_a_fault_shows_where_every_image_holds_a_tie(
     trained = build(family, seed=1)
     level_scores(trained)
     tiny = refill(converted(family, USUAL[family]), trained)
-    tiny = answers_for(tiny, noise(np.random.default_rng(0), 4, TINY[family]().img_size))
+    tiny = answers_for(tiny, noise(np.random.default_rng(0), 4, trained.config.img_size))
     other = choosing.take_the_next_best_for_the_last
     another_choice = damaged(Damage(other), family, tiny, tiny.graph.clone(), tmp_path)
     assert another_choice.passed, another_choice.failures

@@ -2,7 +2,13 @@
 
 from dynexport.calibration.arrays import DAMAGED_NPZ
 from dynexport.calibration.histogram import Histogram
-from dynexport.calibration.images import ImageSet, load_images, open_images, synthetic_images
+from dynexport.calibration.images import (
+    ImageSet,
+    fill_batch,
+    load_images,
+    open_images,
+    synthetic_images,
+)
 from dynexport.calibration.preprocessing import Preprocessing
 from dynexport.calibration.ranges import Observation, RangeCache
 from dynexport.calibration.threshold import (
@@ -24,6 +30,7 @@ __all__ = [
     "Preprocessing",
     "RangeCache",
     "choose_threshold",
+    "fill_batch",
     "load_images",
     "open_images",
     "quantise",

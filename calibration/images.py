@@ -123,6 +123,11 @@ def open_images(
     return ImageSet(images, places, preprocessing)
 
 
+def fill_batch(images: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """Images (B, 3, H, W) made up to a batch of ``size``, from the front again."""
+    return np.take(images, np.arange(size) % len(images), axis=0)
+
+
 def load_images(source: Path, count: int, preprocessing: Preprocessing) -> NDArray[Any]:
     """Up to ``count`` images at once, spread evenly over ``source``, as `open_images` takes it.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +25,8 @@ from dynexport.gpu import GpuConditions, GpuFacts, GpuWatch, gpu_facts
 from dynexport.graph.precision import precision_of
 from dynexport.metadata import Batch
 from dynexport.profile import group_times
+from dynexport.progress import OnStep, silent
 from dynexport.timing import Plan, Timing, speedup, time_candidates, time_layers
-
-OnStep = Callable[[str], None]
 
 GPU_BATCHES = (1, 8, 32, 64)
 """Timed on a GPU by default, as far as the model takes them: small batches leave it idle."""
@@ -95,7 +94,7 @@ def bench_model(
     profile: bool = False,
     plugins: Sequence[str | Path] = (),
     plan: Plan | None = None,
-    on_step: OnStep = lambda step: None,
+    on_step: OnStep = silent,
 ) -> BenchResult:
     """Time an ONNX file or an engine, its dense twin and (where installed) PyTorch, in turn.
 
@@ -193,7 +192,7 @@ def time_batch(
     size: int,
     plan: Plan,
     watch: GpuWatch | None = None,
-    on_step: OnStep = lambda step: None,
+    on_step: OnStep = silent,
 ) -> BatchResult:
     """Time contenders at one batch size, in turn; ``watch`` looks at the GPU meanwhile."""
     candidates = [candidate for one in contenders for candidate in one.candidates]

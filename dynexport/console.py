@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from dynexport.backends.tensorrt.builder import OnProgress
+    from dynexport.progress import OnProgress
 
 
 def print_json(result: Any) -> None:

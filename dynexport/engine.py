@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -14,7 +14,6 @@ from dynexport.backends import cuda
 from dynexport.backends.tensorrt import FLAVOURS, Flavour, find_flavour
 from dynexport.backends.tensorrt.builder import (
     EnginePlan,
-    OnProgress,
     Shapes,
     build,
     require_buildable,
@@ -29,6 +28,7 @@ from dynexport.graph.replay import replay_inputs
 from dynexport.metadata import PREFIX, Batch
 from dynexport.onnxfile import read_model, to_bytes
 from dynexport.preflight import mends_for
+from dynexport.progress import OnProgress, OnStep, silent
 from dynexport.sidecar import REBUILD, Sidecar, read_plan
 
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
@@ -52,7 +52,7 @@ def build_engine(
     batches: Sequence[str] = (),
     options: BuildOptions | None = None,
     output: str | Path | None = None,
-    on_step: Callable[[str], None] = lambda step: None,
+    on_step: OnStep = silent,
     on_progress: OnProgress = lambda phase, done, steps: None,
 ) -> EngineBuild:
     """Build a TensorRT engine of an ONNX file, and write it with its sidecar.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from dynexport.errors import CheckpointError, ModelFileError
 from dynexport.extras import require_convert_extras
 from dynexport.files import existing_file, sha256_of
 from dynexport.onnxfile import read_metadata, read_model
+from dynexport.progress import OnStep, silent
 from dynexport.sidecar import Sidecar
 
 LISTED_RATIOS = (0.9, 0.7, 0.5)
@@ -100,7 +101,7 @@ def _inspect_checkpoint(path: Path, plugins: Sequence[str | Path]) -> dict[str, 
 
 
 def list_models(
-    on_step: Callable[[str], None] = lambda step: None, *, plugins: Sequence[str | Path] = ()
+    on_step: OnStep = silent, *, plugins: Sequence[str | Path] = ()
 ) -> list[dict[str, Any]]:
     """Every published variant: family, parameters, multiply-accumulates, accuracy.
 

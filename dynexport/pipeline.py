@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from dynexport.backends.tensorrt import find_flavour
-from dynexport.backends.tensorrt.builder import OnProgress, require_buildable
+from dynexport.backends.tensorrt.builder import require_buildable
 from dynexport.backends.tensorrt.options import BuildOptions
 from dynexport.calibration import Preprocessing, load_images, synthetic_images
 from dynexport.engine import EngineBuild, build_engine
@@ -25,6 +25,7 @@ from dynexport.limits import top_k_warnings
 from dynexport.metadata import Batch, Metadata
 from dynexport.onnxfile import read_metadata, to_bytes
 from dynexport.precision import Precision, PrecisionReport, convert_precision
+from dynexport.progress import OnProgress, OnStep, silent
 from dynexport.reference import REFERENCE_IMAGES, ReferenceBundle
 from dynexport.subject import find_subject, onnx_subject
 from dynexport.verify import Verification, choose_tolerances, compare, open_data, verify
@@ -33,13 +34,6 @@ if TYPE_CHECKING:
     from dynexport.checkpoint import Checkpoint
     from dynexport.models import Config, Family, SparseModel
     from dynexport.rewrite import Proof
-
-OnStep = Callable[[str], None]
-"""Told the name of each step as it begins, or a warning."""
-
-
-def silent(step: str) -> None:
-    """An `OnStep` that says nothing."""
 
 
 @dataclass(frozen=True)
@@ -160,14 +154,16 @@ def convert(
         bundle = record_reference(lean, metadata, pictures)
     with clock("export ONNX"):
         graph = export_onnx(lean, metadata, sizes, emit_kept=emit_kept, opset=opset)
-    with clock(f"convert to {wanted.name}") if wanted.name != "fp32" else nullcontext():
-        metadata = read_metadata(target, graph)
-        graph, typing = convert_precision(
-            graph, metadata, wanted, calibration_images, steps.to_input(pictures), on_progress
-        )
-        described = dataclasses.replace(metadata, precision=dataclasses.asdict(typing))
-        describe_graph(graph, described)
-        content = to_bytes(graph)
+    typing = PrecisionReport("fp32")
+    if wanted.name != typing.name:
+        with clock(f"convert to {wanted.name}"):
+            metadata = read_metadata(target, graph)
+            graph, typing = convert_precision(
+                graph, metadata, wanted, calibration_images, steps.to_input(pictures), on_progress
+            )
+            described = dataclasses.replace(metadata, precision=dataclasses.asdict(typing))
+            describe_graph(graph, described)
+    content = to_bytes(graph)
     with (
         clock("verify ONNX against PyTorch"),
         written_whole(target, beside) as (onnx_draft, bundle_draft),
@@ -255,7 +251,7 @@ def describe_model(
         dense_twin={},
         checkpoint_sha256=loaded.sha256,
         weights=loaded.weights,
-        precision={"name": "fp32"},
+        precision=dataclasses.asdict(PrecisionReport("fp32")),
         versions={name: importlib.metadata.version(name) for name in packages},
     )
 

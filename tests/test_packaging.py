@@ -100,14 +100,18 @@ ORDER = {
     "rewrite": {"errors", "keep", "models"},
     "macs": {"models"},
     "export": {"errors", "graph", "metadata", "models", "reference"},
-    "precision": {"errors", "backends", "calibration", "graph", "metadata", "onnxfile"},
-    "backends": {"errors", "files"},
+    "precision": {
+        *("errors", "backends", "calibration", "graph", "metadata", "onnxfile"),
+        *("progress", "verify"),
+    },
+    "progress": set(),
+    "backends": {"errors", "files", "progress"},
     "probes": {"errors", "gpu", "backends"},
     "sidecar": {"errors", "files", "backends", "metadata"},
     "preflight": {"errors", "backends", "limits", "onnxfile"},
     "engine": {
         *("errors", "files", "backends", "graph", "metadata", "onnxfile"),
-        *("preflight", "sidecar"),
+        *("preflight", "progress", "sidecar"),
     },
     "timing": {"errors"},
     "timing_worker": {"errors", "backends"},
@@ -117,12 +121,12 @@ ORDER = {
     },
     "bench": {
         *("errors", "backends", "graph", "metadata"),
-        *("contenders", "gpu", "profile", "timing"),
+        *("contenders", "gpu", "profile", "progress", "timing"),
     },
     "subject": {"errors", "backends", "engine", "graph", "metadata", "onnxfile"},
     "verify": {
         *("errors", "backends", "calibration", "graph", "metadata", "onnxfile"),
-        *("reference", "subject"),
+        *("progress", "reference", "subject"),
     },
 }
 """Which parts each part may import: arrows point one way."""

@@ -22,6 +22,12 @@ def add_constant(model: ir.Model, name: str, array: NDArray[Any]) -> ir.Value:
     return value
 
 
+def content_of(constant: ir.Value) -> NDArray[Any]:
+    """The numbers of an initializer."""
+    assert constant.const_value is not None
+    return constant.const_value.numpy()
+
+
 def int64_constant(model: ir.Model, numbers: list[int] | int) -> ir.Value:
     """The initializer that holds these int64 numbers, or a single one as a scalar; made once a
     graph and named by them."""

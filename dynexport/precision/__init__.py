@@ -20,7 +20,8 @@ from dynexport.precision.int8 import store_in_half
 from dynexport.precision.overflow import find_overflow
 from dynexport.precision.products import find_products
 from dynexport.precision.static import Int8Report, calibrate
-from dynexport.precision.trial import OnProgress, batch_size
+from dynexport.precision.trial import batch_size
+from dynexport.progress import OnProgress
 
 PRECISIONS: Mapping[str, str] = MappingProxyType(
     {

@@ -9,7 +9,8 @@ import onnx_ir as ir
 
 from dynexport.precision.int8 import quantise
 from dynexport.precision.products import Product
-from dynexport.precision.trial import Nearness, OnProgress, Trial
+from dynexport.precision.trial import Nearness, Trial
+from dynexport.progress import OnProgress
 
 
 @dataclass(frozen=True)

@@ -34,13 +34,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from dynexport.errors import ModelFileError
+from dynexport.graph.constants import content_of
 from dynexport.metadata import PREFIX, Metadata
 from dynexport.precision.places import SINGLE, half_places
 
@@ -212,15 +212,10 @@ def _overflows(constant: ir.Value, dtype: ir.DataType) -> bool:
     """Whether a float32 constant holds finite values that are infinite in ``dtype``."""
     if constant.dtype != SINGLE:
         return False
-    array = _content(constant)
+    array = content_of(constant)
     with np.errstate(over="ignore"):
         rounded = array.astype(dtype.numpy())
     return bool((np.isfinite(array) & ~np.isfinite(rounded)).any())
-
-
-def _content(constant: ir.Value) -> NDArray[Any]:
-    assert constant.const_value is not None
-    return constant.const_value.numpy()
 
 
 def _convert_constant(model: ir.Model, value: ir.Value, halved: set[Use], kind: Kind) -> None:
@@ -231,7 +226,7 @@ def _convert_constant(model: ir.Model, value: ir.Value, halved: set[Use], kind: 
     dtype = HALF[kind]
     shared = len(uses) < len(value.uses()) or value.is_graph_output()
     name = f"{value.name}/{kind}" if shared else value.name
-    array = _content(value).astype(dtype.numpy())
+    array = content_of(value).astype(dtype.numpy())
     tensor = ir.Tensor(array, dtype=dtype, name=name)
     if not shared:
         value.const_value, value.type = tensor, ir.TensorType(dtype)

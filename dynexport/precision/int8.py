@@ -30,7 +30,8 @@ from numpy.typing import NDArray
 from dynexport.errors import ModelFileError
 from dynexport.graph.batch import infer_shapes
 from dynexport.graph.constants import add_constant
-from dynexport.precision.products import SINGLE, operands_of, output_axis
+from dynexport.precision.places import SINGLE
+from dynexport.precision.products import operands_of, output_axis
 
 STEPS = 127
 """Steps a side of an activation."""

@@ -10,11 +10,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from dynexport.backends.onnxruntime import OnnxRuntimeRunner
+from dynexport.calibration import fill_batch
 from dynexport.errors import ImageError, InputError, ModelFileError
-from dynexport.graph.constants import add_constant
+from dynexport.graph.constants import add_constant, content_of
 from dynexport.onnxfile import to_bytes
 from dynexport.precision.half import Kind, overflowing_constants, require_float32
 from dynexport.precision.places import SINGLE
+from dynexport.precision.trial import static_batch
 
 LARGEST: Mapping[Kind, float] = MappingProxyType(
     {"fp16": 65504.0, "bf16": float.fromhex("0x1.fep127")}
@@ -99,7 +101,7 @@ def _downstream_of_infinities(model: ir.Model) -> set[ir.Value]:
     found: set[ir.Value] = {
         constant
         for constant in model.graph.initializers.values()
-        if constant.dtype == SINGLE and np.isinf(_content(constant)).any()
+        if constant.dtype == SINGLE and np.isinf(content_of(constant)).any()
     }
     for node in model.graph:
         if any(value in found for value in node.inputs):
@@ -154,7 +156,7 @@ def _run(
 ) -> Iterator[Mapping[str, NDArray[np.generic]]]:
     """The outputs of each batch; one smaller than a static graph takes is filled up with its own
     images."""
-    shape, before = probe.graph.inputs[0].shape, 0
+    size, before = static_batch(probe), 0
     with OnnxRuntimeRunner(to_bytes(probe), in_order=True) as runner:
         for images in batches:
             count = len(images)
@@ -164,8 +166,8 @@ def _run(
                     "NaN or infinity: remove it, or prepare it again"
                 )
             before += count
-            if shape is not None and isinstance(shape[0], int) and count < shape[0]:
-                images = np.take(images, np.arange(shape[0]) % count, axis=0)
+            if size is not None and count < size:
+                images = fill_batch(images, size)
             yield runner.run(images)
 
 
@@ -190,11 +192,5 @@ def _nodes_around(model: ir.Model, found: Mapping[str, float]) -> dict[str, floa
 
 
 def _largest_finite(constant: ir.Value) -> float:
-    array = _content(constant)
+    array = content_of(constant)
     return float(np.abs(array[np.isfinite(array)]).max())
-
-
-def _content(constant: ir.Value) -> NDArray[np.float32]:
-    assert constant.const_value is not None
-    content: NDArray[np.float32] = constant.const_value.numpy()
-    return content

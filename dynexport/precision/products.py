@@ -8,7 +8,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-SINGLE = ir.DataType.FLOAT
+from dynexport.graph.constants import content_of
+from dynexport.precision.places import SINGLE
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +63,7 @@ def output_axis(node: ir.Node) -> int:
 
 
 def _as_multiplied(node: ir.Node, weights: ir.Value) -> NDArray[np.float32]:
-    assert weights.const_value is not None
-    array: NDArray[np.float32] = weights.const_value.numpy()
+    array: NDArray[np.float32] = content_of(weights)
     return array.T if output_axis(node) == 0 else array
 
 

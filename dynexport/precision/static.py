@@ -19,7 +19,8 @@ from dynexport.precision.fallback import Sensitivity, raise_layers, rank_layers
 from dynexport.precision.int8 import STEPS, WEIGHT_STEPS, quantise
 from dynexport.precision.products import Product, find_products
 from dynexport.precision.smooth import choose_factors, find_norms, fold
-from dynexport.precision.trial import Nearness, OnProgress, Trial, batch_size, observe
+from dynexport.precision.trial import Nearness, Trial, batch_size, observe
+from dynexport.progress import OnProgress
 
 HELD_OUT = 0.25
 """Share of the calibration images that no range is taken from: choices are made on them."""
@@ -134,13 +135,13 @@ def _choose_ranges(
     if not products:
         raise InputError("the graph has no product with constant weights: nothing to quantise")
     sources = {product.source for product in products}
-    seen = _observe(model, sources, seen_images, size, on_progress)
-    held = _observe(model, sources, held_images, size, on_progress)
+    both = (seen_images, held_images)
+    seen, held = _observe(model, sources, both, size, on_progress)
     alphas, smoothed, model = _smooth(model, products, seen, held)
     if alphas:
         moved = {product.source for product in products if product.node in alphas}
-        seen |= _observe(model, moved, seen_images, size, on_progress)
-        held |= _observe(model, moved, held_images, size, on_progress)
+        seen_again, held_again = _observe(model, moved, both, size, on_progress)
+        seen, held = seen | seen_again, held | held_again
         products = find_products(model)
     ranges = {}
     for done, product in enumerate(products):
@@ -157,17 +158,22 @@ def _choose_ranges(
 
 
 def _observe(
-    model: ir.Model, names: Collection[str], images: ImageSet, size: int, on_progress: OnProgress
-) -> dict[str, Observation]:
-    """What these values hold on the images, kept for the next time."""
+    model: ir.Model,
+    names: Collection[str],
+    sets: Sequence[ImageSet],
+    size: int,
+    on_progress: OnProgress,
+) -> Iterator[dict[str, Observation]]:
+    """What these values hold on each set of images, kept for the next time."""
     digest = hashlib.sha256(to_bytes(model)).hexdigest()
-    cache = RangeCache.keyed_by(digest, images.digest, {"names": sorted(names)})
-    known = cache.load()
-    if known.keys() != set(names):
-        told = f"observe {len(names)} activations on {images.count} images"
-        known = observe(model, names, _counted(images, size, told, on_progress))
-        cache.save(known)
-    return known
+    for images in sets:
+        cache = RangeCache.keyed_by(digest, images.digest, {"names": sorted(names)})
+        known = cache.load()
+        if known.keys() != set(names):
+            told = f"observe {len(names)} activations on {images.count} images"
+            known = observe(model, names, _counted(images, size, told, on_progress))
+            cache.save(known)
+        yield known
 
 
 def _counted(
@@ -193,8 +199,7 @@ def _test_predictors(
     are among them: where they select as they did."""
     plain = {p.node: ranges[p.node].threshold for p in products if not p.ranks}
     near = trial.judge(quantise(model, plain))
-    predictors = {p.node: ranges[p.node].threshold for p in products if p.ranks}
-    if not predictors:
+    if not any(product.ranks for product in products):
         return plain, near, False
     on_progress("test whether int8 predictors select the same", 0, 1)
     both = {p.node: ranges[p.node].threshold for p in products}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,15 +10,15 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from dynexport.backends import open_runner
-from dynexport.calibration import Observation
+from dynexport.calibration import Observation, fill_batch
 from dynexport.graph.probe import with_outputs
 from dynexport.graph.selection import add_kept_outputs, kept_outputs
 from dynexport.metadata import Batch, Metadata
 from dynexport.onnxfile import to_bytes
+from dynexport.verify.numbers import divergences
+from dynexport.verify.selection import overlap_of
 
 Batches = Iterable[NDArray[np.float32]]
-OnProgress = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is done, and how much there is."""
 
 
 def observe(model: ir.Model, names: Collection[str], batches: Batches) -> dict[str, Observation]:
@@ -32,12 +32,12 @@ def observe(model: ir.Model, names: Collection[str], batches: Batches) -> dict[s
 
 def run_batches(model: ir.Model, batches: Batches) -> Iterator[Mapping[str, NDArray[np.generic]]]:
     """Outputs by name for each batch, whose size may be less than a static graph takes."""
-    size = _static_size(model)
+    size = static_batch(model)
     with open_runner("onnxruntime", to_bytes(model)) as runner:
         for images in batches:
             count = len(images)
             if size is not None and count < size:
-                images = np.take(images, np.arange(size) % count, axis=0)
+                images = fill_batch(images, size)
             answers = runner.run(images)
             yield {name: values[:count] for name, values in answers.items()}
 
@@ -79,7 +79,7 @@ class Trial:
         ]
         agreement, divergence = np.mean(per_output, axis=0)
         kept = [name for name in found if name.startswith("kept_")]
-        overlaps = tuple(_overlap(self._expected[name], found[name]) for name in sorted(kept))
+        overlaps = tuple(overlap_of(self._expected[name], found[name]) for name in sorted(kept))
         return Nearness(float(agreement), float(divergence), overlaps)
 
     def _answers(self, model: ir.Model) -> dict[str, NDArray[np.float32]]:
@@ -90,7 +90,8 @@ class Trial:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _static_size(model: ir.Model) -> int | None:
+def static_batch(model: ir.Model) -> int | None:
+    """The only batch size a graph takes; None where it takes any."""
     shape = model.graph.inputs[0].shape
     assert shape is not None
     return shape[0] if isinstance(shape[0], int) else None
@@ -101,25 +102,10 @@ def _nearness(expected: NDArray[np.float32], found: NDArray[np.float32]) -> tupl
     theirs = expected.astype(np.float64).reshape(len(expected), -1)
     ours = found.astype(np.float64).reshape(len(found), -1)
     if expected.ndim == 2:
-        log_p, log_q = _log_softmax(theirs), _log_softmax(ours)
         same = (theirs.argmax(axis=1) == ours.argmax(axis=1)).mean()
-        return float(same), float((np.exp(log_p) * (log_p - log_q)).sum(axis=1).mean())
+        return float(same), float(divergences(theirs, ours).mean())
     lengths = np.linalg.norm(theirs, axis=1)
     tiny = np.finfo(np.float64).tiny
     cosines = (theirs * ours).sum(axis=1) / np.maximum(lengths * np.linalg.norm(ours, axis=1), tiny)
     errors = np.linalg.norm(theirs - ours, axis=1) / np.maximum(lengths, tiny)
     return float(cosines.mean()), float(errors.mean())
-
-
-def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return result
-
-
-def _overlap(expected: NDArray[np.generic], found: NDArray[np.generic]) -> float:
-    shares = [
-        np.intersect1d(theirs, ours).size / theirs.size
-        for theirs, ours in zip(expected, found, strict=True)
-    ]
-    return float(np.mean(shares))

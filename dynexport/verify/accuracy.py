@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dynexport.calibration import ImageSet
+from dynexport.calibration import ImageSet, fill_batch
 from dynexport.errors import ImageError, InputError
 from dynexport.metadata import Metadata
 from dynexport.subject import Subject
@@ -79,8 +79,7 @@ def measure_accuracy(
     theirs: list[NDArray[np.float32]] = []
     with subject.open() as runner:
         for images in data.batches(size):
-            filled = images[np.arange(size) % len(images)]
-            ours.append(runner.run(np.ascontiguousarray(filled))["logits"][: len(images)])
+            ours.append(runner.run(fill_batch(images, size))["logits"][: len(images)])
             if original is not None:
                 theirs.append(original.answer(images).outputs["logits"])
     logits, labels = np.concatenate(ours).astype(np.float64), data.labels

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from dynexport.calibration import ImageSet, open_images
 from dynexport.errors import InputError
 from dynexport.graph.precision import precision_of
 from dynexport.onnxfile import read_metadata
+from dynexport.progress import OnStep, silent
 from dynexport.reference import ReferenceBundle
 from dynexport.subject import Subject, find_subject
 from dynexport.verify.accuracy import measure_accuracy, require_measurable, share_failures
@@ -34,13 +34,6 @@ from dynexport.verify.selection import (
     selection_failures,
 )
 from dynexport.verify.tolerances import Tolerances, choose_tolerances
-
-OnStep = Callable[[str], None]
-"""Told the name of each step that takes a while, as it begins."""
-
-
-def silent(step: str) -> None:
-    """An `OnStep` that says nothing."""
 
 
 def verify(

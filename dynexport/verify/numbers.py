@@ -116,15 +116,15 @@ def judge_agreement(expected: NDArray[np.float32], found: NDArray[Any]) -> Agree
     cosines = (theirs * ours).sum(axis=1) / np.maximum(lengths, np.finfo(np.float64).tiny)
     cosines[(lengths == 0) & (theirs == ours).all(axis=1)] = 1.0
     classes = expected.shape[1] if expected.ndim == 2 else 0
-    divergences = _divergences(theirs, ours) if classes > 1 else None
+    apart = divergences(theirs, ours) if classes > 1 else None
     best = theirs.argmax(axis=1)
     return Agreement(
         cosine=float(cosines.min()),
         mean_cosine=float(cosines.mean()),
         top1=hits(ours, best, 1) if classes > 1 else None,
         top5=hits(ours, best, TOP) if classes > TOP else None,
-        kl=None if divergences is None else float(divergences.mean()),
-        max_kl=None if divergences is None else float(divergences.max()),
+        kl=None if apart is None else float(apart.mean()),
+        max_kl=None if apart is None else float(apart.max()),
     )
 
 
@@ -137,11 +137,11 @@ def hits(logits: NDArray[Any], classes: NDArray[np.int64], among: int) -> float:
     return float((order == classes[:, None]).any(axis=1).mean())
 
 
-def _divergences(theirs: NDArray[np.float64], ours: NDArray[np.float64]) -> NDArray[np.float64]:
+def divergences(theirs: NDArray[np.float64], ours: NDArray[np.float64]) -> NDArray[np.float64]:
     """KL(PyTorch || candidate) of the softmax of logits (B, classes), nats: (B,)."""
     p, q = _log_softmax(theirs), _log_softmax(ours)
-    divergences: NDArray[np.float64] = (np.exp(p) * (p - q)).sum(axis=1)
-    return np.asarray(np.maximum(divergences, 0.0))  # it is below by rounding alone
+    apart: NDArray[np.float64] = (np.exp(p) * (p - q)).sum(axis=1)
+    return np.asarray(np.maximum(apart, 0.0))  # it is below by rounding alone
 
 
 def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:

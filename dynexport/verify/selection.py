@@ -94,7 +94,7 @@ def largest_inversion(scores: NDArray[np.float32], own: NDArray[np.float64]) -> 
     return worst
 
 
-def overlap_of(theirs: NDArray[np.int64], ours: NDArray[np.int64]) -> float:
+def overlap_of(theirs: NDArray[np.generic], ours: NDArray[np.generic]) -> float:
     """Mean share of the positions kept, both (R, K), that are the same."""
     pairs = zip(theirs, ours, strict=True)
     return float(np.mean([np.intersect1d(*pair).size for pair in pairs]) / theirs.shape[1])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +19,10 @@ from dynexport.backends.tensorrt.flavours import Api, Flavour
 from dynexport.backends.tensorrt.options import BuildOptions
 from dynexport.errors import BuildError, DeviceError, InputError
 from dynexport.files import cache_folder, require_writable, save
+from dynexport.progress import OnProgress
 
 if TYPE_CHECKING:
     import tensorrt
-
-OnProgress = Callable[[str, int, int], None]
-"""Told a phase of the build, the steps done of it, and its steps in all."""
 
 Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """Smallest, optimal and largest shape of an input."""

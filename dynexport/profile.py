@@ -21,7 +21,7 @@ MOVES_ROWS = {
     "ScatterElements",
     "Concat",
 }
-HEAVY = {"MatMul", "Gemm", "Conv"}
+HEAVY = {"MatMul", "Gemm", "Conv", "MultiHeadAttention"}
 MODULES = (
     ("predictor", re.compile(r"predictor")),
     ("attention", re.compile(r"\battn\b|attention")),

@@ -31,10 +31,10 @@ def content_of(constant: ir.Value) -> NDArray[Any]:
 def int64_constant(model: ir.Model, numbers: list[int] | int) -> ir.Value:
     """The initializer that holds these int64 numbers, or a single one as a scalar; made once a
     graph and named by them."""
-    if isinstance(numbers, int):
-        name = f"const/scalar_{numbers}"
-    else:
-        name = "const/" + "_".join(str(number) for number in numbers)
-    if name not in model.graph.initializers:
-        add_constant(model, name, np.asarray(numbers, dtype=np.int64))
-    return model.graph.initializers[name]
+    content = np.asarray(numbers, dtype=np.int64)
+    listed = "_".join(str(number) for number in content.reshape(-1))
+    name = f"const/{listed}" if content.ndim else f"const/scalar_{listed}"
+    known = model.graph.initializers
+    while name in known and not np.array_equal(content_of(known[name]), content):
+        name += "_"
+    return known[name] if name in known else add_constant(model, name, content)

@@ -6,6 +6,8 @@ import math
 
 import onnx_ir as ir
 
+from dynexport.graph.functions import inline_functions
+
 
 def count_macs(model: ir.Model) -> int:
     """Multiply-accumulates for one image: matrix products and convolutions, as papers count.
@@ -13,6 +15,8 @@ def count_macs(model: ir.Model) -> int:
     Needs a graph whose shapes are inferred; a dimension with a name (the batch) counts as one,
     a fixed batch is divided out.
     """
+    if model.functions:
+        model = inline_functions(model.clone())
     images = model.graph.inputs[0]
     batch = _sizes(images)[0]
     return sum(_node_macs(node) for node in model.graph) // batch

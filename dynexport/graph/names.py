@@ -24,7 +24,7 @@ def name_after_modules(model: ir.Model, root: str) -> None:
     for node in graph:
         scope = _scope(node, root)
         base = f"{scope}/{node.op_type}" if scope else node.op_type
-        node.name = _unique(base, used)
+        node.name = unique(base, used)
         for place, value in enumerate(node.outputs):
             if value.name not in kept:
                 value.name = node.name if place == 0 else f"{node.name}.{place}"
@@ -60,18 +60,25 @@ def _name_constant(value: ir.Value, scope: str, used: Counter[str]) -> None:
         return
     if array.dtype == ir.DataType.INT64 and array.size <= 8:
         text = "_".join(str(number) for number in array.numpy().reshape(-1))
-        _rename(value, f"const/{text}", used)
+        _rename(value, f"const/{text}" if array.shape else f"const/scalar_{text}", used)
     else:
         _rename(value, f"{scope}/constant" if scope else "constant", used)
 
 
 def _rename(value: ir.Value, name: str, used: Counter[str]) -> None:
-    value.name = _unique(name, used)
+    value.name = unique(name, used)
 
 
-def _unique(base: str, used: Counter[str]) -> str:
+def unique(base: str, used: Counter[str]) -> str:
+    """``base``, or with a number behind it where names in ``used``, to which it is added, hold
+    it."""
+    name, number = base, used[base]
+    while used[name]:
+        name, number = f"{base}_{number}", number + 1
     used[base] += 1
-    return base if used[base] == 1 else f"{base}_{used[base] - 1}"
+    if name != base:
+        used[name] += 1
+    return name
 
 
 def _values(graph: ir.Graph) -> list[ir.Value]:

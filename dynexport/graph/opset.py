@@ -1,0 +1,76 @@
+"""A later opset for a graph whose operators mean there what they mean now."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from dynexport.graph.constants import add_constant
+from dynexport.graph.patterns import is_standard
+
+OLDEST = 13
+"""Where axes of Squeeze and Unsqueeze became inputs and Softmax got its meaning of today."""
+
+ALIKE = frozenset(
+    {
+        *("Add", "AveragePool", "BatchNormalization", "Cast", "Constant", "ConstantOfShape"),
+        *("CumSum", "DequantizeLinear", "Div", "Equal", "GreaterOrEqual", "Identity", "If"),
+        *("IsInf", "IsNaN", "LeakyRelu", "LessOrEqual", "Loop", "Mul", "PRelu", "Pad", "Pow"),
+        *("QuantizeLinear", "Relu", "Reshape", "Scan", "ScatterElements", "ScatterND", "Shape"),
+        *("Size", "Sub", "Where"),
+    }
+)
+"""Operators whose later versions, up to opset 20, take more types or options and mean the same."""
+
+REDUCTIONS = frozenset(
+    {
+        *("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean"),
+        *("ReduceMin", "ReduceProd", "ReduceSumSquare"),
+    }
+)
+"""Their axes became an input in opset 18."""
+
+
+def raise_opset(model: ir.Model, to: int) -> bool:
+    """Whether a graph now is of opset ``to`` or a later one; where an operator changed in between
+    in a way not known here, the graph stays as it is.
+
+    onnx.version_converter was tried: it refuses axes that are computed, and takes and gives the
+    whole file as bytes, 2 GB at most.
+    """
+    now = model.opset_imports.get("", 0)
+    if now >= to:
+        return True
+    nodes = [n for n in ir.traversal.RecursiveGraphIterator(model.graph) if is_standard(n)]
+    if now < OLDEST or model.functions or not all(_goes_on(node, now, to) for node in nodes):
+        return False
+    for node in nodes:
+        if now < 18 <= to and node.op_type in REDUCTIONS:
+            _axes_to_input(model, node)
+        if now < 18 <= to and node.op_type == "Split" and len(node.inputs) < 2:
+            node.attributes["num_outputs"] = ir.AttrInt64("num_outputs", len(node.outputs))
+    for graph in (model.graph, *model.graph.subgraphs()):
+        graph.opset_imports[""] = to
+    model.opset_imports[""] = to
+    return True
+
+
+def _goes_on(node: ir.Node, now: int, to: int) -> bool:
+    """Whether a node can be written in a later opset."""
+    if node.op_type in ALIKE or node.op_type in REDUCTIONS or node.op_type == "Split":
+        return True
+    try:
+        versions = {onnx.defs.get_schema(node.op_type, n, "").since_version for n in (now, to)}
+    except onnx.defs.SchemaError:
+        return False
+    return len(versions) == 1
+
+
+def _axes_to_input(model: ir.Model, node: ir.Node) -> None:
+    axes = node.attributes.pop("axes", None)
+    if axes is not None:
+        array = np.asarray(axes.as_ints(), dtype=np.int64)
+        stored = add_constant(model, f"{node.outputs[0].name}/axes", array)
+        node.resize_inputs(2)
+        node.replace_input_with(1, stored)

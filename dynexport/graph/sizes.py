@@ -1,0 +1,196 @@
+"""What is known of a graph before it runs: the shape of every value, and what shapes make known.
+
+Shapes are inferred node by node, with ONNX's own rules, from the graph's inputs alone: what a file
+says of the values in between may be wrong. A size left open is followed by its name through the
+arithmetic exporters write for it, which ONNX's inference gives up on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
+
+from dynexport.graph.patterns import constant, has_branches, is_standard, sizes_of
+from dynexport.graph.size_arithmetic import PARTLY, SHAPED, Size
+
+FOLDED = frozenset(
+    {
+        *("Abs", "Add", "And", "Cast", "Ceil", "Concat", "ConstantOfShape", "CumSum", "Div"),
+        *("Equal", "Expand", "Flatten", "Floor", "Gather", "GatherElements", "GatherND"),
+        *("Greater", "GreaterOrEqual", "Identity", "Less", "LessOrEqual", "Max", "Min", "Mod"),
+        *("Mul", "Neg", "Not", "Or", "Pow", "Range", "Reciprocal", "ReduceMax", "ReduceMean"),
+        *("ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "ScatterElements", "ScatterND"),
+        *("Shape", "Size", "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Tile", "Transpose"),
+        *("Unsqueeze", "Where"),
+    }
+)
+"""Operators computed where they are given constants alone; those that quantise stay."""
+
+LARGEST_FOLDED = 1 << 16
+"""Elements of a computed constant, unless it is no larger than what it is made of."""
+
+WHOLE = (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """known  constants, and what is computed of them and of fixed sizes; partly  whole numbers of
+    which some are names of open sizes, or unknown: an object array of `Size`."""
+
+    known: dict[ir.Value, NDArray[Any]] = field(default_factory=dict)
+    partly: dict[ir.Value, NDArray[Any]] = field(default_factory=dict)
+
+    def array(self, value: ir.Value | None) -> NDArray[Any] | None:
+        """What a value holds, where all of it is known."""
+        if value is None or value in self.known:
+            return None if value is None else self.known[value]
+        return constant(value)
+
+    def numbers(self, value: ir.Value | None) -> NDArray[Any] | None:
+        """What a value of whole numbers holds, as far as it is known."""
+        if value is None or value in self.partly:
+            return None if value is None else self.partly[value]
+        array = self.array(value)
+        return None if array is None or array.size > 64 else array.astype(object)
+
+
+def learn_sizes(model: ir.Model) -> Facts:
+    """Infer the shape of every value anew, and tell what is known of what they hold."""
+    facts, opset = Facts(), model.opset_imports.get("", 1)
+    for place, value in enumerate(model.graph.inputs):
+        if value.shape is not None:
+            sizes = sizes_of(value) or []
+            named = [f"open_{place}_{axis}" if s is None else s for axis, s in enumerate(sizes)]
+            value.shape = ir.Shape(named)
+    for node in model.graph:
+        _learn_node(node, facts, opset)
+    return facts
+
+
+def _learn_node(node: ir.Node, facts: Facts, opset: int) -> None:
+    ends = [value for value in node.outputs if value.is_graph_output()]
+    told = {value: value.shape for value in ends}
+    for value in node.outputs:
+        value.shape = None
+    if is_standard(node) and not has_branches(node):
+        _infer(node, facts, opset)
+        _compute(node, facts, opset)
+        _follow_open_sizes(node, facts)
+    for value, shape in told.items():
+        value.shape = value.shape if shape is None else shape
+
+
+def _follow_open_sizes(node: ir.Node, facts: Facts) -> None:
+    """The shape of what is given its shape by arithmetic that ONNX's rules do not follow."""
+    made, given = node.outputs[0], [facts.numbers(value) for value in node.inputs]
+    rule = SHAPED.get(node.op_type)
+    own = None if rule is None else rule(node, sizes_of(node.inputs[0]), given)
+    if own is not None:
+        known = sizes_of(made) or own
+        if len(known) == len(own):
+            pairs = zip(own, known, strict=True)
+            made.shape = ir.Shape([a if a is not None else b for a, b in pairs])
+
+
+def _infer(node: ir.Node, facts: Facts, opset: int) -> None:
+    """Shapes and types of a node's outputs by ONNX's rules, where they follow."""
+    inputs = [value for value in node.inputs if value is not None]
+    if any(value.dtype is None for value in inputs):
+        return
+    types = {str(value.name): _type_of(value) for value in inputs}
+    arrays = {str(v.name): facts.array(v) for v in inputs if v.dtype in WHOLE}
+    data = {
+        name: onnx.numpy_helper.from_array(np.asarray(array))
+        for name, array in arrays.items()
+        if array is not None and array.size <= 64
+    }
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opset, "")
+        found = onnx.shape_inference.infer_node_outputs(
+            schema,
+            ir.serde.serialize_node(node),
+            types,
+            data,
+            opset_imports=[onnx.helper.make_opsetid("", opset)],
+        )
+    except Exception:  # each rule raises as it likes; what does not follow stays unknown
+        return
+    for value in node.outputs:
+        if str(value.name) in found and found[str(value.name)].HasField("tensor_type"):
+            told = found[str(value.name)].tensor_type
+            value.type = ir.TensorType(ir.DataType(told.elem_type))
+            if told.HasField("shape"):
+                value.shape = ir.Shape([_size_in(size) for size in told.shape.dim])
+
+
+def _type_of(value: ir.Value) -> onnx.TypeProto:
+    sizes = sizes_of(value)
+    assert value.dtype is not None
+    return onnx.helper.make_tensor_type_proto(int(value.dtype), sizes)
+
+
+def _size_in(size: Any) -> Size:
+    if size.HasField("dim_value"):
+        return int(size.dim_value)
+    return str(size.dim_param) or None
+
+
+def _compute(node: ir.Node, facts: Facts, opset: int) -> None:
+    """What a node gives, where that is known before the graph runs."""
+    inputs = [value for value in node.inputs if value is not None]
+    if node.op_type in PARTLY and len(node.outputs) == 1:
+        numbers = _partly(node, facts)
+        dtype = node.outputs[0].dtype
+        if numbers is not None and dtype in WHOLE:
+            if all(isinstance(number, (int, np.integer, np.bool_)) for number in numbers.flat):
+                facts.known[node.outputs[0]] = numbers.astype(dtype.numpy())
+            else:
+                facts.partly[node.outputs[0]] = numbers
+            return
+    arrays = [facts.array(value) for value in inputs]
+    if node.op_type not in FOLDED or not inputs or any(array is None for array in arrays):
+        return
+    if not _worth_folding(node, [array for array in arrays if array is not None]):
+        return
+    feeds = {str(v.name): array for v, array in zip(inputs, arrays, strict=True)}
+    try:
+        evaluator = ReferenceEvaluator(ir.serde.serialize_node(node), opsets={"": opset})
+        results: Any = evaluator.run(None, feeds)
+    except Exception:  # an operator the reference does not know, or knows in another version
+        return
+    for value, result in zip(node.outputs, results, strict=True):
+        array = np.asarray(result)
+        if value.dtype is not None and array.dtype == value.dtype.numpy():
+            facts.known[value] = array
+
+
+def _worth_folding(node: ir.Node, arrays: Sequence[NDArray[Any]]) -> bool:
+    made = 0
+    for value in node.outputs:
+        sizes = sizes_of(value)
+        if sizes is None or not all(isinstance(size, int) for size in sizes):
+            return False
+        made += int(np.prod([int(size) for size in sizes if isinstance(size, int)], dtype=float))
+    return made <= max(LARGEST_FOLDED, sum(array.size for array in arrays))
+
+
+def _partly(node: ir.Node, facts: Facts) -> NDArray[Any] | None:
+    if node.op_type == "Shape":
+        sizes = sizes_of(node.inputs[0])
+        start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", None)
+        return None if sizes is None else np.array(sizes, dtype=object)[start:end]
+    inputs = [facts.numbers(value) for value in node.inputs]
+    given = [array for array in inputs if array is not None]
+    if len(given) < len(inputs) or not given:
+        return None
+    try:
+        return PARTLY[node.op_type](node, given)
+    except (ValueError, IndexError, TypeError, ZeroDivisionError, OverflowError):
+        return None  # not said as exporters say it

@@ -116,7 +116,7 @@ def bench_model(
     subject = find_timed_model(model, engine, trust)
     on_gpu = engine is not None or any(map(runs_on_gpu, backends))
     bf16 = subject.graph is not None and precision_of(subject.graph) == "bf16"
-    if bf16 and not all(map(runs_on_gpu, backends)):
+    if bf16 and "onnxruntime" in backends:
         raise InputError(
             f"{model} is bf16, which ONNX Runtime does not compute on a CPU: time it with --engine "
             "or --backend onnxruntime-cuda, or convert to fp32 or int8 for CPUs"

@@ -55,7 +55,7 @@ class Package:
 
 @dataclass(frozen=True)
 class Runtime(Package):
-    """ONNX Runtime or a TensorRT.
+    """ONNX Runtime, OpenVINO or a TensorRT.
 
     providers     execution providers that ONNX Runtime was built with
     runs, builds  whether, once ready, it runs models, and builds engines, on this machine
@@ -113,12 +113,14 @@ def examine() -> Diagnosis:
         nvml = pool.submit(_try, probes.ask_nvml)
         cuda = pool.submit(_try, probes.ask_cuda)
         onnxruntime = pool.submit(_examine_onnxruntime, needs["onnxruntime"])
+        openvino = pool.submit(_try, probes.import_package, "openvino", "openvino")
         packages = _examine_packages(listed, pool)
         flavours = _list_flavours(packages)
         found = list(pool.map(lambda flavour: _examine_flavour(flavour, needs), flavours))
     gpus, capability, gpu_problem = judge_gpus(nvml.result(), cuda.result())
     runtimes = (
         _judge_onnxruntime(*onnxruntime.result(), bool(gpus)),
+        _judge_openvino(_judge(needs["openvino"], openvino.result())),
         *map(judge_flavour, found, flavours, repeat(capability)),
     )
     problems = tuple(_find_problems(packages, runtimes))
@@ -257,6 +259,11 @@ def _judge_onnxruntime(package: Package, providers: tuple[str, ...], gpu: bool) 
             "pip install 'dynexport[gpu]'"
         )
     return Runtime(**vars(package), providers=providers, runs=True, builds=False, note=note)
+
+
+def _judge_openvino(package: Package) -> Runtime:
+    note = "runs models on the CPU, with --backend openvino"
+    return Runtime(**vars(package), providers=(), runs=True, builds=False, note=note)
 
 
 def _list_flavours(packages: Sequence[Package]) -> tuple[Flavour, ...]:

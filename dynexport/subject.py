@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from dynexport.backends import Runner, open_runner
+from dynexport.backends import BACKENDS, Runner, open_runner, require_backend
 from dynexport.engine import open_alike, open_engine, read_sidecar
 from dynexport.errors import InputError
 from dynexport.graph.emulation import computes_in_half, emulate_half
@@ -57,10 +57,16 @@ def onnx_subject(model: Path, backend: str = "onnxruntime") -> Subject:
     """An ONNX file in a runtime that takes ONNX.
 
     ONNX Runtime's CPU provider does not compute in half precision: there such a file is emulated.
+    OpenVINO computes it in a precision of its own, whatever Casts it holds.
     """
+    require_backend(backend)
     graph = read_model(model)
     batch = Batch.parse(read_metadata(model, graph).batch)
-    emulated = backend == "onnxruntime" and computes_in_half(graph)
+    half = computes_in_half(graph)
+    emulated = half and backend == "onnxruntime"
+    told = ", half precision emulated" if emulated else ""
+    if half and backend == "openvino":
+        told = ", half precision computed in float32"
 
     def open_graph(changed: ir.Model) -> Runner:
         return open_runner(backend, to_bytes(emulate_half(changed) if emulated else changed))
@@ -70,10 +76,10 @@ def onnx_subject(model: Path, backend: str = "onnxruntime") -> Subject:
         graph=graph,
         sizes=batch_sizes(batch),
         optimal=batch.optimal,
-        backend=f"{backend}, half precision emulated" if emulated else backend,
+        backend=f"{backend}{told}",
         open=lambda: open_graph(graph) if emulated else open_runner(backend, model),
         open_probe=open_graph,
-        rebuilt=backend == "onnxruntime-tensorrt",
+        rebuilt=BACKENDS[backend].compiles,
     )
 
 

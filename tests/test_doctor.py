@@ -142,7 +142,10 @@ def test_it_tells_what_is_installed(folder: Path) -> None:
         assert package["version"] == importlib.metadata.version(name)
         assert (package["state"], package["problem"], package["install"]) == ("ready", None, None)
     assert "CPUExecutionProvider" in ran.package("onnxruntime")["providers"]
-    assert [runtime["name"] for runtime in found["runtimes"]] == ["onnxruntime", *FLAVOURS]
+    assert [runtime["name"] for runtime in found["runtimes"]] == [
+        *("onnxruntime", "openvino"),
+        *FLAVOURS,
+    ]
     assert ran.command("convert")["ready"]
     assert ran.command("verify")["runtimes"][0] == "onnxruntime"
     known = {each.callback.__name__ for each in cli.app.registered_commands if each.callback}
@@ -199,6 +202,7 @@ def test_without_any_runtime_it_is_not_healthy(folder: Path) -> None:
     hide(
         folder,
         onnxruntime="onnxruntime",
+        openvino="openvino",
         tensorrt="tensorrt",
         tensorrt_rtx="tensorrt-rtx",
         pynvml="nvidia-ml-py",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,20 +54,41 @@ class LayerRunner(Protocol):
         ...
 
 
-BACKENDS: Mapping[str, str] = MappingProxyType(
+@dataclass(frozen=True)
+class Backend:
+    """A runtime of ONNX files.
+
+    module    in this folder; has ``open_session(model, option, threads, profile)``, which returns a
+              `Runner`, and ``require_installed(option)``
+    option    what of the runtime is meant: an execution provider, a precision to compute in
+    on_gpu    whether it computes on the GPU
+    compiles  whether it makes a program of a graph as a whole: then a changed copy of the graph
+              may round otherwise
+    """
+
+    module: str
+    option: str
+    on_gpu: bool = False
+    compiles: bool = False
+
+
+BACKENDS: Mapping[str, Backend] = MappingProxyType(
     {
-        "onnxruntime": "CPUExecutionProvider",
-        "onnxruntime-cuda": "CUDAExecutionProvider",
-        "onnxruntime-tensorrt": "TensorrtExecutionProvider",
+        "onnxruntime": Backend("onnxruntime", "CPUExecutionProvider"),
+        "onnxruntime-cuda": Backend("onnxruntime", "CUDAExecutionProvider", on_gpu=True),
+        "onnxruntime-tensorrt": Backend(
+            "onnxruntime", "TensorrtExecutionProvider", on_gpu=True, compiles=True
+        ),
+        "openvino": Backend("openvino", "f32", compiles=True),
+        "openvino-bf16": Backend("openvino", "bf16", compiles=True),
     }
 )
-"""Name on the command line -> ONNX Runtime's execution provider. Engines are opened by
-`dynexport.engine`."""
+"""By name on the command line. Engines are opened by `dynexport.engine`."""
 
 
 def runs_on_gpu(backend: str) -> bool:
     """Whether a backend computes on the GPU."""
-    return BACKENDS[backend] != BACKENDS["onnxruntime"]
+    return BACKENDS[backend].on_gpu
 
 
 def require_backend(backend: str) -> None:
@@ -79,7 +101,7 @@ def require_runtime(backend: str) -> None:
     """MissingExtraError unless the runtime of a backend is installed, as far as can be told without
     opening a model."""
     require_backend(backend)
-    importlib.import_module("dynexport.backends.onnxruntime").require_provider(BACKENDS[backend])
+    _module_of(backend).require_installed(BACKENDS[backend].option)
 
 
 def open_runner(
@@ -90,6 +112,10 @@ def open_runner(
     threads: cores to use, None for the runtime's choice; profile: time layers, see `LayerRunner`.
     """
     require_backend(backend)
-    module = importlib.import_module("dynexport.backends.onnxruntime")
-    runner: Runner = module.open_session(model, BACKENDS[backend], threads, profile)
+    option = BACKENDS[backend].option
+    runner: Runner = _module_of(backend).open_session(model, option, threads, profile)
     return runner
+
+
+def _module_of(backend: str) -> Any:
+    return importlib.import_module(f"dynexport.backends.{BACKENDS[backend].module}")

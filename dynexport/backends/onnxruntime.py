@@ -156,7 +156,7 @@ def open_session(
     return kind(model, provider, threads, profile)
 
 
-def require_provider(provider: str) -> None:
+def require_installed(provider: str) -> None:
     """MissingExtraError unless ONNX Runtime is installed with an execution provider."""
     _load(provider)
 

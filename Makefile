@@ -9,7 +9,7 @@ STUBS := tensorrt-stubs==10.13.0.35.1
 MEND_STUBS := 's/\bin: list/inputs: list/; s/channel_axis: int) -> IScaleLayer/channel_axis: int = 0) -> IScaleLayer/'
 SOURCES := $(shell find dynexport models calibration -name '*.py') pyproject.toml
 
-.PHONY: setup test lint types unit demo image-check gpu-check wheelhouse clean
+.PHONY: setup test lint types unit demo bench image-check gpu-check wheelhouse clean
 
 setup: $(VENV)/.package
 
@@ -44,6 +44,14 @@ unit: setup
 
 demo: setup
 	$(BIN)/python examples/mnist/demo.py
+
+# Beside the peers on this machine, about half an hour; OPTIONS="--models deit-s --batches 1".
+bench: setup $(VENV)/.bench
+	$(BIN)/python benchmarks/peers.py $(OPTIONS)
+
+$(VENV)/.bench: $(VENV)/.requirements benchmarks/requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
+	touch $@
 
 # The CPU image, built and tried without a Docker engine: Debian's buildah and debootstrap, and root.
 image-check:

@@ -6,7 +6,7 @@ inverse permutation   a gather a path, one concatenation, one gather back: what 
 overwrite             the fast path computed everywhere, the slow rows scattered over it
 two scatters          a gather a path, a scatter a path
 
-The same weights in each; processes, rounds and ratios as in sparse_pays.py.
+The same weights in each; processes, rounds and ratios as rounds.py says.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from machine import processor
 from onnxscript import opset20
 from random_weights import random_model
-from sparse_pays import Ratio, onnx_candidate
+from rounds import Ratio, onnx_candidate, require_measured, time_in_turn
 from torch import Tensor, nn
 
 from dynexport.export import TRANSLATIONS, export_onnx
@@ -34,7 +34,7 @@ from dynexport.models.sparsifiers import Route
 from dynexport.onnxfile import read_metadata, to_bytes
 from dynexport.pipeline import convert
 from dynexport.rewrite import rewrite
-from dynexport.timing import Plan, time_candidates
+from dynexport.timing import Plan
 
 
 @torch.library.custom_op("dynexport_benchmarks::place", mutates_args=())
@@ -149,13 +149,14 @@ def main() -> None:
                 files, metadata = write_variants(name, batch, options.ratio, Path(folder))
                 size = metadata.preprocessing.img_size
                 candidates = [onnx_candidate(label, path) for label, path in files.items()]
-                timings = time_candidates(candidates, (batch, 3, size, size), plan)
-                for timing, path in zip(timings, files.values(), strict=True):
+                times = require_measured(time_in_turn(candidates, (batch, 3, size, size), plan))
+                ours = times[candidates[0].label]
+                for label, path in files.items():
                     facts = read_metadata(path)
                     print(
-                        f"| {name} | {batch} | {timing.label} | {facts.macs_sparse / 1e9:.2f} | "
-                        f"{facts.nodes} | {timing.total.min:.1f} | {timing.total.p50:.1f} | "
-                        f"{Ratio.of(timing, timings[0])} |",
+                        f"| {name} | {batch} | {label} | {facts.macs_sparse / 1e9:.2f} | "
+                        f"{facts.nodes} | {times[label].min:.1f} | {times[label].p50:.1f} | "
+                        f"{Ratio.of(times[label], ours)} |",
                         flush=True,
                     )
 

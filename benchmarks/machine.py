@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import os
 import platform
 import re
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("dynexport", "torch", "onnx", "onnxruntime", "numpy")
+PACKAGES = ("dynexport", "torch", "onnx", "onnxruntime", "openvino", "onnxslim", "numpy")
 DOT_PRODUCTS = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
 """Instructions that multiply int8 and add in int32, as Linux calls them."""
 
@@ -31,11 +34,12 @@ def dot_products() -> list[str]:
 
 def write_results(
     benchmark: str, options: argparse.Namespace, results: dict[str, Any], table: str
-) -> None:
-    """JSON and Markdown under benchmarks/results/, named by ``options.name`` and the processor."""
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+) -> Path:
+    """JSON and Markdown under benchmarks/results/, named by ``options.name`` and the processor;
+    returns the path of the latter."""
+    versions = _versions()
     facts = {
-        "command": f"python benchmarks/{benchmark}.py",
+        "command": shlex.join(["python", f"benchmarks/{benchmark}.py", *sys.argv[1:]]),
         "options": {flag: value for flag, value in vars(options).items() if flag != "name"},
         "processor": processor(),
         "cores": os.cpu_count(),
@@ -47,9 +51,20 @@ def write_results(
     path = RESULTS / f"{options.name}_{slug}-{os.cpu_count()}-cores"
     path.with_suffix(".json").write_text(json.dumps({**facts, **results}, indent=1) + "\n")
     said = ", ".join(f"{name} {version}" for name, version in versions.items())
-    head = f"{facts['processor']}, {facts['cores']} cores; {said}; `{facts['options']}`"
+    head = f"`{facts['command']}`\n\n{facts['processor']}, {facts['cores']} cores; {said}; "
+    head += f"`{facts['options']}`"
     path.with_suffix(".md").write_text(f"{head}\n\n{table}\n")
     print(f"wrote {path}.json and .md")
+    return path.with_suffix(".md")
+
+
+def _versions() -> dict[str, str]:
+    """Of the packages that are installed."""
+    found = {}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def _cpuinfo() -> str:

@@ -1,8 +1,10 @@
-"""The baseline: Swin and ConvNeXt as one would write them for evaluation, exported as they are.
+"""The baseline: each family as one would write it for evaluation, exported as it is.
 
-Scores through LogSoftmax, a full argsort, flat indices by arithmetic, a scatter of two halves;
-windows by roll and partition, the bias table looked up at run time, layer scales multiplied. The
-weights are those of a training form, so that its answers are dynexport's.
+Scores through LogSoftmax on both halves put side by side, a full argsort, flat indices by
+arithmetic, a scatter of two halves; q, k and v in one product; windows by roll and partition, the
+bias table looked up at run time, layer scales multiplied, residuals halved. The weights are those
+of a training form, so that its answers are dynexport's. With no counts nothing is dropped and
+nothing is scored: the plain backbone.
 """
 
 from __future__ import annotations
@@ -13,7 +15,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from random_weights import random_model
 from torch import Tensor, nn
+
+from dynexport.models import find_variant
+from dynexport.models.dualpath import SPARSE_STAGE
+from dynexport.models.lvvit import AUXILIARY
 
 
 def rank(predictor: Any, x: Tensor, keep_count: int) -> tuple[Tensor, Tensor]:
@@ -53,6 +60,44 @@ def two_paths(x: Tensor, split: tuple[Tensor, Tensor] | None, slow: Any, fast: A
     return fill_rows(x, [(first, slow_rows), (rest, fast_rows)])
 
 
+class PlainDeiT(nn.Module):
+    """A DynamicDeiT's evaluation: its own blocks, packed attention, on the rows that are left."""
+
+    def __init__(self, trained: Any, counts: Sequence[int]) -> None:
+        super().__init__()
+        self.trained, self.counts = trained, counts
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.run_blocks(images)
+        return self.trained.head(x[:, 0])
+
+    def run_blocks(self, images: Tensor) -> Tensor:
+        model = self.trained
+        patches = model.patch_embed(images)
+        class_token = model.cls_token.expand(patches.shape[0], -1, -1)
+        x = torch.cat([class_token, patches], dim=1) + model.pos_embed
+        for index, block in enumerate(model.blocks):
+            if self.counts and index in model.config.prune_at:
+                place = model.config.prune_at.index(index)
+                x = self.drop_rows(model.score_predictor[place], x, self.counts[place])
+            x = block(x, None)
+        return model.norm(x)
+
+    @staticmethod
+    def drop_rows(predictor: Any, x: Tensor, keep_count: int) -> Tensor:
+        """The class token and the best patches of x (B, 1 + N, C) -> (B, 1 + K, C)."""
+        kept, _ = rank(predictor, x[:, 1:], keep_count)
+        return select_rows(x, torch.cat([torch.zeros_like(kept[:, :1]), kept + 1], dim=1))
+
+
+class PlainLVViT(PlainDeiT):
+    """A DynamicLVViT's evaluation: the same, and the auxiliary head's best patch."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        model, x = self.trained, self.run_blocks(images)
+        return model.head(x[:, 0]) + AUXILIARY * model.aux_head(x[:, 1:]).max(dim=1).values
+
+
 class PlainConvNeXt(nn.Module):
     """A DynamicConvNeXt's evaluation: maps channels first between blocks, as it was trained."""
 
@@ -70,11 +115,11 @@ class PlainConvNeXt(nn.Module):
                 else second(self.normalise_channels(first, x))
             )
             for index, block in enumerate(model.stages[stage]):
-                if stage == 2 and index in model.config.prune_at:
+                if self.counts and stage == SPARSE_STAGE and index in model.config.prune_at:
                     place = model.config.prune_at.index(index)
                     rows = x.permute(0, 2, 3, 1).flatten(1, 2)
                     split = rank(model.score_predictor[place], rows, self.counts[place])
-                x = self.run_block(block, x, split if stage == 2 else None)
+                x = self.run_block(block, x, split if stage == SPARSE_STAGE else None)
         return model.head(model.norm(x.mean([-2, -1])))
 
     @staticmethod
@@ -106,7 +151,7 @@ class PlainSwin(nn.Module):
         for stage, layer in enumerate(model.layers):
             split = None
             for index, block in enumerate(layer.blocks):
-                if index in layer.prune_at:
+                if self.counts and index in layer.prune_at:
                     place = layer.prune_at.index(index)
                     split = rank(layer.score_predictor[place], x, self.counts[place])
                 x = self.run_block(block, x, split)
@@ -156,19 +201,28 @@ class PlainSwin(nn.Module):
         return attention.proj(mixed)
 
 
-PLAIN: dict[str, Any] = {"swin": PlainSwin, "convnext": PlainConvNeXt}
+PLAIN: dict[str, Any] = {
+    "deit": PlainDeiT,
+    "lvvit": PlainLVViT,
+    "swin": PlainSwin,
+    "convnext": PlainConvNeXt,
+}
 
 
-def export_plain(
-    family: str, trained: nn.Module, counts: Sequence[int], batch: int, target: Path
-) -> nn.Module:
-    """Write the plain model's ONNX file, by PyTorch's exporter as it comes; returns the model."""
-    model = PLAIN[family](trained, counts).eval()
-    size = trained.config.img_size  # type: ignore[union-attr]
+def plain_model(name: str, counts: Sequence[int]) -> nn.Module:
+    """A published variant with the weights of `random_model`; no counts: dense."""
+    family, _ = find_variant(name)
+    model: nn.Module = PLAIN[family.name](random_model(name), counts)
+    return model.eval()
+
+
+def export_plain(plain: nn.Module, batch: int, target: Path) -> None:
+    """Write a plain model's ONNX file, by PyTorch's exporter as it comes."""
+    size = plain.trained.config.img_size  # type: ignore[union-attr]
     images = torch.zeros(batch, 3, size, size)
     with torch.no_grad():
         program = torch.onnx.export(
-            model,
+            plain,
             (images,),
             dynamo=True,
             input_names=["images"],
@@ -177,4 +231,3 @@ def export_plain(
         )
     assert program is not None
     program.save(str(target))
-    return model

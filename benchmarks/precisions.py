@@ -2,9 +2,9 @@
 
     python benchmarks/precisions.py --models deit-s lvvit-s swin-s convnext-s --batches 1
 
-Weights are random, so nothing is said of accuracy. Candidates run each in its own process, rounds
-interleaved; the machine's own ceiling, one product of 2048 x 2048 x 2048 in float32 and in int8,
-runs in the same rounds. Writes JSON and a Markdown table under benchmarks/results/.
+Weights are random, so nothing is said of accuracy. On ONNX Runtime alone, sizes of files beside
+the times; the machine's own ceilings (ceilings.py) run in the same rounds, as rounds.py says.
+Writes JSON and a Markdown table under benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -17,48 +17,39 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnx_ir as ir
 import torch
+from ceilings import SIDE, Ceiling, find_ceilings, product_candidates
 from machine import write_results
 from random_weights import random_model
-from sparse_pays import Ratio, onnx_candidate
+from rounds import Measured, Ratio, onnx_candidate, require_measured, time_in_turn
 
 import dynexport
 from dynexport.calibration import synthetic_images
 from dynexport.graph.twin import dense_twin
 from dynexport.onnxfile import read_metadata, read_model, to_bytes
-from dynexport.precision.int8 import quantise
-from dynexport.timing import Plan, Timing, time_candidates
+from dynexport.timing import Plan
 
 PRECISIONS = ("fp32", "int8", "int8-dynamic")
-SIDE = 2048
 
 
 @dataclass(frozen=True)
 class Result:
     """One model at one batch size.
 
-    timings   by candidate, the float32 dense twin first
+    times     by candidate, the float32 dense twin first
     speedups  over it, by candidate
     sizes     of the files, bytes
     ideal     by multiply-accumulates, from sparsity alone
+    ceilings  by precision
     """
 
     model: str
     batch: int
-    timings: tuple[Timing, ...]
+    times: dict[str, Measured]
     speedups: dict[str, Ratio]
     sizes: dict[str, int]
     ideal: float
-
-
-@dataclass(frozen=True)
-class Ceiling:
-    """Billions of operations a second of one large product: two for a multiply-accumulate."""
-
-    fp32: float
-    int8: float
+    ceilings: dict[str, Ceiling]
 
 
 def main() -> None:
@@ -72,19 +63,13 @@ def main() -> None:
     options = parser.parse_args()
     plan = Plan(rounds=options.rounds, round_seconds=options.round_seconds)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        ceiling = measure_ceiling(folder, plan)
-        print(ceiling, flush=True)
         results = []
         for model in options.models:
             for batch in options.batches:
-                results.append(measure(model, batch, options.ratio, folder, plan))
-                print(table(results[-1:], ceiling), flush=True)
-    plain: dict[str, Any] = {
-        "ceiling": dataclasses.asdict(ceiling),
-        "results": [dataclasses.asdict(result) for result in results],
-    }
-    write_results("precisions", options, plain, table(results, ceiling))
+                results.append(measure(model, batch, options.ratio, Path(name), plan))
+                print(table(results[-1:]), flush=True)
+    plain: dict[str, Any] = {"results": [dataclasses.asdict(result) for result in results]}
+    write_results("precisions", options, plain, table(results))
 
 
 def measure(name: str, batch: int, ratio: float, folder: Path, plan: Plan) -> Result:
@@ -106,62 +91,45 @@ def measure(name: str, batch: int, ratio: float, folder: Path, plan: Plan) -> Re
         twins[label.replace("sparse", "dense")] = twin
     files = twins | files
     candidates = [onnx_candidate(label, path) for label, path in files.items()]
+    products = product_candidates(PRECISIONS, folder, None, ["onnxruntime"])
     size = facts.preprocessing.img_size
-    timings = time_candidates(candidates, (batch, 3, size, size), plan)
+    times = require_measured(
+        time_in_turn([*candidates, *products.values()], (batch, 3, size, size), plan)
+    )
+    dense = times["fp32 dense"]
     return Result(
         model=name,
         batch=batch,
-        timings=tuple(timings),
-        speedups={timing.label: Ratio.of(timings[0], timing) for timing in timings},
+        times={label: times[label] for label in files},
+        speedups={label: Ratio.of(dense, times[label]) for label in files},
         sizes={label: path.stat().st_size for label, path in files.items()},
         ideal=facts.ideal_speedup,
+        ceilings=find_ceilings({key: times[made.label] for key, made in products.items()}),
     )
 
 
-def measure_ceiling(folder: Path, plan: Plan) -> Ceiling:
-    """One product of three sides of 2048, in the forms that models use."""
-    weights = np.random.default_rng(0).standard_normal((SIDE, SIDE)).astype(np.float32)
-    shape = [SIDE, SIDE]
-    graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("MatMul", ["images", "weights"], ["y"], name="y")],
-        "product",
-        [onnx.helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, shape)],
-        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, shape)],
-        [onnx.numpy_helper.from_array(weights, "weights")],
-    )
-    opset = [onnx.helper.make_opsetid("", 20)]
-    model = ir.serde.deserialize_model(
-        onnx.helper.make_model(graph, opset_imports=opset, ir_version=10)
-    )
-    forms = {"fp32": model, "int8": quantise(model, {"y": 4.0})}
-    paths = {label: folder / f"product-{label}.onnx" for label in forms}
-    for label, form in forms.items():
-        paths[label].write_bytes(to_bytes(form))
-    candidates = [onnx_candidate(label, path) for label, path in paths.items()]
-    timings = time_candidates(candidates, (SIDE, SIDE), plan)
-    rates = {timing.label: 2 * SIDE**3 / (timing.total.min * 1e6) for timing in timings}
-    return Ceiling(rates["fp32"], rates["int8"])
-
-
-def table(results: list[Result], ceiling: Ceiling) -> str:
+def table(results: list[Result]) -> str:
     """Markdown, a row a candidate; milliseconds a batch."""
     rows = [
-        f"One product of {SIDE} x {SIDE} x {SIDE} reaches {ceiling.fp32:.0f} GFLOP/s in float32 "
-        f"and {ceiling.int8:.0f} GOP/s in int8, {ceiling.int8 / ceiling.fp32:.2f} times as much.",
-        "",
         "| model | batch | candidate | min | p50 | MB | over fp32 dense | ideal by sparsity |",
         "|---|---|---|---|---|---|---|---|",
     ]
+    notes = []
     for result in results:
-        for timing in result.timings:
-            label = timing.label
+        for label, times in result.times.items():
             ideal = f"{result.ideal:.3f}" if label.endswith("sparse") else ""
             rows.append(
-                f"| {result.model} | {result.batch} | {label} | {timing.total.min:.1f} | "
-                f"{timing.total.p50:.1f} | {result.sizes[label] / 1e6:.1f} | "
+                f"| {result.model} | {result.batch} | {label} | {times.min:.1f} | "
+                f"{times.p50:.1f} | {result.sizes[label] / 1e6:.1f} | "
                 f"{result.speedups[label]} | {ideal} |"
             )
-    return "\n".join(rows)
+        single, int8 = (result.ceilings[kind].gflops for kind in ("fp32", "int8"))
+        notes.append(
+            f"{result.model}, batch {result.batch}: one product of {SIDE} x {SIDE} x {SIDE} "
+            f"reached {single:.0f} GFLOP/s in float32 and {int8:.0f} GOP/s in int8, "
+            f"{int8 / single:.2f} times as much."
+        )
+    return "\n".join([*rows, "", *notes])
 
 
 if __name__ == "__main__":

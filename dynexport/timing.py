@@ -108,7 +108,7 @@ def time_candidates(
     process fails.
     """
     with ExitStack() as stack:
-        workers = [stack.enter_context(_Worker(c, shape)) for c in candidates]
+        workers = [stack.enter_context(Worker(c, shape)) for c in candidates]
         for worker in workers:
             worker.measure(plan.warmup_seconds)
         rounds: list[list[Times]] = []
@@ -133,7 +133,7 @@ def time_layers(
 
     The candidate's opener must have been asked for it, and its runtime be able to.
     """
-    with _Worker(candidate, shape) as worker:
+    with Worker(candidate, shape) as worker:
         worker.measure(seconds)
         return worker.layers()
 
@@ -164,7 +164,7 @@ def _spread(rounds: list[list[float]]) -> Spread:
     return Spread(low, middle, high, highest, medians)
 
 
-class _Worker:
+class Worker:
     """A process that holds one candidate open and runs it when told; see timing_worker.py."""
 
     def __init__(self, candidate: Candidate, shape: tuple[int, int, int, int]) -> None:
@@ -186,7 +186,7 @@ class _Worker:
             "shape": list(shape),
         }
 
-    def __enter__(self) -> _Worker:
+    def __enter__(self) -> Worker:
         try:
             self._ask(self._order)
         except BaseException:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dynexport.inspection import inspect_file
     from dynexport.keep import KeepSchedule
     from dynexport.models import create
+    from dynexport.optimize import optimize_model
     from dynexport.pipeline import convert, verify_model
     from dynexport.precision import Precision
     from dynexport.preflight import check_model
@@ -37,6 +38,7 @@ __all__ = [
     "convert",
     "create",
     "inspect_file",
+    "optimize_model",
     "verify_model",
 ]
 
@@ -49,6 +51,7 @@ _HOME = {
     "convert": "dynexport.pipeline",
     "create": "dynexport.models",
     "inspect_file": "dynexport.inspection",
+    "optimize_model": "dynexport.optimize",
     "verify_model": "dynexport.pipeline",
 }
 

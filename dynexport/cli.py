@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import signal
 import sys
 from pathlib import Path
@@ -35,7 +37,8 @@ Plugins = Annotated[
 Backend = Annotated[
     str | None,
     typer.Option(
-        help="Runtime to use: onnxruntime (default), onnxruntime-cuda or onnxruntime-tensorrt."
+        help="Runtime to use: onnxruntime (default), onnxruntime-cuda, onnxruntime-tensorrt, "
+        "openvino or openvino-bf16."
     ),
 ]
 Engine = Annotated[
@@ -77,6 +80,13 @@ def convert(
     ratios: Annotated[
         str | None, typer.Option(metavar="R,R,R", help="Keep ratio of each stage instead.")
     ] = None,
+    align: Annotated[
+        int,
+        typer.Option(
+            help="Keep a few tokens more, so that blocks compute a multiple of so many rows, the "
+            "class token's included."
+        ),
+    ] = 1,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="OUT.onnx", help="File to write.")
     ] = None,
@@ -167,6 +177,9 @@ def convert(
     ] = None,
     plugin: Plugins = None,
     opset: Annotated[int, typer.Option(help="ONNX opset, 20 or later.")] = 20,
+    target: Annotated[
+        str, typer.Option(help="any runtime, or tensorrt: standard operators alone.")
+    ] = "any",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -182,6 +195,7 @@ def convert(
             checkpoint,
             ratio=ratio,
             ratios=ratios,
+            align=align,
             dense=dense,
             model=model,
             prune_at=_numbers("--prune-at", prune_at),
@@ -193,6 +207,7 @@ def convert(
             images=images,
             emit_kept=emit_kept,
             opset=opset,
+            target=target,
             precision=Precision(
                 precision,
                 io=io_precision,
@@ -320,6 +335,41 @@ def check(
 
 
 @app.command()
+def optimize(
+    model: OnnxFile,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="LEAN.onnx", help="File to write. Default: MODEL-lean.onnx."
+        ),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR|NPZ", help="Images to compare outputs on. Default: synthetic ones."
+        ),
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            help="Accepted error of outputs, relative to the largest (at least 1). Default: by "
+            "precision, 1e-4 for fp32."
+        ),
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make an ONNX file of a token-pruning model lean, whoever exported it; outputs stay."""
+    from dynexport.console import print_json, progress
+    from dynexport.optimize import optimize_model
+    from dynexport.show import show_optimization
+
+    with progress(quiet) as on_step:
+        result = optimize_model(model, output, images=images, tolerance=tolerance, on_step=on_step)
+    (print_json if json else show_optimization)(result)
+
+
+@app.command()
 def build(
     model: OnnxFile,
     backend: Annotated[
@@ -422,7 +472,7 @@ def bench(
         typer.Option(
             metavar="NAME,NAME",
             help="Runtimes of the ONNX file: onnxruntime (default), onnxruntime-cuda, "
-            "onnxruntime-tensorrt.",
+            "onnxruntime-tensorrt, openvino, openvino-bf16.",
         ),
     ] = None,
     threads: Annotated[
@@ -515,6 +565,8 @@ def _numbers(option: str, text: str | None) -> tuple[int, ...] | None:
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line; every expected error is one sentence on stderr and an exit code."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that drafts are removed
+    gc.set_threshold(100_000, 5, 5)  # importing and tracing make a million objects that all stay:
+    atexit.register(gc.freeze)  # looking for garbage among them takes a tenth of `convert`
     try:
         app(arguments, standalone_mode=True)
     except DynexportError as error:

@@ -23,10 +23,11 @@ from dynexport.backends.tensorrt.options import BuildOptions
 from dynexport.backends.tensorrt.runner import EngineRunner
 from dynexport.errors import BuildError, EngineError, InputError
 from dynexport.files import cache_folder, existing_file, require_writable, sha256_of, written_whole
+from dynexport.graph.functions import standard_bytes
 from dynexport.graph.precision import precision_of
 from dynexport.graph.replay import replay_inputs
 from dynexport.metadata import PREFIX, Batch
-from dynexport.onnxfile import read_model, to_bytes
+from dynexport.onnxfile import read_model
 from dynexport.preflight import mends_for
 from dynexport.progress import OnProgress, OnStep, silent
 from dynexport.sidecar import REBUILD, Sidecar, read_plan
@@ -104,7 +105,7 @@ def build_plan(
             for r in ranges
         )
     try:
-        return build(flavour, to_bytes(graph), profiles, options, on_progress)
+        return build(flavour, standard_bytes(graph), profiles, options, on_progress)
     except BuildError as error:
         mends = mends_for(graph, str(error))
         if not mends:
@@ -218,14 +219,14 @@ def _weights(engine: Path, facts: Sidecar) -> bytes:
         raise EngineError(
             f"{engine} holds no weights: put {facts.onnx}, which it was built from, beside it"
         )
-    return to_bytes(read_model(beside))
+    return standard_bytes(read_model(beside))
 
 
 def open_alike(facts: Sidecar, graph: ir.Model) -> EngineRunner:
     """Build another graph as an engine was built, in memory, and open it."""
     flavour = find_flavour(facts.flavour)
     ranges = batch_ranges(graph, facts.onnx, facts.batches)
-    weights = to_bytes(graph) if facts.options.strip_weights else None
+    weights = standard_bytes(graph) if facts.options.strip_weights else None
     return EngineRunner(
         flavour, build_plan(flavour, graph, ranges, facts.options).content, weights=weights
     )

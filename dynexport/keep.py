@@ -17,11 +17,20 @@ from dynexport.errors import ScheduleError
 
 @dataclass(frozen=True)
 class KeepSchedule:
-    """The share of the patch grid kept after each pruning stage, in (0, 1], never increasing."""
+    """The share of the patch grid kept after each pruning stage, in (0, 1], never increasing.
+
+    align: the rows that blocks compute are rounded up to a multiple of it; see `align_counts`.
+    """
 
     ratios: tuple[float, ...]
+    align: int = 1
 
     def __post_init__(self) -> None:
+        if type(self.align) is not int or self.align < 1:
+            raise ScheduleError(
+                f"rows cannot be rounded up to a multiple of {self.align!r}: give a whole number, "
+                "at least 1, as in --align 8"
+            )
         if not self.ratios:
             raise ScheduleError("no keep ratio was given: give one per pruning stage")
         for stage, ratio in enumerate(self.ratios, start=1):
@@ -106,6 +115,35 @@ class Selection:
     def positions(self, tokens: int, stages: int) -> int:
         """How many positions a stage's choice may name, over all stages."""
         return tokens + self.appended * max(0, stages - 1)
+
+
+def align_counts(
+    counts: tuple[int, ...], tokens: int, selection: Selection, align: int
+) -> tuple[int, ...]:
+    """Keep counts raised so that blocks compute a multiple of ``align`` rows after each stage.
+
+    The latency of a matrix product goes up in steps of its kernel's tile, so a few tokens more may
+    cost nothing. What is rounded up is what the blocks after a stage compute: the tokens kept and
+    the leading and appended rows beside them, so 1 + K for a model with a class token; with two
+    paths the rows of the slow one, K. A count is never lowered, and where the multiple is more than
+    the rows a stage is given, it keeps all of them.
+
+    counts: what each stage keeps of a grid of ``tokens``. ScheduleError for a multiple above
+    ``tokens``.
+    """
+    if align > tokens:
+        raise ScheduleError(
+            f"rows cannot be rounded up to a multiple of {align}: the model has {tokens} tokens, "
+            f"so give 1 to {tokens}"
+        )
+    beside, left, aligned = selection.leading + selection.appended, tokens, []
+    for count in counts:
+        rows = -(-(beside + count) // align) * align
+        count = max(count, min(rows, selection.leading + left) - beside)
+        aligned.append(count)
+        if selection.nested:
+            left = count + selection.appended
+    return tuple(aligned)
 
 
 def parse_ratios(text: str) -> KeepSchedule:

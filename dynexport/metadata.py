@@ -67,13 +67,18 @@ class Metadata:
     batch              batch sizes, as `Batch` writes them
     outputs            name -> shape for one image: ``logits`` (classes,), or ``feat_0`` (C, H, W)
     macs_dense, macs_sparse  multiply-accumulates for one image, of the dense twin and of this
-    nodes_dense, nodes       graph size, of the dense twin and of this
+    nodes_dense, nodes       graph size in standard operators, of the dense twin and of this
     preprocessing      from a picture to the input
     selected           per stage the value of the graph that lists the rows it selects, by name
     dense_twin         value of the graph -> value in its place in the dense twin, by name
     checkpoint_sha256  of the file it was made from; weights: which of its state dicts
     precision          how it was typed, see `dynexport.precision.PrecisionReport`
+    target             what it was written for, see `dynexport.graph.fuse`
     versions           of what made it
+    align              what the rows that blocks compute were rounded up to a multiple of; files
+                       written before there was a choice do not say, and have 1
+
+    A field that has a default may be missing from a file.
     """
 
     family: str
@@ -95,7 +100,9 @@ class Metadata:
     checkpoint_sha256: str
     weights: str
     precision: dict[str, Any]
+    target: str
     versions: dict[str, str]
+    align: int = 1
 
     def to_properties(self) -> dict[str, str]:
         """As ONNX metadata entries."""
@@ -104,8 +111,10 @@ class Metadata:
     @classmethod
     def from_properties(cls, properties: Mapping[str, str], name: str) -> Metadata:
         """Read back from ONNX metadata entries; ModelFileError if dynexport wrote none."""
-        names = [field.name for field in dataclasses.fields(cls)]
-        missing = [key for key in names if PREFIX + key not in properties]
+        fields = dataclasses.fields(cls)
+        names = [field.name for field in fields if PREFIX + field.name in properties]
+        required = [field.name for field in fields if field.default is dataclasses.MISSING]
+        missing = [name for name in required if name not in names]
         if missing:
             raise ModelFileError(
                 f"{name} carries no dynexport metadata ({missing[0]} is missing): "
@@ -133,11 +142,11 @@ class Metadata:
     def _sound(self) -> bool:
         """Whether every field read from a file is of its type."""
         Batch.parse(self.batch)
-        texts = (self.family, self.variant, self.checkpoint_sha256, self.weights)
+        texts = (self.family, self.variant, self.checkpoint_sha256, self.weights, self.target)
         names = (*self.outputs, *self.selected, *self.dense_twin, *self.dense_twin.values())
         shapes = [size for shape in self.outputs.values() for size in shape]
         counts = (*self.keep_counts, *shapes, self.num_tokens, self.macs_dense, self.macs_sparse)
-        sizes = (self.config.get("in_chans"), self.preprocessing.img_size)
+        sizes = (self.config.get("in_chans"), self.preprocessing.img_size, self.align)
         scales = (*self.preprocessing.mean, *self.preprocessing.std, *(self.ratios or ()))
         return (
             all(isinstance(text, str) for text in (*texts, *names))

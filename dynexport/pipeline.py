@@ -19,6 +19,7 @@ from dynexport.engine import EngineBuild, build_engine
 from dynexport.errors import InputError, ScheduleError
 from dynexport.extras import require_convert_extras
 from dynexport.files import existing_file, require_writable, written_whole
+from dynexport.graph.fuse import fuse_operators, require_target
 from dynexport.graph.precision import precision_of
 from dynexport.keep import KeepSchedule, parse_ratios, schedule_from_base
 from dynexport.limits import top_k_warnings
@@ -66,6 +67,7 @@ def convert(
     *,
     ratio: float | None = None,
     ratios: str | tuple[float, ...] | None = None,
+    align: int = 1,
     dense: bool = False,
     model: str | None = None,
     prune_at: tuple[int, ...] | None = None,
@@ -78,6 +80,7 @@ def convert(
     emit_kept: bool = False,
     opset: int = 20,
     precision: str | Precision = "fp32",
+    target: str = "any",
     engine: str | None = None,
     output: str | Path | None = None,
     plugins: Sequence[str | Path] = (),
@@ -89,6 +92,8 @@ def convert(
 
     ratio, ratios  keep ratio of the family's schedule, or one per stage; by default the ratio
                    the checkpoint was trained with. ``dense`` exports the twin that drops nothing
+    align          keep a few tokens more, so that blocks compute a multiple of so many rows, the
+                   class token's included; see `dynexport.keep.align_counts`
     model, prune_at, num_heads, weights  settle what the checkpoint leaves open
     img_size       another image size than it was trained at, pixels
     task           "classify" (the default), or "features": the maps of a Swin's or a ConvNeXt's
@@ -98,6 +103,7 @@ def convert(
                    images if there are any, else synthetic ones
     emit_kept      adds outputs kept_0 ... with the positions kept
     precision      of weights and activations, by name or with all it takes
+    target         "any" runtime, or "tensorrt": standard operators alone
     engine         build an engine beside it: "tensorrt", "tensorrt-rtx", or "auto" for what is
                    installed
     output         the .onnx to write; by default named after the checkpoint, in this folder
@@ -108,8 +114,8 @@ def convert(
     nothing was written, but for the ONNX file and its bundle where only the engine cannot be built.
     """
     sizes = Batch.parse(str(batch))
-    if dense and (ratio is not None or ratios is not None):
-        raise ScheduleError("--dense drops nothing, so it takes no --ratio and no --ratios")
+    if dense and (ratio is not None or ratios is not None or align != 1):
+        raise ScheduleError("--dense drops nothing, so it takes no --ratio, --ratios or --align")
     require_convert_extras()
     from dynexport.checkpoint import build_model, identify, load_checkpoint
     from dynexport.export import describe_graph, export_onnx, record_reference
@@ -119,6 +125,7 @@ def convert(
 
     load_plugins(plugins)
     wanted = precision if isinstance(precision, Precision) else Precision(precision)
+    require_target(target)
     flavour = None if engine is None else find_flavour(engine)
     if flavour is not None and wanted.name == "int8-dynamic":
         raise InputError(
@@ -132,14 +139,15 @@ def convert(
         loaded = load_checkpoint(checkpoint, weights)
         family, config = identify(loaded, model, prune_at, num_heads, img_size, task)
         keep = None if dense else choose_schedule(loaded, family, config, ratio, ratios)
+        keep = keep and dataclasses.replace(keep, align=align)
         trained = build_model(loaded, family, config)
         name = _default_name(loaded.path, keep, ratio, task, wanted.name)
-        target = Path(name if output is None else output)
-        beside = _reference_beside(target, Path(checkpoint), images, wanted.calibration_data)
+        onnx_file = Path(name if output is None else output)
+        beside = _reference_beside(onnx_file, Path(checkpoint), images, wanted.calibration_data)
         steps = Preprocessing.for_size(config.img_size)
         calibration_images = wanted.open_images(steps)
         if flavour is not None:
-            for file in (target.with_suffix(".engine"), target.with_suffix(".engine.json")):
+            for file in (onnx_file.with_suffix(".engine"), onnx_file.with_suffix(".engine.json")):
                 require_writable(file)
     with clock("rewrite masks to top-k gathers"):
         lean = rewrite(trained, keep)
@@ -147,7 +155,7 @@ def convert(
     with clock("prove it against the training form"):
         proof = prove(trained, lean, keep, _tensor(steps.to_input(pictures[:2])))
     with clock("record PyTorch's answers"):
-        metadata = describe_model(loaded, family, config, keep, sizes, trained, proof)
+        metadata = describe_model(loaded, family, config, keep, sizes, trained, proof, target)
         warnings = top_k_warnings(metadata.selection, metadata.keep_counts, metadata.num_tokens)
         for warning in warnings:
             on_warning(warning)
@@ -157,37 +165,39 @@ def convert(
     typing = PrecisionReport("fp32")
     if wanted.name != typing.name:
         with clock(f"convert to {wanted.name}"):
-            metadata = read_metadata(target, graph)
+            metadata = read_metadata(onnx_file, graph)
             graph, typing = convert_precision(
                 graph, metadata, wanted, calibration_images, steps.to_input(pictures), on_progress
             )
             described = dataclasses.replace(metadata, precision=dataclasses.asdict(typing))
             describe_graph(graph, described)
+    if target == "any":
+        fuse_operators(graph)
     content = to_bytes(graph)
     with (
         clock("verify ONNX against PyTorch"),
-        written_whole(target, beside) as (onnx_draft, bundle_draft),
+        written_whole(onnx_file, beside) as (onnx_draft, bundle_draft),
     ):
         onnx_draft.write_bytes(content)
         bundle.save(bundle_draft)
         original = describe_original(lean, metadata)
         outcome = compare(onnx_subject(onnx_draft), bundle, str(beside), original=original)
-        outcome = dataclasses.replace(outcome, model=str(target))
+        outcome = dataclasses.replace(outcome, model=str(onnx_file))
         outcome.require_passed()
     built = None
     if flavour is not None:
         with clock(f"build the engine with {flavour.name}"):
             built = build_engine(
-                target,
+                onnx_file,
                 backend=flavour.name,
-                output=target.with_suffix(".engine"),
+                output=onnx_file.with_suffix(".engine"),
                 on_progress=on_progress,
             )
     return Conversion(
-        onnx=str(target),
+        onnx=str(onnx_file),
         reference=str(beside),
         size_bytes=len(content),
-        metadata=read_metadata(target, graph),
+        metadata=read_metadata(onnx_file, graph),
         proof=proof,
         verification=outcome,
         precision=typing,
@@ -226,6 +236,7 @@ def describe_model(
     batch: Batch,
     trained: SparseModel,
     proof: Proof,
+    target: str,
 ) -> Metadata:
     """The metadata of an export; what is counted on the graph, the export fills in."""
     from dynexport.models import variant_name
@@ -252,7 +263,9 @@ def describe_model(
         checkpoint_sha256=loaded.sha256,
         weights=loaded.weights,
         precision=dataclasses.asdict(PrecisionReport("fp32")),
+        target=target,
         versions={name: importlib.metadata.version(name) for name in packages},
+        align=1 if keep is None else keep.align,
     )
 
 
@@ -367,7 +380,8 @@ def _default_name(
     if keep is None:
         return f"{stem}-dense{typed}.onnx"
     ratios = [ratio] if ratio is not None else keep.ratios
-    return f"{stem}-{'-'.join(f'{value:g}' for value in ratios)}{typed}.onnx"
+    aligned = "" if keep.align == 1 else f"-align{keep.align}"
+    return f"{stem}-{'-'.join(f'{value:g}' for value in ratios)}{aligned}{typed}.onnx"
 
 
 def _tensor(array: Any) -> Any:

@@ -88,4 +88,4 @@ def open_pytorch(
 
 
 def _schedule(metadata: Metadata) -> KeepSchedule | None:
-    return None if metadata.ratios is None else KeepSchedule(metadata.ratios)
+    return None if metadata.ratios is None else KeepSchedule(metadata.ratios, metadata.align)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dynexport.errors import ScheduleError, VerificationError
-from dynexport.keep import KeepSchedule, format_ratios
+from dynexport.keep import KeepSchedule, align_counts, format_ratios
 from dynexport.models import KeepAll, SparseModel
 
 TOLERANCE = 1e-4
@@ -45,14 +45,16 @@ class Proof:
 
 
 def keep_counts(model: SparseModel, keep: KeepSchedule) -> tuple[int, ...]:
-    """Tokens kept after each stage of this model; ScheduleError if the stages differ."""
+    """Tokens kept after each stage of this model, rounded as the schedule says; ScheduleError if
+    the stages differ."""
     stages = len(model.config.prune_at)
     if len(keep.ratios) != stages:
         raise ScheduleError(
             f"{len(keep.ratios)} keep ratios ({format_ratios(keep.ratios)}) for a model with "
             f"{stages} pruning stages: give {stages}"
         )
-    return model.keep_counts(keep)
+    counts = model.keep_counts(keep)
+    return align_counts(counts, model.config.num_tokens, model.selection, keep.align)
 
 
 def oracle(

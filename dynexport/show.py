@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dynexport.engine import EngineBuild
     from dynexport.gpu import GpuConditions, GpuFacts
     from dynexport.metadata import Metadata
+    from dynexport.optimize import Optimization
     from dynexport.pipeline import Conversion
     from dynexport.precision import PrecisionReport
     from dynexport.preflight import Preflight
@@ -212,6 +213,40 @@ def show_preflight(result: Preflight) -> None:
     console.print(f"{escape(result.model)}: {escape(_preflight_verdict(result))}")
     if result.unparsed:
         console.print(f"[dim]no TensorRT read it: {escape(result.unparsed)}[/]")
+
+
+def show_optimization(result: Optimization) -> None:
+    """Pass by pass what was done, what it saved, and by how much outputs moved."""
+    console = stdout()
+    told = [done for done in result.passes if done.applied]
+    if told:
+        table = make_table("pass", "times", "")
+        table.columns[2].justify = "left"
+        for done in told:
+            table.add_row(done.name, str(done.applied), done.what)
+        console.print(table)
+    for done in result.passes:
+        if done.left_out:
+            console.print(f"[yellow]left out[/] {done.name}: {escape(done.left_out)}")
+    if result.unchanged:
+        console.print(f"unchanged: {escape(result.reason)}")
+        console.print(f"wrote {escape(result.output)}, a copy of {escape(result.model)}")
+        return
+    before, after = result.nodes
+    macs = (
+        ""
+        if result.macs is None
+        else ", {:.3f} -> {:.3f} GMACs an image".format(*(count / 1e9 for count in result.macs))
+    )
+    console.print(f"{before} -> {after} nodes{macs}, opset {result.opset[0]} -> {result.opset[1]}")
+    tied = f"; {result.ties} with near-tied tokens in another order" if result.ties else ""
+    console.print(
+        f"[green]same outputs[/] on {result.images} images, half of them {escape(result.source)} "
+        f"and half random: error {result.error:.1e}{tied}"
+    )
+    megabytes = result.size_bytes / 1e6
+    console.print(f"wrote {escape(result.output)} ({megabytes:.1f} MB) in {result.seconds:.1f} s")
+    console.print(f"next: dynexport check {escape(shlex.quote(result.output))}")
 
 
 def _preflight_verdict(result: Preflight) -> str:
@@ -425,4 +460,5 @@ def _tokens(facts: Metadata) -> str:
     if facts.ratios is None:
         return f"dense, {facts.num_tokens} tokens"
     counts = " -> ".join(map(str, (facts.num_tokens, *facts.keep_counts)))
-    return f"at {format_ratios(facts.ratios)}: {counts} tokens"
+    rows = "" if facts.align == 1 else f", rows in multiples of {facts.align}"
+    return f"at {format_ratios(facts.ratios)}: {counts} tokens{rows}"

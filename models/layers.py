@@ -123,20 +123,22 @@ class Attention(nn.Module):
     The projections stand apart, so that each is transposed once, straight to where its product
     needs it (k already as (B, heads, D, N)); the scale is folded into the query projection,
     which is where the runtimes' fused attention looks for it.
+
+    Of the three biases only q's is left. k's shifts all scores of a query alike, which a softmax
+    forgets; v's, as the weights of a query sum to 1, reaches the last projection whole, and its
+    bias takes it in.
     """
 
     def __init__(self, trained: MaskedAttention) -> None:
         super().__init__()
         self.num_heads = trained.num_heads
         dim = trained.proj.out_features
-        weights = trained.qkv.weight.detach().split(dim)
-        biases = (None,) * 3 if trained.qkv.bias is None else trained.qkv.bias.detach().split(dim)
+        q, k, v = trained.qkv.weight.detach().split(dim)
         scale = (dim // self.num_heads) ** -0.5
-        self.q, self.k, self.v = (
-            linear_from(weight * factor, None if bias is None else bias * factor)
-            for weight, bias, factor in zip(weights, biases, (scale, 1.0, 1.0), strict=True)
-        )
-        self.proj = trained.proj
+        bias = trained.qkv.bias
+        self.q = linear_from(q * scale, None if bias is None else bias[:dim] * scale)
+        self.k, self.v = linear_from(k), linear_from(v)
+        self.proj = trained.proj if bias is None else shifted_linear(trained.proj, bias[2 * dim :])
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x (B, N, C) -> (B, N, C). The inference form has no mask: every row is alive."""
@@ -217,6 +219,12 @@ def scaled_linear(linear: nn.Linear, factor: float | Tensor) -> nn.Linear:
     rows = factor.unsqueeze(1) if isinstance(factor, Tensor) else factor
     bias = None if linear.bias is None else linear.bias * factor
     return linear_from(linear.weight * rows, bias)
+
+
+def shifted_linear(linear: nn.Linear, shift: Tensor) -> nn.Linear:
+    """A Linear that gives of x what another gives of x + shift; shift: (in,)."""
+    moved = linear.weight @ shift
+    return linear_from(linear.weight, moved if linear.bias is None else linear.bias + moved)
 
 
 def share_norm(*paths: Iterable[nn.Module]) -> tuple[nn.LayerNorm, list[nn.Linear]]:

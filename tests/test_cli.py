@@ -195,6 +195,19 @@ def test_convert_prints_json_alone_and_writes_where_told(
     assert run("verify", output).code == 0
 
 
+def test_convert_rounds_rows_up_and_verify_rebuilds_them(run: Run, tiny_checkpoint: Path) -> None:
+    """The class token is a row too: 1 + 35, 1 + 27 and 1 + 19 are multiples of 4."""
+    ran = run("convert", tiny_checkpoint, "--align", 4, "--batch", 3)
+    assert (ran.code, ran.errors) == (0, [])
+    name = "tiny-0.7-0.49-0.343-align4.onnx"
+    assert sorted(os.listdir()) == [name, name.replace(".onnx", ".reference.npz")]
+    assert "49 -> 35 -> 27 -> 19 tokens, rows in multiples of 4" in ran.out
+    facts = run("inspect", name, "--json").json["dynexport"]
+    assert (facts["align"], facts["keep_counts"]) == (4, [35, 27, 19])
+    assert "  align                4\n" in run("inspect", name).out
+    assert run("verify", name, "--checkpoint", tiny_checkpoint).code == 0
+
+
 def test_convert_exports_the_dense_twin(run: Run, tiny_checkpoint: Path) -> None:
     ran = run("convert", tiny_checkpoint, "--dense", "--json")
     assert ran.code == 0
@@ -220,6 +233,10 @@ def test_convert_exports_the_dense_twin(run: Run, tiny_checkpoint: Path) -> None
         (("--ratios", "0.7,0.8,0.9"), "increase from 0.7 to 0.8"),
         (("--ratios", "high"), "keep ratios 'high' are not numbers"),
         (("--ratio", "0.7", "--ratios", "0.9,0.8,0.7"), "--ratio and --ratios were both given"),
+        (("--align", "0"), "a multiple of 0: give a whole number, at least 1, as in --align 8"),
+        (("--align", "-4"), "a multiple of -4: give a whole number"),
+        (("--align", "50"), "a multiple of 50: the model has 49 tokens, so give 1 to 49"),
+        (("--dense", "--align", "8"), "--dense drops nothing, so it takes no --ratio, --ratios or"),
         (("--batch", "many"), "batch 'many' is not valid: write one size, 8, or a range, 1:8:64"),
         (("--batch", "0"), "batch 0 is not valid: sizes are at least 1"),
         (("--batch", "8:1:64"), "batch 8:1:64 is not valid"),

@@ -16,9 +16,10 @@ from dynexport.backends import open_runner
 from dynexport.errors import InputError
 from dynexport.export import record_reference
 from dynexport.files import sha256_of
+from dynexport.graph.functions import ONNXRUNTIME, inline_functions
 from dynexport.keep import Selection
 from dynexport.models import Output, SparseModel, Tokens
-from dynexport.onnxfile import read_metadata
+from dynexport.onnxfile import read_metadata, read_model
 from dynexport.pipeline import Conversion, convert
 from dynexport.reference import ReferenceBundle
 
@@ -28,7 +29,7 @@ TRAINING = {"Dropout", "RandomNormal", "RandomUniform", "Bernoulli", "LogSoftmax
 
 def operators(path: str | Path) -> dict[str, int]:
     found: dict[str, int] = {}
-    for node in onnx.load(str(path)).graph.node:
+    for node in inline_functions(read_model(path)).graph:
         found[node.op_type] = found.get(node.op_type, 0) + 1
     return found
 
@@ -139,7 +140,9 @@ def test_values_the_metadata_name_are_in_the_graph(tiny_conversion: Conversion) 
     assert [made_by[name] for name in facts.selected] == ["TopK"] * 3
     assert [made_by[name] for name in facts.dense_twin] == ["GatherND"] * 3
     assert set(facts.dense_twin.values()) <= set(made_by)
-    assert not {node.domain for node in graph.node} - {""}
+    joined = {node.op_type for node in graph.node if node.domain == ONNXRUNTIME}
+    assert joined == {"BiasGelu", "MultiHeadAttention"}
+    assert not {node.domain for node in graph.node} - {"", ONNXRUNTIME}
 
 
 def test_macs_are_those_of_the_layers(tiny_conversion: Conversion) -> None:
@@ -148,10 +151,15 @@ def test_macs_are_those_of_the_layers(tiny_conversion: Conversion) -> None:
     def block(tokens: int) -> int:
         return tokens * 12 * 64 * 64 + 2 * tokens * tokens * 64
 
+    def last_block(tokens: int) -> int:
+        """Keys and values of all tokens, the rest for the class token alone."""
+        return (2 * tokens + 10) * 64 * 64 + 2 * tokens * 64
+
     stem, head = 49 * 3 * 4 * 4 * 64, 64 * 10
-    assert facts.macs_dense == stem + 4 * block(50) + head
-    predictors = facts.macs_sparse - stem - head - sum(map(block, (50, 35, 25, 17)))
-    assert 0 < predictors < 0.1 * facts.macs_sparse
+    assert facts.macs_dense == stem + 3 * block(50) + last_block(50) + head
+    blocks = sum(map(block, (50, 35, 25))) + last_block(17)
+    predictors = facts.macs_sparse - stem - head - blocks
+    assert 0 < predictors < 0.12 * facts.macs_sparse
 
 
 def test_dense_export_and_the_twin_by_graph_edit_agree(
@@ -209,7 +217,21 @@ def test_images_given_are_the_ones_recorded(tiny_checkpoint: Path, tmp_path: Pat
 def test_opsets(tiny_checkpoint: Path, tmp_path: Path, opset: int) -> None:
     result = convert(tiny_checkpoint, opset=opset, output=tmp_path / "m.onnx", batch=1)
     declared = {i.domain: i.version for i in onnx.load(result.onnx).opset_import}
-    assert declared == {"": opset}
+    assert declared == {"": opset, ONNXRUNTIME: 1}
+
+
+def test_a_file_for_tensorrt_holds_standard_operators_alone(
+    tiny_checkpoint: Path, tiny_conversion: Conversion, tmp_path: Path
+) -> None:
+    result = convert(tiny_checkpoint, ratio=0.7, target="tensorrt", output=tmp_path / "m.onnx")
+    model = onnx.load(result.onnx)
+    assert (tiny_conversion.metadata.target, result.metadata.target) == ("any", "tensorrt")
+    assert not model.functions
+    assert {i.domain for i in model.opset_import} == {""}
+    assert operators(result.onnx) == operators(tiny_conversion.onnx)
+    with pytest.raises(InputError, match="unknown target 'gpu': choose from any, tensorrt"):
+        convert(tiny_checkpoint, ratio=0.7, target="gpu", output=tmp_path / "n.onnx")
+    assert not (tmp_path / "n.onnx").exists()
 
 
 def test_old_opset_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ SPARSE = Metadata(
     checkpoint_sha256="0" * 64,
     weights="model_ema",
     precision={"name": "fp32"},
+    target="any",
     versions={"torch": "2.9.0"},
 )
 DENSE = dataclasses.replace(SPARSE, ratios=None, keep_counts=(), selected=(), dense_twin={})
@@ -106,7 +107,20 @@ def test_a_dense_twin_keeps_everything_and_gains_nothing() -> None:
     assert SPARSE.ideal_speedup == pytest.approx(46 / 30)
 
 
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Metadata)])
+REQUIRED = [
+    field.name for field in dataclasses.fields(Metadata) if field.default is dataclasses.MISSING
+]
+
+
+def test_a_file_from_before_rows_were_aligned_says_nothing_of_it() -> None:
+    properties = dataclasses.replace(SPARSE, align=8).to_properties()
+    assert Metadata.from_properties(properties, "new.onnx").align == 8
+    del properties[PREFIX + "align"]
+    assert Metadata.from_properties(properties, "old.onnx") == SPARSE
+    assert SPARSE.align == 1
+
+
+@pytest.mark.parametrize("field", REQUIRED)
 def test_a_missing_field_is_named(field: str) -> None:
     properties = SPARSE.to_properties()
     del properties[PREFIX + field]
@@ -158,6 +172,8 @@ def test_a_file_without_any_metadata_is_no_file_of_ours() -> None:
         ("selected", '["a", "b", 3]'),
         ("dense_twin", "[]"),
         ("dense_twin", '{"a": 1}'),
+        ("align", "0"),
+        ("align", '"8"'),
     ],
 )
 def test_a_damaged_field_is_one_clear_error(field: str, value: str) -> None:

@@ -25,6 +25,7 @@ PUBLIC = {
     "convert",
     "create",
     "inspect_file",
+    "optimize_model",
     "verify_model",
 }
 
@@ -44,10 +45,23 @@ def test_public_names() -> None:
 
 
 def test_importing_imports_no_runtime(tmp_path: Path) -> None:
-    heavy = "{'torch', 'onnxruntime', 'tensorrt', 'tensorrt_rtx', 'onnx', 'onnxscript', 'cuda'}"
+    runtimes = {"onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda"}
+    heavy = {"torch", "onnx", "onnxscript", *runtimes}
     script = f"import sys, dynexport, dynexport.cli; print({heavy} & set(sys.modules))"
     done = run_python(script, tmp_path)
     assert done.stdout.strip() == "set()", done.stderr
+
+
+def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
+    """What `dynexport --help` waits for is what it imports."""
+    heavy = {"torch", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "numpy", "PIL"}
+    script = (
+        "import sys; from dynexport.cli import main\n"
+        f"try: main(['--help'])\nexcept SystemExit: print({heavy} & set(sys.modules))"
+    )
+    done = run_python(script, tmp_path)
+    assert "convert" in done.stdout
+    assert done.stdout.splitlines()[-1] == "set()", done.stderr
 
 
 def test_device_side_needs_no_pytorch(tmp_path: Path) -> None:
@@ -95,7 +109,7 @@ ORDER = {
     "metadata": {"errors", "calibration", "keep"},
     "onnxfile": {"errors", "files", "metadata"},
     "reference": {"errors", "files", "calibration", "metadata"},
-    "graph": {"errors", "metadata"},
+    "graph": {"errors", "metadata", "onnxfile"},
     "checkpoint": {"errors", "files", "models"},
     "rewrite": {"errors", "keep", "models"},
     "macs": {"models"},
@@ -108,7 +122,7 @@ ORDER = {
     "backends": {"errors", "files", "progress"},
     "probes": {"errors", "gpu", "backends"},
     "sidecar": {"errors", "files", "backends", "metadata"},
-    "preflight": {"errors", "backends", "limits", "onnxfile"},
+    "preflight": {"errors", "backends", "graph", "limits", "onnxfile"},
     "engine": {
         *("errors", "files", "backends", "graph", "metadata", "onnxfile"),
         *("preflight", "progress", "sidecar"),
@@ -134,6 +148,8 @@ ORDER = {
 TOP = {
     "__init__",
     "__main__",
+    "foreign",
+    "optimize",
     "pipeline",
     "rebuild",
     "inspection",

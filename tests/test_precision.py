@@ -18,6 +18,7 @@ from onnx.reference import ReferenceEvaluator
 from dynexport.backends import open_runner
 from dynexport.errors import ModelFileError
 from dynexport.graph.emulation import emulate_half
+from dynexport.graph.functions import inline_functions
 from dynexport.graph.selection import add_kept_outputs
 from dynexport.graph.twin import dense_twin
 from dynexport.onnxfile import read_model, to_bytes
@@ -78,7 +79,7 @@ def small_graph(
 
 @both
 def test_every_value_has_the_type_the_graph_says(tiny_conversion: Conversion, kind: Kind) -> None:
-    typed = to_half(read_model(tiny_conversion.onnx), kind)
+    typed = to_half(inline_functions(read_model(tiny_conversion.onnx)), kind)
     require_types(typed)
     found = types(typed)
     assert set(found.values()) == {HALF[kind], ir.DataType.FLOAT, ir.DataType.INT64}
@@ -115,14 +116,14 @@ SCORES = [f"score_predictor.{stage}/Gelu_2/fp32" for stage in range(3)]
 def test_casts_stand_at_the_ends_and_before_each_score(
     tiny_conversion: Conversion, kind: Kind
 ) -> None:
-    typed = to_half(read_model(tiny_conversion.onnx), kind)
+    typed = to_half(inline_functions(read_model(tiny_conversion.onnx)), kind)
     first, last = ENDS[kind]
     assert casts(typed) == [first, *SCORES, last]
 
 
 @both
 def test_nothing_else_changes(tiny_conversion: Conversion, kind: Kind) -> None:
-    model = read_model(tiny_conversion.onnx)
+    model = inline_functions(read_model(tiny_conversion.onnx))
     before = to_bytes(model)
     typed = to_half(model, kind)
     assert to_bytes(model) == before
@@ -147,7 +148,7 @@ def test_outputs_are_those_of_float32_but_for_rounding(
 ) -> None:
     """The dense twin, where nothing is selected: numeric error alone."""
     marks = tiny_conversion.metadata.dense_twin
-    twin = dense_twin(read_model(tiny_conversion.onnx), marks)
+    twin = dense_twin(inline_functions(read_model(tiny_conversion.onnx)), marks)
     images = random_images(2)
     expected = evaluate(twin, images=images)["logits"]
     found = evaluate(to_half(twin, kind), images=images)["logits"]
@@ -158,7 +159,7 @@ def test_outputs_are_those_of_float32_but_for_rounding(
 
 def test_onnx_runtime_keeps_the_same_tokens(tiny_conversion: Conversion) -> None:
     """Where it keeps others, they are few; where it does not, logits agree."""
-    graphs = [read_model(tiny_conversion.onnx)]
+    graphs = [inline_functions(read_model(tiny_conversion.onnx))]
     graphs.append(to_half(graphs[0], "fp16"))
     answers = []
     for graph in graphs:
@@ -182,8 +183,8 @@ def test_the_dense_twin_of_the_typed_graph_is_the_typed_dense_twin(
     tiny_conversion: Conversion, kind: Kind
 ) -> None:
     marks = tiny_conversion.metadata.dense_twin
-    twin = dense_twin(to_half(read_model(tiny_conversion.onnx), kind), marks)
-    other = to_half(dense_twin(read_model(tiny_conversion.onnx), marks), kind)
+    twin = dense_twin(to_half(inline_functions(read_model(tiny_conversion.onnx)), kind), marks)
+    other = to_half(dense_twin(inline_functions(read_model(tiny_conversion.onnx)), marks), kind)
     require_types(twin)
     assert casts(twin) == casts(other)
     assert len(casts(twin)) == 2
@@ -196,7 +197,7 @@ def test_the_dense_twin_of_the_typed_graph_is_the_typed_dense_twin(
 def test_kept_outputs_can_be_added_to_the_typed_graph(
     tiny_conversion: Conversion, kind: Kind
 ) -> None:
-    typed = to_half(read_model(tiny_conversion.onnx), kind)
+    typed = to_half(inline_functions(read_model(tiny_conversion.onnx)), kind)
     names = add_kept_outputs(typed, tiny_conversion.metadata)
     require_types(typed)
     answers = evaluate(typed, images=random_images(1))
@@ -319,7 +320,7 @@ def test_a_mark_binds_inputs_and_outputs_in_half_too(
 
 
 def test_damaged_metadata_are_refused(tiny_conversion: Conversion) -> None:
-    model = read_model(tiny_conversion.onnx)
+    model = inline_functions(read_model(tiny_conversion.onnx))
     model.metadata_props["dynexport.dense_twin"] = "{"
     with pytest.raises(ModelFileError, match="metadata of the graph is damaged"):
         to_half(model, "fp16")
@@ -327,7 +328,7 @@ def test_damaged_metadata_are_refused(tiny_conversion: Conversion) -> None:
 
 @both
 def test_a_half_graph_is_not_converted_again(tiny_conversion: Conversion, kind: Kind) -> None:
-    typed = to_half(read_model(tiny_conversion.onnx), kind)
+    typed = to_half(inline_functions(read_model(tiny_conversion.onnx)), kind)
     with pytest.raises(ModelFileError, match=r"in half precision already .*give the float32 file"):
         to_half(typed, "fp16")
 
@@ -345,7 +346,7 @@ def test_tensorrt_rtx_builds_the_typed_graph(
     tiny_conversion: Conversion, kind: Kind, half_io: bool
 ) -> None:
     """Strongly typed, with no GPU: every product but those that rank is in half."""
-    typed = to_half(read_model(tiny_conversion.onnx), kind, half_io=half_io)
+    typed = to_half(inline_functions(read_model(tiny_conversion.onnx)), kind, half_io=half_io)
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -369,7 +370,7 @@ def test_tensorrt_rtx_builds_the_typed_graph(
 @both
 def test_inputs_and_outputs_in_half(tiny_conversion: Conversion, kind: Kind) -> None:
     """No Cast at the ends, but before the convolution that bf16 has not; kept_* stay int64."""
-    model = read_model(tiny_conversion.onnx)
+    model = inline_functions(read_model(tiny_conversion.onnx))
     names = add_kept_outputs(model, tiny_conversion.metadata)
     typed = to_half(model, kind, half_io=True)
     require_types(typed)
@@ -385,7 +386,7 @@ def test_half_inputs_and_outputs_change_the_ends_alone(
     tiny_conversion: Conversion, kind: Kind
 ) -> None:
     """ONNX Runtime gives, of images that half holds, the same logits, rounded."""
-    model = read_model(tiny_conversion.onnx)
+    model = inline_functions(read_model(tiny_conversion.onnx))
     images = random_images(3).astype(HALF[kind].numpy()).astype(np.float32)
     answers = []
     for half_io in (False, True):
@@ -401,7 +402,7 @@ def test_half_inputs_and_outputs_change_the_ends_alone(
 
 def test_onnx_runtime_takes_images_in_half(tiny_conversion: Conversion) -> None:
     """A runner is given float32, whatever the file takes; its answers are the file's."""
-    typed = to_half(read_model(tiny_conversion.onnx), "fp16", half_io=True)
+    typed = to_half(inline_functions(read_model(tiny_conversion.onnx)), "fp16", half_io=True)
     images = random_images(3)
     with open_runner("onnxruntime", to_bytes(typed)) as runner:
         answers = runner.run(images)
@@ -433,7 +434,7 @@ def test_an_output_of_a_float32_node_is_cast_to_half() -> None:
 
 
 def test_nodes_may_be_kept_in_float32_by_name(tiny_conversion: Conversion) -> None:
-    model = read_model(tiny_conversion.onnx)
+    model = inline_functions(read_model(tiny_conversion.onnx))
     name = "blocks.2.norm1/LayerNormalization"
     typed = to_half(model, "fp16", single=[name])
     require_types(typed)
@@ -454,7 +455,7 @@ def test_the_dense_twin_of_a_graph_with_nodes_in_float32(
     tiny_conversion: Conversion, kind: Kind, half_io: bool
 ) -> None:
     """A gather in float32 takes the value that stands in for it along, and the other way round."""
-    model = read_model(tiny_conversion.onnx)
+    model = inline_functions(read_model(tiny_conversion.onnx))
     marks = tiny_conversion.metadata.dense_twin
     (gather, add), *_ = marks.items()
     for one, other in ((gather, add), (add, gather)):

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from foreign_models import export_foreign
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -25,8 +26,9 @@ def test_the_python_example_runs(
 
 def test_the_commands_shown_run(tiny_checkpoint: Path, tmp_path: Path) -> None:
     commands = re.findall(r"^\$ dynexport (.*)$", README, re.M)
-    assert [command.split()[0] for command in commands] == ["convert", "bench", "build"]
+    assert [command.split()[0] for command in commands] == ["convert", "bench", "build", "optimize"]
     shutil.copy(tiny_checkpoint, tmp_path / "ckpt.pth")
+    export_foreign(tmp_path / "plain.onnx", "dynamicvit", "dynamo", opset=20, batch=1)
     for command in commands:
         short = ["--rounds", "1", "--round-seconds", "0.01"] if command.startswith("bench") else []
         done = subprocess.run(

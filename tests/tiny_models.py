@@ -25,6 +25,7 @@ from dynexport.backends import open_runner
 from dynexport.calibration import synthetic_images
 from dynexport.export import record_reference
 from dynexport.graph.batch import set_batch
+from dynexport.graph.functions import inline_functions
 from dynexport.graph.probe import with_outputs
 from dynexport.keep import KeepSchedule
 from dynexport.metadata import Batch, Metadata
@@ -175,7 +176,8 @@ def convert_tiny(
         )
     lean = rewrite(trained, None if ratios is None else KeepSchedule(ratios))
     bundle = ReferenceBundle.load(result.reference)
-    return Tiny(read_model(result.onnx), result.metadata, lean, bundle)
+    graph = inline_functions(read_model(result.onnx))
+    return Tiny(graph, result.metadata, lean, bundle)
 
 
 def typed(tiny: Tiny, precision: str) -> ir.Model:

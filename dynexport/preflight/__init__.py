@@ -17,7 +17,8 @@ from dynexport.backends import cuda
 from dynexport.backends.tensorrt import FLAVOURS, Flavour, find_flavour
 from dynexport.backends.tensorrt.builder import Problem, parse
 from dynexport.errors import BuildError, DeviceError, MissingExtraError
-from dynexport.onnxfile import read_model, to_bytes
+from dynexport.graph.functions import standard_bytes
+from dynexport.onnxfile import read_model
 from dynexport.preflight.attention import attention_operator, late_scale, unfused_attention
 from dynexport.preflight.operators import (
     data_dependent,
@@ -97,7 +98,7 @@ def check_model(path: str | Path, *, backend: str = "auto") -> Preflight:
     try:
         flavour = _parser(tuple(FLAVOURS) if backend == "auto" else (backend,))
         tensorrt = f"{flavour.name} {flavour.version()}"
-        problems = parse(flavour, to_bytes(model))
+        problems = parse(flavour, standard_bytes(model))
         findings = _with_problems(model, findings, problems, flavour)
     except (MissingExtraError, BuildError, DeviceError) as error:
         if backend != "auto":

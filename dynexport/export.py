@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import operator
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import onnx
@@ -20,6 +21,7 @@ import onnxscript.optimizer
 import onnxscript.values
 import torch
 import torch._dynamo  # torch.export would import it at its first call
+import torch.fx.config
 import torch.onnx
 from numpy.typing import NDArray
 from onnx_ir.passes.common import (
@@ -35,7 +37,8 @@ from onnxscript import opset20
 from torch import Tensor, nn
 
 from dynexport.errors import DynexportError, InputError
-from dynexport.graph.batch import free_batch, set_batch
+from dynexport.graph.batch import free_batch, infer_shapes, set_batch
+from dynexport.graph.dead_rows import cut_dead_rows
 from dynexport.graph.macs import count_macs
 from dynexport.graph.names import name_after_modules
 from dynexport.graph.selection import add_kept_outputs, find_selected
@@ -75,6 +78,10 @@ TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.dynexport.in_dense_twin.default: _in_dense_twin,
 }
 """The operators of dynexport.models in ONNX: whole rows moved, one index a row."""
+
+
+VIEWS = (torch.ops.aten.flatten.using_ints, torch.ops.aten.unflatten.int)
+"""Their translations would compute at run time, or leave to be inferred, a size that is known."""
 
 
 class OutputsOnly(nn.Module):
@@ -125,6 +132,8 @@ def export_onnx(
         selected=find_selected(graph, model.sparsifiers, stages),
     )
     set_batch(graph, batch)
+    if cut_dead_rows(graph):
+        infer_shapes(graph)
     if emit_kept:
         add_kept_outputs(graph, metadata)
     graph.producer_name = "dynexport"
@@ -180,11 +189,14 @@ def _translate(module: nn.Module, example: Tensor, outputs: list[str], opset: in
     """PyTorch's exporter, quietly: its remarks are about operators these models do not use."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
+    traces = getattr(torch.fx.config, "do_not_emit_stack_traces", False)  # newer than PyTorch 2.9
     logger.setLevel(logging.ERROR)
+    torch.fx.config.do_not_emit_stack_traces = True  # one a node: nobody reads them here
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.export.export(module, (example,), strict=False)
+            _decompose_only_if_needed(program)
             exported = torch.onnx.export(
                 program,
                 dynamo=True,
@@ -197,8 +209,33 @@ def _translate(module: nn.Module, example: Tensor, outputs: list[str], opset: in
             )
     finally:
         logger.setLevel(level)
+        torch.fx.config.do_not_emit_stack_traces = traces
     assert exported is not None
     return exported.model
+
+
+def _decompose_only_if_needed(program: torch.export.ExportedProgram) -> None:
+    """Let a program that has nothing to decompose be translated as it is.
+
+    The exporter traces every program anew, twice, to take apart the operators in its table: those
+    that have no translation. Models that use others alone, and none that writes in place, come
+    out as they went in, but for views, which get their size; a third of the export for that.
+    """
+    decompose = program.run_decompositions
+
+    def run_decompositions(table: Mapping[Any, Callable[..., Any]]) -> Any:
+        called = [node for node in program.graph.nodes if node.op == "call_function"]
+        for target in {node.target for node in called} - {operator.getitem}:
+            plain = isinstance(target, torch._ops.OpOverload) and not target._schema.is_mutable
+            if not plain or target in table:
+                return decompose(dict(table))
+        for node in called:
+            if node.target in VIEWS:
+                node.args = (node.args[0], list(node.meta["val"].shape))
+                node.target = torch.ops.aten.reshape.default
+        return program
+
+    program.run_decompositions = run_decompositions
 
 
 @torch.inference_mode()

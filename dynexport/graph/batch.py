@@ -29,13 +29,14 @@ def free_batch(model: ir.Model) -> int:
                 "independent of the batch; this is a fault of the model's inference form"
             )
         before = [int(size) for size in data.shape]  # type: ignore[arg-type]
-        after = target.const_value.numpy().tolist()
+        sizes = target.const_value.numpy().tolist()
         free = [
             0 if place < len(before) and size == before[place] else size
-            for place, size in enumerate(after)
+            for place, size in enumerate(sizes)
         ]
+        after = node.outputs[0].shape
         if free[0] != 0:
-            free[0] = -1
+            free[0] = 0 if after is not None and after[0] == before[0] else -1
         node.replace_input_with(1, int64_constant(model, free))
         node.attributes["allowzero"] = ir.AttrInt64("allowzero", 0)
         rewritten += 1

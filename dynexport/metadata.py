@@ -75,10 +75,9 @@ class Metadata:
     precision          how it was typed, see `dynexport.precision.PrecisionReport`
     target             what it was written for, see `dynexport.graph.fuse`
     versions           of what made it
-    align              what the rows that blocks compute were rounded up to a multiple of; files
-                       written before there was a choice do not say, and have 1
+    align              what the rows that blocks compute were rounded up to a multiple of
 
-    A field that has a default may be missing from a file.
+    A field that has a default may be missing: files written before there was a choice do not say.
     """
 
     family: str
@@ -100,8 +99,8 @@ class Metadata:
     checkpoint_sha256: str
     weights: str
     precision: dict[str, Any]
-    target: str
     versions: dict[str, str]
+    target: str = "tensorrt"
     align: int = 1
 
     def to_properties(self) -> dict[str, str]:

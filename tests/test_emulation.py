@@ -16,6 +16,7 @@ from onnx.reference import ReferenceEvaluator
 
 from dynexport.backends import open_runner
 from dynexport.graph.emulation import computes_in_half, emulate_half
+from dynexport.graph.functions import inline_functions
 from dynexport.graph.probe import with_outputs
 from dynexport.graph.selection import add_kept_outputs
 from dynexport.graph.twin import dense_twin
@@ -118,7 +119,7 @@ def test_onnx_runtime_rounds_at_every_optimisation_level(
     tiny_conversion: Conversion, kind: Kind, tmp_path: Path
 ) -> None:
     """No Cast to half precision is optimised away."""
-    emulated = emulate_half(to_half(read_model(tiny_conversion.onnx), kind))
+    emulated = emulate_half(to_half(inline_functions(read_model(tiny_conversion.onnx)), kind))
     half = int(HALF[kind])
 
     def roundings(proto: onnx.ModelProto) -> int:
@@ -147,7 +148,7 @@ def test_the_tiny_model_differs_from_float32_by_its_roundings(
 ) -> None:
     """Its dense twin, where nothing is selected: as far off as the half graph itself."""
     marks = tiny_conversion.metadata.dense_twin
-    twin = dense_twin(read_model(tiny_conversion.onnx), marks)
+    twin = dense_twin(inline_functions(read_model(tiny_conversion.onnx)), marks)
     typed = to_half(twin, kind)
     (exact,), (half,) = evaluate(twin, images=images(2)), evaluate(typed, images=images(2))
     (found,) = run(emulate_half(typed), images=images(2))
@@ -160,7 +161,7 @@ def test_the_tiny_model_differs_from_float32_by_its_roundings(
 def test_what_metadata_say_of_values_holds(
     tiny_conversion: Conversion, kind: Kind, half_io: bool
 ) -> None:
-    typed = to_half(read_model(tiny_conversion.onnx), kind, half_io=half_io)
+    typed = to_half(inline_functions(read_model(tiny_conversion.onnx)), kind, half_io=half_io)
     before = to_bytes(typed)
     emulated = emulate_half(typed)
     assert to_bytes(typed) == before
@@ -180,7 +181,7 @@ def test_what_metadata_say_of_values_holds(
 
 @both
 def test_a_value_read_by_its_name_is_rounded(tiny_conversion: Conversion, kind: Kind) -> None:
-    emulated = emulate_half(to_half(read_model(tiny_conversion.onnx), kind))
+    emulated = emulate_half(to_half(inline_functions(read_model(tiny_conversion.onnx)), kind))
     names = ["blocks.0/Add", "blocks.1.mlp.fc1/MatMul", "blocks.2.norm1/LayerNormalization"]
     with open_runner("onnxruntime", to_bytes(with_outputs(emulated, names))) as runner:
         answers = runner.run(images(1))
@@ -271,7 +272,7 @@ def test_graphs_inside_nodes_are_rounded_too(kind: Kind) -> None:
 
 
 def test_a_graph_without_half_precision_comes_back_as_it_was(tiny_conversion: Conversion) -> None:
-    model = read_model(tiny_conversion.onnx)
+    model = inline_functions(read_model(tiny_conversion.onnx))
     assert not computes_in_half(model)
     assert to_bytes(emulate_half(model)) == to_bytes(model)
 

@@ -228,6 +228,31 @@ def test_a_reshape_computed_at_run_time_is_a_fault() -> None:
         free_batch(ir.Model(graph, ir_version=10))
 
 
+@pytest.mark.parametrize(
+    ("after", "target", "freed"),
+    [
+        ([2, 2, 3], [-1, 2, 3], [0, 2, 3]),  # windows that are put together: the batch stays
+        ([2, 6], [2, 6], [0, 0]),
+        ([4, 3], [-1, 3], [-1, 3]),
+        ([4, 3], [4, 3], [-1, 3]),
+    ],
+)
+def test_a_reshape_copies_the_batch_where_it_stays(
+    after: list[int], target: list[int], freed: list[int]
+) -> None:
+    x = ir.Value(name="x", shape=ir.Shape([2, 6]), type=ir.TensorType(ir.DataType.FLOAT))
+    shape = ir.Value(name="shape", const_value=ir.tensor(target))
+    node = ir.node("Reshape", [x, shape], name="windows")
+    node.outputs[0].shape = ir.Shape(after)
+    graph = ir.Graph(
+        [x], [node.outputs[0]], nodes=[node], initializers=[shape], opset_imports={"": 20}
+    )
+    assert free_batch(ir.Model(graph, ir_version=10)) == 1
+    assert node.inputs[1] is not None
+    assert node.inputs[1].const_value is not None
+    assert node.inputs[1].const_value.numpy().tolist() == freed
+
+
 def test_macs_of_the_graph_are_those_of_the_module(tiny_conversion: Conversion) -> None:
     from dynexport.models.deit import DeiTConfig, DynamicDeiT
 

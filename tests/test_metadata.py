@@ -36,7 +36,6 @@ SPARSE = Metadata(
     checkpoint_sha256="0" * 64,
     weights="model_ema",
     precision={"name": "fp32"},
-    target="any",
     versions={"torch": "2.9.0"},
 )
 DENSE = dataclasses.replace(SPARSE, ratios=None, keep_counts=(), selected=(), dense_twin={})
@@ -112,12 +111,14 @@ REQUIRED = [
 ]
 
 
-def test_a_file_from_before_rows_were_aligned_says_nothing_of_it() -> None:
-    properties = dataclasses.replace(SPARSE, align=8).to_properties()
-    assert Metadata.from_properties(properties, "new.onnx").align == 8
-    del properties[PREFIX + "align"]
+def test_a_file_from_before_there_was_a_choice_says_nothing_of_it() -> None:
+    chosen = dataclasses.replace(SPARSE, align=8, target="any")
+    properties = chosen.to_properties()
+    assert Metadata.from_properties(properties, "new.onnx") == chosen
+    for field in ("align", "target"):
+        del properties[PREFIX + field]
     assert Metadata.from_properties(properties, "old.onnx") == SPARSE
-    assert SPARSE.align == 1
+    assert (SPARSE.align, SPARSE.target) == (1, "tensorrt")
 
 
 @pytest.mark.parametrize("field", REQUIRED)

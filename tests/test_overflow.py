@@ -18,6 +18,7 @@ from onnx.reference import ReferenceEvaluator
 from dynexport.backends import open_runner
 from dynexport.errors import ImageError, InputError, ModelFileError
 from dynexport.graph.emulation import emulate_half
+from dynexport.graph.functions import inline_functions
 from dynexport.graph.probe import with_outputs
 from dynexport.graph.twin import dense_twin
 from dynexport.onnxfile import read_model, to_bytes
@@ -82,7 +83,7 @@ def test_who_makes_or_takes_a_large_value_stays_float32() -> None:
 def with_large_values(conversion: Conversion, factor: float) -> ir.Model:
     """The tiny model with the second layer of an MLP scaled up: from there on the residual stream
     is large, and each norm brings it back."""
-    model = read_model(conversion.onnx)
+    model = inline_functions(read_model(conversion.onnx))
     scaled = [name for name in model.graph.initializers if name.startswith("blocks.1.mlp.fc2")]
     assert len(scaled) == 2
     for name in scaled:
@@ -115,7 +116,7 @@ def test_a_large_residual_stream_stays_float32(tiny_conversion: Conversion) -> N
 
 
 def test_a_model_that_fits_keeps_its_pinned_scores_alone(tiny_conversion: Conversion) -> None:
-    model = read_model(tiny_conversion.onnx)
+    model = inline_functions(read_model(tiny_conversion.onnx))
     found = find_overflow(model, [random_images(3)], "fp16")
     assert found == pytest.approx(dict.fromkeys(PINS, 1e30))
     same = to_half(model, "fp16", single=found)

@@ -25,7 +25,6 @@ from dynexport.backends import open_runner
 from dynexport.calibration import synthetic_images
 from dynexport.export import record_reference
 from dynexport.graph.batch import set_batch
-from dynexport.graph.functions import inline_functions
 from dynexport.graph.probe import with_outputs
 from dynexport.keep import KeepSchedule
 from dynexport.metadata import Batch, Metadata
@@ -157,9 +156,16 @@ def build(family: str, seed: int, **changes: Any) -> SparseModel:
 
 
 def convert_tiny(
-    folder: Path, family: str, ratios: tuple[float, ...] | None, *, batch: str, **changes: Any
+    folder: Path,
+    family: str,
+    ratios: tuple[float, ...] | None,
+    *,
+    batch: str,
+    target: str = "tensorrt",
+    **changes: Any,
 ) -> Tiny:
-    """Through a checkpoint, as users do; ``ratios`` of None gives a dense model."""
+    """Through a checkpoint, as users do; ``ratios`` of None gives a dense model, the usual target
+    standard operators alone."""
     trained = build(family, 0, **changes)
     config = trained.config
     args = {"pruning_loc": list(config.prune_at), "input_size": config.img_size}
@@ -172,12 +178,12 @@ def convert_tiny(
             ratios=ratios,
             dense=ratios is None,
             batch=batch,
+            target=target,
             output=folder / f"{family}.onnx",
         )
     lean = rewrite(trained, None if ratios is None else KeepSchedule(ratios))
     bundle = ReferenceBundle.load(result.reference)
-    graph = inline_functions(read_model(result.onnx))
-    return Tiny(graph, result.metadata, lean, bundle)
+    return Tiny(read_model(result.onnx), result.metadata, lean, bundle)
 
 
 def typed(tiny: Tiny, precision: str) -> ir.Model:

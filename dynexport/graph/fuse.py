@@ -25,11 +25,12 @@ def require_target(target: str) -> None:
 def fuse_operators(model: ir.Model) -> int:
     """Join operators that ONNX Runtime has one kernel for; returns how often.
 
-    A graph that computes in half precision is left as it is: these kernels are for float32 where
-    it matters, on a CPU.
+    A graph in half precision is left as it is: these kernels matter on a CPU, in float32. So is one
+    with Q/DQ pairs: TensorRT-RTX 1.7 builds no engine of such a graph where functions are in it.
     """
     types = {value.dtype for node in model.graph for value in node.outputs}
-    if types & {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}:
+    quantised = any(node.op_type == "QuantizeLinear" for node in model.graph)
+    if quantised or types & {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}:
         return 0
     fused = sum(fuse(model) for fuse in FUSIONS)
     drop_unused(model)

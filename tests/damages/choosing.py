@@ -145,8 +145,13 @@ def score_in_half(patient: Patient) -> None:
 
 
 def read_the_wrong_row(patient: Patient) -> None:
-    """The head reads the best patch in place of the class token."""
-    patient.change(patient.node("Gather"), 1, lambda row: row + 1)
+    """The head reads the best patch in place of the class token: its own Gather does, or, where the
+    last block computes one row alone, that block's Slices."""
+    cuts = [node for node in patient.model.graph if node.op_type == "Slice"]
+    cuts = [node for node in cuts if str(node.name).startswith("blocks.")]
+    places = [(cut, place) for cut in cuts for place in (1, 2)]
+    for node, place in places or [(patient.node("Gather"), 1)]:
+        patient.change(node, place, lambda row: row + 1)
 
 
 def shift_positions(patient: Patient) -> None:

@@ -109,8 +109,8 @@ def test_a_large_residual_stream_stays_float32(tiny_conversion: Conversion) -> N
     broken = logits_of(emulate_half(to_half(model, "fp16")), images)
     assert not np.isfinite(broken).any()
     kept = to_half(model, "fp16", single=found)
-    error = np.abs(logits_of(emulate_half(kept), images) - exact).max()
-    assert 0 < error < 0.01 * np.abs(exact).max()
+    errors = np.abs(logits_of(emulate_half(kept), images) - exact).max(axis=1)
+    assert 0 < np.median(errors) < 0.002 * np.abs(exact).max(), "one may swap near-tied tokens"
     marks = tiny_conversion.metadata.dense_twin
     onnx.checker.check_model(ir.to_proto(dense_twin(kept, marks)), full_check=True)
 

@@ -21,7 +21,7 @@ from time import sleep
 import numpy as np
 
 from dynexport.errors import DynexportError
-from dynexport.timing import SETTLE_SECONDS, Candidate, Plan, Worker
+from dynexport.timing import SETTLE_SECONDS, Candidate, Plan, Worker, in_turn
 
 OPENED_AT_ONCE = 2
 """Processes that start together: nothing is timed yet."""
@@ -81,9 +81,7 @@ def time_in_turn(
     with ExitStack() as stack:
         workers = _open(stack, candidates, shape, failed)
         for number in range(plan.rounds):
-            order = list(workers)
-            first = number % max(1, len(order))
-            for label in order[first:] + order[:first]:  # another one begins each round
+            for label in in_turn(workers, number):
                 sleep(SETTLE_SECONDS)
                 try:
                     turn = workers[label].measure(plan.round_seconds)["total"]

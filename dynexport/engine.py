@@ -22,7 +22,14 @@ from dynexport.backends.tensorrt.flavours import fits
 from dynexport.backends.tensorrt.options import BuildOptions
 from dynexport.backends.tensorrt.runner import EngineRunner
 from dynexport.errors import BuildError, EngineError, InputError
-from dynexport.files import cache_folder, existing_file, require_writable, sha256_of, written_whole
+from dynexport.files import (
+    cache_folder,
+    existing_file,
+    require_kept,
+    require_writable,
+    sha256_of,
+    written_whole,
+)
 from dynexport.graph.functions import standard_bytes
 from dynexport.graph.precision import precision_of
 from dynexport.graph.replay import replay_inputs
@@ -70,8 +77,7 @@ def build_engine(
     beside = Sidecar.path_beside(target)
     for file in (target, beside):
         require_writable(file)
-        if file.resolve() == path.resolve():
-            raise InputError(f"{path} would be overwritten: choose another file with -o")
+    require_kept([path], target, beside)
     flavour, options = find_flavour(backend), options or BuildOptions()
     require_buildable(flavour, options)
     graph = read_model(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -74,6 +74,21 @@ def require_writable(target: Path) -> None:
         raise _cannot_write(target, f"{nearest} is a file, not a folder")
     if not os.access(nearest, os.W_OK):
         raise _cannot_write(target, f"no permission to write in {nearest}")
+
+
+def require_onnx_target(target: Path) -> None:
+    """InputError unless ``target`` can be an ONNX file to write, as far as can be told."""
+    require_writable(target)
+    if target.suffix != ".onnx":
+        raise InputError(f"{target} does not end in .onnx: name the ONNX file to write")
+
+
+def require_kept(sources: Iterable[str | Path | None], *targets: Path) -> None:
+    """InputError if a file that is read would be overwritten by one of ``targets``."""
+    written = {target.resolve() for target in targets}
+    for source in sources:
+        if source is not None and Path(source).resolve() in written:
+            raise InputError(f"{source} would be overwritten: choose another file with -o")
 
 
 def _make_folder(target: Path) -> list[Path]:

@@ -15,6 +15,7 @@ from dynexport.backends import open_runner
 from dynexport.calibration import Preprocessing, fill_batch, load_images, synthetic_images
 from dynexport.errors import ModelFileError
 from dynexport.graph.patterns import nodes_of, sizes_of
+from dynexport.graph.probe import with_outputs
 from dynexport.onnxfile import read_model, to_bytes
 from dynexport.verify.tolerances import Tolerances
 
@@ -135,14 +136,13 @@ def answers_of(
     model: ir.Model, batches: Sequence[NDArray[np.float32]], further: Sequence[str] = ()
 ) -> Answers:
     """What a graph gives in ONNX Runtime, with further values by name where it has them."""
-    probe = model.clone()
+    there = {str(value.name) for node in model.graph for value in node.outputs}
+    probe = with_outputs(model, there.intersection(further))
     fed = next(value for value in probe.graph.inputs if not value.is_initializer())
     values = {str(value.name): value for node in probe.graph for value in node.outputs}
     if fed.name != "images" and "images" in values:
         values["images"].name = "images/computed"
     fed.name = "images"
-    known = [values[name] for name in dict.fromkeys(further) if name in values]
-    probe.graph.outputs.extend(value for value in known if not value.is_graph_output())
     names = {str(value.name) for value in probe.graph.outputs}
     with open_runner("onnxruntime", to_bytes(probe)) as runner:
         told = [runner.run(images) for images in batches]

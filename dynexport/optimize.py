@@ -10,8 +10,8 @@ from time import perf_counter
 import onnx
 import onnx_ir as ir
 
-from dynexport.errors import InputError, ModelFileError, VerificationError
-from dynexport.files import existing_file, require_writable, save
+from dynexport.errors import ModelFileError, VerificationError
+from dynexport.files import existing_file, require_kept, require_onnx_target, save
 from dynexport.foreign import (
     Comparison,
     input_problem,
@@ -155,11 +155,8 @@ def optimize_model(
 def _target(path: Path, output: str | Path | None) -> Path:
     """The file to write; InputError if it is the one read, or cannot be written."""
     target = Path(f"{path.stem}-lean.onnx" if output is None else output)
-    require_writable(target)
-    if target.suffix != ".onnx":
-        raise InputError(f"{target} does not end in .onnx: name the ONNX file to write")
-    if target.resolve() == path.resolve():
-        raise InputError(f"{path} would be overwritten: choose another file with -o")
+    require_onnx_target(target)
+    require_kept([path], target)
     return target
 
 

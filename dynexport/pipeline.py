@@ -18,7 +18,13 @@ from dynexport.calibration import Preprocessing, load_images, synthetic_images
 from dynexport.engine import EngineBuild, build_engine
 from dynexport.errors import InputError, ScheduleError
 from dynexport.extras import require_convert_extras
-from dynexport.files import existing_file, require_writable, written_whole
+from dynexport.files import (
+    existing_file,
+    require_kept,
+    require_onnx_target,
+    require_writable,
+    written_whole,
+)
 from dynexport.graph.fuse import fuse_operators, require_target
 from dynexport.graph.precision import precision_of
 from dynexport.keep import KeepSchedule, parse_ratios, schedule_from_base
@@ -353,14 +359,10 @@ def _reference_images(source: str | Path | None, steps: Preprocessing) -> Any:
 def _reference_beside(target: Path, *inputs: str | Path | None) -> Path:
     """Where the bundle of ``target`` goes; InputError if either cannot be written, or is one of
     the files read."""
-    require_writable(target)
-    if target.suffix != ".onnx":
-        raise InputError(f"{target} does not end in .onnx: name the ONNX file to write")
+    require_onnx_target(target)
     beside = ReferenceBundle.path_beside(target)
     require_writable(beside)
-    for source in inputs:
-        if source is not None and Path(source).resolve() in (target.resolve(), beside.resolve()):
-            raise InputError(f"{source} would be overwritten: choose another file with -o")
+    require_kept(inputs, target, beside)
     return beside
 
 

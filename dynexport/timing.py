@@ -11,11 +11,11 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from time import sleep
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from dynexport.errors import DynexportError, InputError
 
 CLOSING_SECONDS = 10.0
 """A candidate gets so long to close its runtime: it may keep what it compiled."""
+
+T = TypeVar("T")
 
 Times = dict[str, list[float]]
 """Seconds of every run: "total", and where a runtime tells them apart "gpu" and "enqueue"."""
@@ -114,8 +116,7 @@ def time_candidates(
         rounds: list[list[Times]] = []
         for number in range(plan.rounds):
             turns: list[Times] = [{} for _ in workers]
-            for turn in range(len(workers)):  # another one begins each round
-                place = (number + turn) % len(workers)
+            for place in in_turn(range(len(workers)), number):
                 sleep(SETTLE_SECONDS)
                 turns[place] = workers[place].measure(plan.round_seconds)
             rounds.append(turns)
@@ -124,6 +125,13 @@ def time_candidates(
         _timing(candidate.label, shape[0], [turn[place] for turn in rounds])
         for place, candidate in enumerate(candidates)
     ]
+
+
+def in_turn(candidates: Iterable[T], number: int) -> list[T]:
+    """The order of a round, another one first each time."""
+    order = list(candidates)
+    first = number % max(1, len(order))
+    return order[first:] + order[:first]
 
 
 def time_layers(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from dynexport.graph.functions import ONNXRUNTIME, add_function
+from dynexport.graph.patterns import maker, nodes_of, only_user
 
 BIAS_GELU = "BiasGelu (X, B) => (Y) { Z = Add (X, B) Y = Gelu (Z) }"
 
@@ -17,14 +18,11 @@ def fuse_bias_gelu(model: ir.Model) -> int:
     """Join each Gelu (exact, float32) with the Add of a constant row before it, float32 (C,);
     returns how many were joined."""
     fused = 0
-    for node in list(model.graph):
-        if (node.domain, node.op_type) != ("", "Gelu") or node.attributes.get_string(
-            "approximate", "none"
-        ) != "none":
-            continue
-        add = node.inputs[0].producer() if node.inputs[0] is not None else None
+    for node in nodes_of(model, "Gelu"):
+        add = maker(node.inputs[0], "Add")
         inputs = None if add is None else _row_added(add)
-        if add is None or inputs is None:
+        exact = node.attributes.get_string("approximate", "none") == "none"
+        if add is None or inputs is None or not exact:
             continue
         joined = ir.node("BiasGelu", inputs, domain=ONNXRUNTIME, name=node.name)
         ir.convenience.replace_nodes_and_values(
@@ -38,10 +36,7 @@ def fuse_bias_gelu(model: ir.Model) -> int:
 
 def _row_added(add: ir.Node) -> tuple[ir.Value, ir.Value] | None:
     """What a node adds a constant row to, and the row; None if it does not, or if others use it."""
-    total = add.outputs[0]
-    if (add.domain, add.op_type) != ("", "Add") or len(total.uses()) != 1:
-        return None
-    if total.is_graph_output():
+    if only_user(add.outputs[0]) is None:
         return None
     for value, row in (add.inputs, add.inputs[::-1]):
         if value is None or row is None or row.const_value is None:

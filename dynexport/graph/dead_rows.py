@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from dynexport.graph.constants import content_of, int64_constant
 from dynexport.graph.names import unique
+from dynexport.graph.patterns import is_standard
 
 
 class Row(NamedTuple):
@@ -64,8 +65,7 @@ def _narrow(
     for (node, place), row in demands.items():
         value = node.inputs[place]
         assert value is not None
-        producer = value.producer()
-        if producer in small or (node in readers and producer not in small):
+        if value.producer() in small or node in readers:
             continue
         if (value, row) not in cuts:
             scope = (node.name or "").rpartition("/")[0]
@@ -109,7 +109,7 @@ def _follow(model: ir.Model, node: ir.Node, axis: int) -> None:
 
 def _reads_one_row(node: ir.Node) -> Row | None:
     """The row a Gather takes, where it takes one by a constant index."""
-    if node.op_type != "Gather" or node.domain:
+    if node.op_type != "Gather" or not is_standard(node):
         return None
     source, index = node.inputs
     if source is None or source.shape is None or index is None or index.const_value is None:
@@ -137,7 +137,11 @@ Needs = Mapping[int, Row]
 def _needs_of(node: ir.Node, row: Row) -> Needs | None:
     """What a node needs of its inputs to compute one row; None where it cannot be narrowed."""
     rule = RULES.get(node.op_type)
-    if rule is None or node.domain or any(v is None or v.shape is None for v in node.inputs):
+    if (
+        rule is None
+        or not is_standard(node)
+        or any(v is None or v.shape is None for v in node.inputs)
+    ):
         return None
     return rule(node, row)
 

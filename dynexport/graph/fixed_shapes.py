@@ -20,7 +20,7 @@ from dynexport.graph.sizes import Facts, learn_sizes
 def fold_fixed_shapes(model: ir.Model) -> int:
     """Compute what depends on constants and fixed sizes alone; returns how many nodes that saved.
 
-    A Reshape to sizes of which one is open copies it (0) or infers it (-1)., and
+    A Reshape to sizes of which one is open copies it (0) or infers it (-1), and
     an Expand takes the sizes it does not change from what it expands. An If whose condition is
     known gives way to the branch it takes.
     """

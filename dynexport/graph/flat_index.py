@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
 from dynexport.graph.patterns import constant, integers, maker, sizes_of
-from dynexport.graph.size_arithmetic import product_of
+from dynexport.graph.size_arithmetic import Size, product_of
 from dynexport.graph.sizes import Facts
 
 RENAMES = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Expand")
@@ -20,11 +22,14 @@ def flattened(value: ir.Value | None) -> ir.Value | None:
     """The value (B, N, ...) that was reshaped to this one, (B * N, ...)."""
     node = maker(value, "Reshape", "Flatten")
     source = None if node is None else node.inputs[0]
-    flat, sizes = sizes_of(value), sizes_of(source)
+    return source if is_flattening(sizes_of(value), sizes_of(source)) else None
+
+
+def is_flattening(flat: Sequence[Size] | None, sizes: Sequence[Size] | None) -> bool:
+    """Whether a shape is another's, (B, N, ...), with its first two sizes made one; both known."""
     if flat is None or sizes is None or len(sizes) != len(flat) + 1 or None in (*flat, *sizes):
-        return None
-    together = flat[0] == product_of(sizes[:2]) and flat[1:] == sizes[2:]
-    return source if together else None
+        return False
+    return flat[0] == product_of(sizes[:2]) and list(flat[1:]) == list(sizes[2:])
 
 
 def rows_within(value: ir.Value | None, facts: Facts, batch: ir.Value) -> ir.Value | None:

@@ -39,13 +39,13 @@ def inline_functions(model: ir.Model) -> ir.Model:
     The model given is changed, and returned; nodes of a definition are named after their operator,
     in the module of the node whose place they take.
     """
+    if not model.functions:
+        return model
     calls = [
         (node.name or "", len(model.functions[node.op_identifier()]))
         for node in model.graph
         if node.op_identifier() in model.functions
     ]
-    if not model.functions:
-        return model
     known = {*model.graph}
     InlinePass()(model)
     model.opset_imports.pop(ONNXRUNTIME, None)

@@ -102,6 +102,21 @@ def put_before(
     return made
 
 
+def put_row_gather(
+    node: ir.Node,
+    data: ir.Value | None,
+    rows: ir.Value | None,
+    *,
+    name: str,
+    shape: Sequence[int | str | None],
+) -> ir.Value:
+    """In front of a node that gives the same type, whole rows of each image: data (B, N, ...),
+    rows int64 (B, K, 1) -> (B, K, ...)."""
+    dtype = node.outputs[0].dtype
+    batched = {"batch_dims": 1}
+    return put_before(node, "GatherND", [data, rows], batched, name=name, shape=shape, dtype=dtype)
+
+
 def put_in_place(old: ir.Value, new: ir.Value) -> None:
     """Who read what a node gave reads another value; an output of the graph keeps its name."""
     node = old.producer()

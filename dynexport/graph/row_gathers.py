@@ -15,6 +15,7 @@ from dynexport.graph.patterns import (
     nodes_of,
     put_before,
     put_in_place,
+    put_row_gather,
     sizes_of,
 )
 from dynexport.graph.sizes import Facts, learn_sizes
@@ -57,15 +58,7 @@ def _from_elements(model: ir.Model, node: ir.Node) -> bool:
     if None in whole or given != whole or own != [sizes[0], given[1], 1]:
         return False
     index = _as_int64(node, rows, own)
-    new = put_before(
-        node,
-        "GatherND",
-        [data, index],
-        {"batch_dims": 1},
-        name=f"{made.name}/rows",
-        shape=given,
-        dtype=made.dtype,
-    )
+    new = put_row_gather(node, data, index, name=f"{made.name}/rows", shape=given)
     put_in_place(made, new)
     return True
 
@@ -94,15 +87,7 @@ def _from_pairs(node: ir.Node, facts: Facts) -> bool:
         return False
     if not is_image_number(image, facts, sizes[0]):
         return False
-    new = put_before(
-        node,
-        "GatherND",
-        [data, rows],
-        {"batch_dims": 1},
-        name=f"{made.name}/rows",
-        shape=[*own[:2], *sizes[2:]],
-        dtype=made.dtype,
-    )
+    new = put_row_gather(node, data, rows, name=f"{made.name}/rows", shape=[*own[:2], *sizes[2:]])
     put_in_place(made, new)
     return True
 
@@ -134,15 +119,7 @@ def _from_flat(model: ir.Model, node: ir.Node, facts: Facts) -> bool:
         shape=[*own, 1],
         dtype=INDEX,
     )
-    new = put_before(
-        node,
-        "GatherND",
-        [batch, index],
-        {"batch_dims": 1},
-        name=f"{made.name}/rows",
-        shape=whole,
-        dtype=made.dtype,
-    )
+    new = put_row_gather(node, batch, index, name=f"{made.name}/rows", shape=whole)
     for user in users:
         put_in_place(user.outputs[0], new)
     return True

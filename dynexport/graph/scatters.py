@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from dynexport.graph.constants import add_constant, int64_constant
-from dynexport.graph.flat_index import flattened, rows_within
+from dynexport.graph.flat_index import flattened, is_flattening, rows_within
 from dynexport.graph.patterns import (
     axis_of,
     drop_unused,
@@ -18,10 +18,10 @@ from dynexport.graph.patterns import (
     nodes_of,
     put_before,
     put_in_place,
+    put_row_gather,
     scalar,
     sizes_of,
 )
-from dynexport.graph.size_arithmetic import product_of
 from dynexport.graph.sizes import Facts, learn_sizes
 
 INDEX = ir.DataType.INT64
@@ -102,8 +102,7 @@ def _unflattened(node: ir.Node) -> ir.Value | None:
     for use in made.uses():
         flat, sizes = sizes_of(made), sizes_of(use.node.outputs[0])
         if use.node.op_type == "Reshape" and flat and sizes and len(sizes) == len(flat) + 1:
-            together = flat[0] == product_of(sizes[:2]) and flat[1:] == sizes[2:]
-            return use.node.outputs[0] if together and None not in sizes else None
+            return use.node.outputs[0] if is_flattening(flat, sizes) else None
     first = maker(node.inputs[0], node.op_type)
     return None if first is None else flattened(first.inputs[0])
 
@@ -189,15 +188,7 @@ def _put_back(model: ir.Model, node: ir.Node, low: Half, high: Half, inverse: ir
         shape=sizes,
         dtype=made.dtype,
     )
-    back = put_before(
-        node,
-        "GatherND",
-        [both, inverse],
-        {"batch_dims": 1},
-        name=f"{made.name}/back",
-        shape=sizes,
-        dtype=made.dtype,
-    )
+    back = put_row_gather(node, both, inverse, name=f"{made.name}/back", shape=sizes)
     if sizes_of(made) != sizes:
         for use in list(made.uses()):
             if use.node.op_type == "Reshape" and sizes_of(use.node.outputs[0]) == sizes:

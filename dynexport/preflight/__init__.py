@@ -18,6 +18,7 @@ from dynexport.backends.tensorrt import FLAVOURS, Flavour, find_flavour
 from dynexport.backends.tensorrt.builder import Problem, parse
 from dynexport.errors import BuildError, DeviceError, MissingExtraError
 from dynexport.graph.functions import standard_bytes
+from dynexport.graph.patterns import STANDARD
 from dynexport.onnxfile import read_model
 from dynexport.preflight.attention import attention_operator, late_scale, unfused_attention
 from dynexport.preflight.operators import (
@@ -36,7 +37,7 @@ from dynexport.preflight.quantised import (
     quantised_types,
     zero_points,
 )
-from dynexport.preflight.view import SEVERITIES, STANDARD, Finding, View, given_name, label
+from dynexport.preflight.view import SEVERITIES, Finding, View, given_name, label
 
 Rule = Callable[[View], Iterable[Finding]]
 

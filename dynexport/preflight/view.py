@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 from onnx_ir.passes.common import InlinePass, ShapeInferencePass
 
+from dynexport.graph.patterns import STANDARD
+
 Severity = Literal["refused", "inexact", "slow", "risky"]
 
 SEVERITIES: tuple[Severity, ...] = ("refused", "inexact", "slow", "risky")
@@ -25,9 +27,6 @@ risky    the TensorRT it was tried with takes it; other versions refuse it or di
 """
 
 HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-STANDARD = ("", "ai.onnx")
-"""Names of the domain of ONNX's own operators."""
-
 SHAPES = ("Shape", "Size")
 """Operators that read the shape of a value, not what is in it."""
 

@@ -97,7 +97,8 @@ def bisect(
         with trial.subject.open_probe(with_outputs(candidate, names)) as runner:
             found = run_batches(runner, trial.images, [batch], feeds[1])
         for name in names:
-            errors[name] = relative_error(expected[name], found[name], len(batch))
+            scores = _are_scores(makers[name])
+            errors[name] = relative_error(expected[name], found[name], len(batch), scores=scores)
     return find_departure(makers, errors, tolerances.outputs)
 
 
@@ -132,8 +133,13 @@ def _error_before(node: ir.Node, errors: Mapping[str, float]) -> float:
     return worst
 
 
-def relative_error(expected: NDArray[Any], found: NDArray[Any], batch: int) -> float:
+def relative_error(
+    expected: NDArray[Any], found: NDArray[Any], batch: int, *, scores: bool = False
+) -> float:
     """Length of the worst image's difference relative to that of its sound value.
+
+    scores: what a Softmax takes. It makes factors of differences, so these count as they are where
+    scores are below one: a row of small ones would show more rounding than the Softmax passes on.
 
     Infinite where shapes differ, or a number is missing or infinite on one side alone. Infinities,
     and scores that pin a class token above all others, must agree and are left out: beside them
@@ -150,7 +156,16 @@ def relative_error(expected: NDArray[Any], found: NDArray[Any], batch: int) -> f
     theirs, ours = np.where(plain, theirs, 0.0), np.where(plain, ours, 0.0)
     if not np.isfinite(ours).all():
         return float("inf")
-    return float(relative_lengths(theirs, ours).max(initial=0.0))
+    least = math.sqrt(theirs.shape[1]) if scores else 0.0
+    return float(relative_lengths(theirs, ours, least).max(initial=0.0))
+
+
+def _are_scores(node: ir.Node) -> bool:
+    """Whether what a node gives goes into a Softmax, at most a bias or mask on the way."""
+    readers = list(node.outputs[0].consumers())
+    if [reader.op_type for reader in readers] == ["Add"]:
+        readers = list(readers[0].outputs[0].consumers())
+    return [reader.op_type for reader in readers] == ["Softmax"]
 
 
 def _common_values(

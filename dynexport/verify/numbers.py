@@ -92,17 +92,19 @@ def constant_failures(model: ir.Model) -> tuple[str, ...]:
     return tuple(broken)
 
 
-def relative_lengths(expected: NDArray[Any], found: NDArray[Any]) -> NDArray[np.float64]:
+def relative_lengths(
+    expected: NDArray[Any], found: NDArray[Any], least: float = 0.0
+) -> NDArray[np.float64]:
     """Per row ||found - expected|| / ||expected||, both (R, ...) of one shape: (R,).
 
     A row is taken to be at least as long as they are in the middle, so that one that happens to be
-    near zero is not measured by its own rounding.
+    near zero is not measured by its own rounding, and at least ``least`` long.
     """
     theirs = expected.reshape(len(expected), -1).astype(np.float64)
     ours = found.reshape(len(found), -1).astype(np.float64)
     lengths = np.linalg.norm(theirs, axis=1)
     away = np.linalg.norm(ours - theirs, axis=1)
-    least = max(float(np.median(lengths)), np.finfo(np.float64).tiny)
+    least = max(least, float(np.median(lengths)), np.finfo(np.float64).tiny)
     return np.asarray(away / np.maximum(lengths, least))
 
 

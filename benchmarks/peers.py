@@ -76,11 +76,16 @@ def parse_options() -> argparse.Namespace:
     )
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
     parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=list(RUNTIMES))
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--round-seconds", type=float, default=0.3, help="of each candidate")
+    parser.add_argument(
+        "--rounds", nargs="+", type=int, default=[14, 5], help="by batch size, or one number"
+    )
+    parser.add_argument("--round-seconds", type=float, default=0.1, help="of each candidate")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of every candidate")
     parser.add_argument("--name", default="peers", help="of the files written")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if len(options.rounds) not in (1, len(options.batches)):
+        parser.error("--rounds takes one number, or one for each of --batches")
+    return options
 
 
 def make_entries(
@@ -111,14 +116,16 @@ def measure(
     folder: Path,
     options: argparse.Namespace,
 ) -> Result:
-    """Time all entries and the ceilings in turn."""
+    """Time all entries and the ceilings in turn, those next to each other that are compared."""
     begin = perf_counter()
     products = product_candidates(options.precisions, folder, options.threads)
+    beside = sorted(entries, key=lambda entry: (entry.precision, entry.runtime))
+    rounds = options.rounds[options.batches.index(batch) % len(options.rounds)]
     results = time_in_turn(
-        [entry.candidate for entry in entries if entry.candidate] + [*products.values()],
+        [*products.values(), *(entry.candidate for entry in beside if entry.candidate)],
         (batch, 3, subject.img_size, subject.img_size),
-        Plan(rounds=options.rounds, round_seconds=options.round_seconds),
-        on_round=lambda number: say(f"batch {batch}: round {number} of {options.rounds}", begin),
+        Plan(rounds=rounds, round_seconds=options.round_seconds),
+        on_round=lambda number: say(f"batch {batch}: round {number} of {rounds}", begin),
     )
     return judge(subject.name, batch, entries, products, results)
 

@@ -1,9 +1,10 @@
 """How every benchmark here measures: a process a candidate, all in turn, round by round.
 
-A shared machine has slow phases of seconds and is never faster than it can be. So of each turn the
-shortest run counts, ratios are formed of the shortest runs of one round, and their median over the
-rounds is reported with its standard error. Latencies in tables are the shortest run of all rounds,
-and rates follow from it; the middle run of all stands beside it, as what the machine gave that day.
+A shared machine has slow phases of seconds and is never faster than it can be. So rounds are many
+and turns short, of each turn the shortest run counts, ratios are formed of the shortest runs of one
+round, and their median over the rounds is reported with its standard error; beside it the quotient
+of the shortest runs of all rounds. Latencies in tables are the shortest run of all rounds, and
+rates follow from it; the middle run of all stands beside it, as what the machine gave that day.
 
 A candidate that does not open, or dies, is reported with its reason and does not end the others.
 """
@@ -46,23 +47,28 @@ class Failed:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times faster: the median over the rounds and its standard error."""
+    """How many times faster: the median over the rounds and its standard error.
+
+    shortest  the quotient of the shortest runs of all rounds
+    """
 
     median: float
     error: float
+    shortest: float
 
     @classmethod
     def of(cls, slow: Measured, fast: Measured) -> Ratio:
         """Rounds are paired; the error is that of the median of resampled rounds."""
         ratios = np.asarray(slow.rounds) / np.asarray(fast.rounds)
         draws = np.random.default_rng(0).choice(ratios, (1000, len(ratios)))
-        return cls(float(np.median(ratios)), float(np.median(draws, axis=1).std()))
+        error = float(np.median(draws, axis=1).std())
+        return cls(float(np.median(ratios)), error, slow.min / fast.min)
 
     def scaled(self, factor: float) -> Ratio:
-        return Ratio(self.median * factor, self.error * factor)
+        return Ratio(self.median * factor, self.error * factor, self.shortest * factor)
 
     def __str__(self) -> str:
-        return f"{self.median:.3f} ± {self.error:.3f}"
+        return f"{self.median:.3f} ± {self.error:.3f} ({self.shortest:.3f})"
 
 
 def time_in_turn(

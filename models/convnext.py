@@ -1,7 +1,8 @@
 """DynamicConvNeXt: ConvNeXt (arXiv 2201.03545) whose third stage has two paths.
 
 Sparsification: arXiv 2207.01580, section 3.4. Parameter names and shapes are the public code's,
-so its checkpoints load strictly. Maps are channels last, (B, H, W, C), between convolutions.
+so its checkpoints load strictly. Between convolutions maps are rows, (B, N, C), line after line:
+with four axes OpenVINO would add and normalise them channel by channel, and reorder each time.
 """
 
 from __future__ import annotations
@@ -125,23 +126,24 @@ class Downsample(nn.Sequential):
         norm = nn.LayerNorm(before if stage else dim, eps=EPS)
         convolution = nn.Conv2d(before, dim, kernel_size=size, stride=size)
         super().__init__(*((norm, convolution) if stage else (convolution, norm)))
-        self.stem = stage == 0
+        self.side = config.grid(stage - 1) if stage else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Image (B, 3, H, W) in the stem, else a map (B, H, W, C) -> map (B, H/2, W/2, C')."""
-        if self.stem:
-            return self[1](channels_last(self[0](x)))
-        return channels_last(self[1](channels_first(self[0](x))))
+        """Image (B, 3, H, W) in the stem, else rows (B, N, C) -> rows (B, N/4, C')."""
+        if self.side is None:
+            return self[1](to_rows(self[0](x)))
+        # over two axes, as a sum and a norm of (B, N, C) are joined in ONNX Runtime, and slower so
+        return to_rows(self[1](to_map(self[0](x.flatten(0, 1)), self.side)))
 
 
-def channels_first(x: Tensor) -> Tensor:
-    """(B, H, W, C) -> (B, C, H, W)."""
-    return x.permute(0, 3, 1, 2)
+def to_map(rows: Tensor, side: int) -> Tensor:
+    """(B, side * side, C) or (B * side * side, C) -> (B, C, side, side)."""
+    return rows.reshape(-1, side, side, rows.shape[-1]).permute(0, 3, 1, 2)
 
 
-def channels_last(image: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, H, W, C)."""
-    return image.permute(0, 2, 3, 1)
+def to_rows(image: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, H * W, C)."""
+    return image.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 class ConvNeXtBlock(nn.Module):
@@ -164,13 +166,12 @@ class ConvNeXtBlock(nn.Module):
             self.fast_path_gamma = nn.Parameter(torch.full((dim,), LAYER_SCALE))
 
     def forward(self, x: Tensor, route: Route | None = None) -> Tensor:
-        """A map (B, H, W, C) -> (B, H, W, C)."""
-        branch = channels_last(self.dwconv(channels_first(x)))
+        """A map as rows (B, N, C) -> (B, N, C)."""
+        rows = to_rows(self.dwconv(to_map(x, self.side)))
         if self.fast_path is None:
-            return x + self.drop_path(self.slow(branch))
-        rows = self.shared_norm(branch.flatten(1, 2))
-        rows = through_two_paths(rows, route, self.slow, self.fast)
-        return x + self.drop_path(rows.unflatten(1, (self.side, self.side)))
+            return x + self.drop_path(self.slow(rows))
+        rows = through_two_paths(self.shared_norm(rows), route, self.slow, self.fast)
+        return x + self.drop_path(rows)
 
     def slow(self, x: Tensor) -> Tensor:
         """Norm and MLP, scaled: (..., C) -> (..., C)."""
@@ -241,15 +242,13 @@ class DynamicConvNeXt(SparseModel):
             x = downsample(x)
             for index, block in enumerate(self.stages[stage].children()):
                 if stage == SPARSE_STAGE and index in stage_at:
-                    tokens = tokens._replace(x=x.flatten(1, 2))
-                    tokens = self.score_predictor[stage_at[index]](tokens)
+                    tokens = self.score_predictor[stage_at[index]](tokens._replace(x=x))
                 x = block(x, tokens.route)
-            maps.append(x)
+            maps.append(x.unflatten(1, (self.config.grid(stage),) * 2))
         if self.config.task == FEATURES:
             return Output(self.norms(maps), tokens)
-        rows = x.flatten(1, 2)
-        logits = self.head(self.norm(rows.mean(dim=1)))
-        features = self.norm(rows) if self.training else None
+        logits = self.head(self.norm(x.mean(dim=1)))
+        features = self.norm(x) if self.training else None
         return Output({"logits": logits}, tokens, features)
 
 

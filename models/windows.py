@@ -54,7 +54,9 @@ class LeanWindowAttention(nn.Module):
 
     A row of one head, D channels, is what is moved, so that nothing is transposed: on a CPU a
     gather runs on every core and a transpose on one. Bias and mask are one constant, added once;
-    the scale rides on the query projection.
+    the scale rides on the query projection. Attention has four axes, as OpenVINO joins its
+    operators only so: where a mask tells windows apart these stand with the heads, else with the
+    images, so that what is added is never larger than need be.
     """
 
     q: Tensor
@@ -72,8 +74,9 @@ class LeanWindowAttention(nn.Module):
         scale = torch.ones(3 * dim, 1)
         scale[:dim] = (dim // self.num_heads) ** -0.5
         self.qkv = linear_from(trained.qkv.weight * scale, trained.qkv.bias * scale[:, 0])
-        bias = trained.bias().detach().unsqueeze(0)
-        self.register_buffer("bias", bias if mask is None else bias + mask.unsqueeze(1))
+        bias = trained.bias().detach()
+        masked = bias if mask is None else (bias + mask.unsqueeze(1)).flatten(0, 1)
+        self.register_buffer("bias", masked.unsqueeze(0))
         order, back = window_order(trained.side, trained.window, trained.shift)
         self.padded = len(order) > len(back)
         heads = torch.arange(self.num_heads)
@@ -92,13 +95,10 @@ class LeanWindowAttention(nn.Module):
             x = F.pad(x, (0, 0, 0, 1))
         head_dim = dim // self.num_heads
         rows = self.qkv(x).reshape(batch, -1, head_dim)
-        shape = (batch, len(self.q) // self.num_heads // self.window_rows, self.num_heads)
-        q, k, v = (
-            rows.index_select(1, index).reshape(*shape, self.window_rows, head_dim)
-            for index in (self.q, self.k, self.v)
-        )
+        shape = (-1, self.bias.shape[1], self.window_rows, head_dim)
+        q, k, v = (rows.index_select(1, index).reshape(shape) for index in (self.q, self.k, self.v))
         scores = torch.matmul(q, k.transpose(-2, -1)) + self.bias
-        mixed = torch.matmul(scores.softmax(dim=-1), v).reshape(batch, -1, head_dim)
+        mixed = torch.matmul(scores.softmax(dim=-1), v).reshape(-1, len(self.q), head_dim)
         return self.proj(mixed.index_select(1, self.back).reshape(batch, tokens, dim))
 
 

@@ -10,7 +10,6 @@ import argparse
 import dataclasses
 import pickle
 import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from dynexport.models import (
     variant_name,
     variants,
 )
+from dynexport.remarks import unheard
 
 CONTAINERS = ("model", "model_ema", "state_dict")
 """Keys that hold weights, the preferred first."""
@@ -103,8 +103,7 @@ def load_checkpoint(path: str | Path, weights: str | None = None) -> Checkpoint:
 def _read_pickle(path: Path) -> Any:
     """A weights-only load: builds tensors and plain containers, never runs what a file says."""
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with torch.serialization.safe_globals([argparse.Namespace]), unheard():
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything the unpickler meets
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))

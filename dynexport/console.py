@@ -6,17 +6,18 @@ import dataclasses
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from dynexport.progress import OnProgress
+    from dynexport.progress import OnProgress, OnStep
 
 
 def print_json(result: Any) -> None:
@@ -35,35 +36,68 @@ def _finite(value: Any) -> Any:
 
 
 @contextmanager
-def progress(quiet: bool) -> Iterator[Callable[[str], None]]:
+def progress(quiet: bool, verbose: bool = False) -> Iterator[OnStep]:
     """A function to tell of each step: a spinner on a terminal, a line each elsewhere."""
-    with build_progress(quiet) as (on_step, _):
+    with build_progress(quiet, verbose) as (on_step, _):
         yield on_step
 
 
 @contextmanager
-def build_progress(quiet: bool) -> Iterator[tuple[Callable[[str], None], OnProgress]]:
+def build_progress(quiet: bool, verbose: bool = False) -> Iterator[tuple[OnStep, OnProgress]]:
     """Functions to tell of steps, and of TensorRT's phases: a spinner and bars on a terminal, a
-    line each elsewhere.
+    line each elsewhere. When verbose, a line tells each step's seconds.
 
     Progress goes to stderr, so that stdout is the result alone.
     """
     console = Console(stderr=True, quiet=quiet, emoji=False, highlight=False)
-    if not console.is_terminal:
-        told: set[str] = set()
+    watched = sys.stderr.isatty() and not console.is_dumb_terminal and not quiet
+    with (_draw_bars if watched else _say_lines)(console) as (on_step, on_progress):
+        if not verbose:
+            yield on_step, on_progress
+            return
+        timed = _time_steps(on_step, lambda line: _say(console, line))
+        yield timed, on_progress
+        timed("")
 
-        def say(step: str) -> None:
-            console.print(f"... {step}", markup=False, soft_wrap=True)
 
-        def say_once(phase: str, done: int, steps: int) -> None:
-            if phase not in told:
-                told.add(phase)
-                say(phase)
+def _time_steps(on_step: OnStep, tell: OnStep) -> OnStep:
+    """An `OnStep` that tells the seconds of the step before; one without a name is the end."""
+    last: list[tuple[str, float]] = []
 
-        yield say, say_once
-        return
+    def begin(step: str) -> None:
+        now = perf_counter()
+        if last:
+            name, since = last.pop()
+            tell(f"{name}: {now - since:.2f} s")
+        if step:
+            last.append((step, now))
+            on_step(step)
+
+    return begin
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(f"... {line}", markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _say_lines(console: Console) -> Iterator[tuple[OnStep, OnProgress]]:
+    told: set[str] = set()
+
+    def say_once(phase: str, done: int, steps: int) -> None:
+        if phase not in told:
+            told.add(phase)
+            _say(console, phase)
+
+    yield lambda step: _say(console, step), say_once
+
+
+@contextmanager
+def _draw_bars(console: Console) -> Iterator[tuple[OnStep, OnProgress]]:
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=quiet) as bars:
+    with Progress(*columns, console=console, transient=True) as bars:
         tasks = {"": bars.add_task("starting", total=None)}
 
         def fill(phase: str, done: int, steps: int) -> None:

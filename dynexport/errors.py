@@ -14,6 +14,8 @@ DynexportError
 ├── BuildError               2  TensorRT refused the model, or cannot be used
 └── VerificationError        1  the outputs were compared and differ
 
+Anything else that is raised is a fault of dynexport's own, and exits with 70.
+
 Every message says what was found, what was expected and what to do next.
 """
 
@@ -88,6 +90,9 @@ class VerificationError(DynexportError):
 def unknown_choice(kind: str, found: str, choices: Iterable[str]) -> str:
     """One sentence for a wrong name: what was found, the nearest name, all the names."""
     names = list(choices)
-    near = difflib.get_close_matches(found, names, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    lower = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(found.lower(), lower, n=1) or [
+        name for name in lower if found and found.lower() in name
+    ]
+    hint = f"did you mean {lower[near[0]]!r}? " if near else ""
     return f"unknown {kind} {found!r}: {hint}choose from {', '.join(names)}"

@@ -8,9 +8,7 @@ it will take: `dynexport.graph.batch` says how.
 from __future__ import annotations
 
 import dataclasses
-import logging
 import operator
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -46,6 +44,7 @@ from dynexport.graph.twin import MARK, dense_twin, read_marks
 from dynexport.metadata import Batch, Metadata
 from dynexport.models import SparseModel
 from dynexport.reference import ReferenceBundle
+from dynexport.remarks import unheard
 
 TRACED_BATCH = 2
 """Any size but 1 would do: exporters treat 1 as a constant."""
@@ -187,14 +186,10 @@ def _fold_constants(graph: ir.Model) -> None:
 
 def _translate(module: nn.Module, example: Tensor, outputs: list[str], opset: int) -> ir.Model:
     """PyTorch's exporter, quietly: its remarks are about operators these models do not use."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
     traces = getattr(torch.fx.config, "do_not_emit_stack_traces", False)  # newer than PyTorch 2.9
-    logger.setLevel(logging.ERROR)
     torch.fx.config.do_not_emit_stack_traces = True  # one a node: nobody reads them here
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with torch.no_grad(), unheard("torch.onnx"):
             program = torch.export.export(module, (example,), strict=False)
             _decompose_only_if_needed(program)
             exported = torch.onnx.export(
@@ -208,7 +203,6 @@ def _translate(module: nn.Module, example: Tensor, outputs: list[str], opset: in
                 custom_translation_table=TRANSLATIONS,
             )
     finally:
-        logger.setLevel(level)
         torch.fx.config.do_not_emit_stack_traces = traces
     assert exported is not None
     return exported.model

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from dynexport.bench import BatchResult, BenchResult, Gain, bench_model, find_break_even
+from dynexport.cli.bench import show_bench
 from dynexport.errors import DynexportError, InputError, MissingExtraError
 from dynexport.gpu import ClockLimits, GpuFacts, GpuSample, summarise
 from dynexport.pipeline import Conversion, convert
 from dynexport.profile import GROUPS, group_of, group_times
-from dynexport.show import show_bench
 from dynexport.timing import Candidate, Plan, Spread, Timing, speedup, time_candidates
 
 NO_LIMITS = ClockLimits(None, None, None, None)

@@ -597,7 +597,7 @@ def test_inspect_tells_what_a_checkpoint_is(run: Run, tiny_checkpoint: Path) -> 
     assert facts["tensors"] == 86
     assert facts["config"]["prune_at"] == [1, 2, 3]
     assert facts["args"]["pruning_loc"] == [1, 2, 3]
-    shown = run("inspect", tiny_checkpoint)
+    shown = run("inspect", tiny_checkpoint, "-q")
     assert (shown.code, shown.err) == (0, "")
     assert "family                 deit\n" in shown.out
     assert "  pruning_loc          1, 2, 3\n" in shown.out
@@ -619,7 +619,7 @@ def test_inspect_tells_what_an_onnx_file_is(run: Run, exported: Path) -> None:
     assert facts["nodes"] == sum(facts["operators"].values())
     assert facts["inputs"]["images"][1:] == [3, 28, 28]
     assert facts["dynexport"]["keep_counts"] == [34, 24, 16]
-    shown = run("inspect", exported)
+    shown = run("inspect", exported, "-q")
     assert (shown.code, shown.err) == (0, "")
     assert str(exported) in shown.out
     assert "  keep_counts          34, 24, 16\n" in shown.out

@@ -19,11 +19,11 @@ import pytest
 
 from dynexport import cli, probes
 from dynexport.backends.tensorrt import FLAVOURS
+from dynexport.cli.doctor import show_diagnosis
 from dynexport.doctor import Diagnosis, Package, is_older, judge_flavour, judge_gpus, read_needs
 from dynexport.errors import DynexportError
 from dynexport.gpu import GpuFacts
 from dynexport.probes import ProbeError
-from dynexport.show import show_diagnosis
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -112,7 +112,11 @@ def fake(folder: Path, module: str, code: str, version: str | None = None) -> No
 def doctor(folder: Path, *arguments: str, script: tuple[str, ...] = ("-m", "dynexport")) -> Ran:
     inherited = os.environ.get("PYTHONPATH")
     done = subprocess.run(
-        [sys.executable, *script, *(arguments if script[0] == "-c" else ("doctor", *arguments))],
+        [
+            sys.executable,
+            *script,
+            *(arguments if script[0] == "-c" else ("doctor", "-q", *arguments)),
+        ],
         capture_output=True,
         encoding="utf-8",
         cwd=folder.parent,

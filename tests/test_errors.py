@@ -85,3 +85,9 @@ def test_unknown_choice_suggests_nothing_where_nothing_is_near() -> None:
     assert unknown_choice("backend", "zzz", iter(["onnxruntime"])) == (
         "unknown backend 'zzz': choose from onnxruntime"
     )
+
+
+def test_unknown_choice_looks_past_case_and_at_parts() -> None:
+    assert "did you mean 'fp16'? " in unknown_choice("precision", "FP16", ["fp32", "fp16"])
+    assert "did you mean 'tensorrt-rtx'? " in unknown_choice("TensorRT", "rtx", ["tensorrt-rtx"])
+    assert "did you mean" not in unknown_choice("precision", "", ["fp32"])

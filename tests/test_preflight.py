@@ -231,7 +231,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 @needs_rtx
 def test_check_passes_a_file_of_ours_in_one_line(run: Run, tiny_conversion: Conversion) -> None:
-    code, out, err = run("check", tiny_conversion.onnx)
+    code, out, err = run("check", tiny_conversion.onnx, "-q")
     nodes = read_model(tiny_conversion.onnx).graph.num_nodes()
     version = RTX.version()
     assert (code, err) == (0, "")

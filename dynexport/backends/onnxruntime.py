@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from dynexport.backends import NO_INPUTS, Further
 from dynexport.errors import DeviceError, MissingExtraError, ModelFileError
+from dynexport.remarks import are_heard
 
-ERRORS_ONLY = 3
-"""onnxruntime's log severity: its warnings are about its own optimiser."""
+WARNINGS, ERRORS = 2, 3
+"""onnxruntime's log severities. Its warnings are about its own optimiser."""
 
 CPU = "CPUExecutionProvider"
 
@@ -47,7 +48,7 @@ class OnnxRuntimeRunner:
         self._owned = ExitStack()
         onnxruntime = _load(provider)
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = ERRORS_ONLY
+        options.log_severity_level = WARNINGS if are_heard() else ERRORS
         if threads:
             options.intra_op_num_threads = threads
         if in_order:

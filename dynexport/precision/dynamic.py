@@ -5,7 +5,6 @@ No images are needed, and no TensorRT takes it. ONNX Runtime's quantiser writes 
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import onnx_ir as ir
 from dynexport.errors import MissingExtraError
 from dynexport.graph.batch import infer_shapes
 from dynexport.precision.products import Product
+from dynexport.remarks import unheard
 
 
 def quantise_dynamically(model: ir.Model, products: Sequence[Product]) -> ir.Model:
@@ -28,23 +28,19 @@ def quantise_dynamically(model: ir.Model, products: Sequence[Product]) -> ir.Mod
         from onnxruntime.quantization import QuantType, quantize_dynamic
     except ImportError:
         raise MissingExtraError("onnxruntime", "cpu") from None
-    logging.getLogger().disabled, silent = True, logging.getLogger().disabled
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "int8.onnx"
-            quantize_dynamic(
-                ir.serde.serialize_model(model),
-                path,
-                op_types_to_quantize=["MatMul", "Gemm"],
-                nodes_to_quantize=[product.node for product in products],
-                per_channel=True,
-                reduce_range=True,
-                weight_type=QuantType.QInt8,
-                extra_options={"MatMulConstBOnly": True},
-            )
-            typed = ir.serde.deserialize_model(onnx.load(str(path)))
-    finally:
-        logging.getLogger().disabled = silent
+    with unheard("root"), tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "int8.onnx"
+        quantize_dynamic(
+            ir.serde.serialize_model(model),
+            path,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            nodes_to_quantize=[product.node for product in products],
+            per_channel=True,
+            reduce_range=True,
+            weight_type=QuantType.QInt8,
+            extra_options={"MatMulConstBOnly": True},
+        )
+        typed = ir.serde.deserialize_model(onnx.load(str(path)))
     typed.metadata_props.update(model.metadata_props)
     infer_shapes(typed)
     typed.producer_name, typed.producer_version = model.producer_name, model.producer_version

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,6 +13,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx_ir.passes.common import InlinePass, ShapeInferencePass
 
 from dynexport.graph.patterns import STANDARD
+from dynexport.remarks import unheard
 
 Severity = Literal["refused", "inexact", "slow", "risky"]
 
@@ -101,12 +101,8 @@ class View:
 
 def _infer_shapes(model: ir.Model) -> None:
     """As far as they follow; a rule is silent about a size it cannot know."""
-    log = logging.getLogger(ShapeInferencePass.__module__)
-    before, log.disabled = log.disabled, True  # it would log a traceback where they do not follow
-    try:
+    with unheard(ShapeInferencePass.__module__):  # a traceback where they do not follow
         ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
-    finally:
-        log.disabled = before
 
 
 def _same_each_run(node: ir.Node, inputs: list[ir.Value], known: set[ir.Value]) -> bool:

@@ -1,0 +1,157 @@
+"""`dynexport bench`: an ONNX file or an engine, its dense twin and PyTorch, timed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from dynexport.cli.choices import BACKENDS, complete_list
+from dynexport.cli.options import Engine, Json, Plugins, Quiet, Trust, Verbose, parse_numbers
+from dynexport.console import make_table, print_json, progress, stdout
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from dynexport.bench import BenchResult
+    from dynexport.gpu import GpuConditions, GpuFacts
+
+
+def bench(
+    model: Annotated[
+        Path | None, typer.Argument(metavar="[MODEL.onnx]", show_default=False)
+    ] = None,
+    engine: Engine = None,
+    trust: Trust = False,
+    batch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="B,B", help="Batch sizes. Default: the file's own; 1,8,32,64 on a GPU."
+        ),
+    ] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,NAME",
+            autocompletion=complete_list(BACKENDS),
+            help="Runtimes of the ONNX file: onnxruntime (default), onnxruntime-cuda, "
+            "onnxruntime-tensorrt, openvino, openvino-bf16.",
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Cores to use. Default: each runtime's choice.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Rounds; in each, every candidate runs once.")] = 10,
+    round_seconds: Annotated[float, typer.Option(help="Seconds each candidate runs a round.")] = (
+        0.5
+    ),
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Time attention, MLP, predictor, gathers as well.")
+    ] = False,
+    plugin: Plugins = None,
+    pytorch: Annotated[bool, typer.Option(help="Time PyTorch as well.")] = True,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Time an ONNX file or an engine, its dense twin and PyTorch, each in its own process."""
+    from dynexport.bench import bench_model
+    from dynexport.timing import Plan
+
+    with progress(quiet, verbose) as on_step:
+        result = bench_model(
+            model,
+            engine=engine,
+            trust=trust,
+            batches=parse_numbers("--batch", batch) or (),
+            backends=tuple(backend.split(",")) if backend else (),
+            threads=threads,
+            pytorch=pytorch,
+            profile=profile,
+            plugins=plugin or (),
+            plan=Plan(rounds=rounds, round_seconds=round_seconds),
+            on_step=on_step,
+        )
+    (print_json if json else show_bench)(result)
+
+
+def show_bench(result: BenchResult) -> None:
+    """Latency of every candidate, and what sparsity gained of what it could."""
+    console = stdout()
+    first, several = result.batches[0], len(result.batches) > 1
+    sizes = "" if several else f", batch {first.batch}"
+    console.print(f"\n[bold]{escape(result.model)}[/]{sizes}, milliseconds")
+    console.print(_bench_table(result, several))
+    if not several:
+        for gain in first.gains:
+            console.print(
+                f"{gain.runtime}: speed-up over the dense twin {gain.speedup:.2f} x, ideal by MACs "
+                f"{result.ideal:.2f} x: {gain.efficiency:.1%} of it"
+            )
+    elif first.gains:
+        size = result.break_even
+        pays = f"pays from batch {size} on" if size else "does not pay at the largest batch"
+        console.print(
+            f"{first.gains[0].runtime}: sparse {pays}, ideal by MACs {result.ideal:.2f} x"
+        )
+    if result.layers:
+        _print_layers(console, result)
+    if result.gpu is not None and result.conditions is not None:
+        console.print(_gpu_line(result.gpu, result.conditions))
+    for note in result.notes:
+        console.print(f"[dim]{escape(note)}[/]")
+
+
+def _bench_table(result: BenchResult, several: bool) -> Table:
+    """A row a candidate, a block a batch size; where there are several, what each gained."""
+    spreads = ("min", "p50", "p90", "p99")
+    on_gpu = any(timing.gpu for batch in result.batches for timing in batch.timings)
+    transfers = ("with transfers", "enqueue") if on_gpu else ()
+    gains = ("batch", "speed-up", "of ideal") if several else ()
+    table = make_table("", *spreads, *transfers, "images/s", "runs", *gains)
+    for batch in result.batches:
+        gained = {f"{g.runtime} sparse": g for g in batch.gains}
+        for timing in batch.timings:
+            cells = [f"{getattr(timing.computing, name):.2f}" for name in spreads]
+            if on_gpu:
+                cells.append(f"{timing.total.p50:.2f}")
+                cells.append("" if timing.enqueue is None else f"{timing.enqueue.p50:.3f}")
+            cells += [f"{timing.images_per_second:.1f}", str(timing.runs)]
+            if several:
+                gain = gained.get(timing.label)
+                cells.append(str(batch.batch))
+                cells += [f"{gain.speedup:.2f} x", f"{gain.efficiency:.1%}"] if gain else ["", ""]
+            table.add_row(timing.label, *cells)
+    return table
+
+
+def _gpu_line(gpu: GpuFacts, seen: GpuConditions) -> str:
+    """On what it was measured, and whether the clocks held."""
+    told = [escape(gpu.name or "a GPU without a name")]
+    for label, values, unit in (
+        ("SM clock", seen.sm_clock, "MHz"),
+        ("memory clock", seen.memory_clock, "MHz"),
+        ("power", seen.power, "W"),
+        ("temperature", seen.temperature, "C"),
+    ):
+        if values is not None:
+            told.append(f"{label} {values.min:.0f} to {values.max:.0f} {unit}")
+    if seen.reasons is not None:
+        held = f"slowed down by {', '.join(seen.slowed)}" if seen.slowed else "not slowed down"
+        told.append(held)
+    return ", ".join(told)
+
+
+def _print_layers(console: Console, result: BenchResult) -> None:
+    """Groups of layers, a column a candidate."""
+    batch = result.batches[0].batch
+    console.print(f"\n[bold]where the time goes[/], batch {batch}, milliseconds")
+    table = make_table("", *result.layers)
+    groups = next(iter(result.layers.values()))
+    for group in groups:
+        table.add_row(group, *(f"{times[group]:.2f}" for times in result.layers.values()))
+    table.add_row("sum", *(f"{sum(times.values()):.2f}" for times in result.layers.values()))
+    console.print(table)

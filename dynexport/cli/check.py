@@ -1,0 +1,75 @@
+"""`dynexport check`: what TensorRT will make of an ONNX file, whoever wrote it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from dynexport.cli.choices import BUILDERS, complete
+from dynexport.cli.options import Json, OnnxFile, Quiet, Verbose
+from dynexport.console import print_json, progress, stdout
+
+if TYPE_CHECKING:
+    from dynexport.preflight import Preflight
+    from dynexport.preflight.view import Finding
+
+
+def check(
+    model: OnnxFile,
+    backend: Annotated[
+        str,
+        typer.Option(
+            autocompletion=complete(BUILDERS),
+            help="tensorrt, tensorrt-rtx, or auto: the first that can parse here.",
+        ),
+    ] = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Tell what TensorRT will make of an ONNX file, whoever wrote it; exit 1 where it refuses."""
+    from dynexport.preflight import check_model
+
+    with progress(quiet, verbose) as on_step:
+        on_step(f"check {model}")
+        result = check_model(model, backend=backend)
+    (print_json if json else show_preflight)(result)
+    if not result.passed:
+        raise typer.Exit(1)
+
+
+def show_preflight(result: Preflight) -> None:
+    """A line a finding, those that many nodes share as one, and what becomes of the file."""
+    console = stdout()
+    shared: dict[tuple[str, str, str], list[Finding]] = {}
+    for found in result.findings:
+        shared.setdefault((found.severity, found.rule, found.mend), []).append(found)
+    for (severity, _, mend), findings in shared.items():
+        first, others = findings[0], len(findings) - 1
+        nodes = f"{first.node} and {others} more" if others else first.node
+        colour = "red" if severity == "refused" else "yellow"
+        console.print(
+            f"[{colour}]{severity}[/] [bold]{escape(nodes)}[/]: {escape(first.what)}",
+            f"mend: {escape(mend)}",
+            sep="\n        " if console.is_terminal else "; ",
+        )
+    console.print(f"{escape(result.model)}: {escape(_preflight_verdict(result))}")
+    if result.unparsed:
+        console.print(f"[dim]no TensorRT read it: {escape(result.unparsed)}[/]")
+
+
+def _preflight_verdict(result: Preflight) -> str:
+    reader = {
+        True: f"{result.tensorrt} takes all {result.nodes} nodes",
+        False: f"{result.tensorrt} does not take it",
+        None: f"{result.nodes} nodes, judged by rules alone",
+    }[result.parsed]
+    count = len(result.findings)
+    refused = sum(found.severity == "refused" for found in result.findings)
+    if refused and result.parsed:
+        reader = f"{result.tensorrt} parses all {result.nodes} nodes, and builds no engine of them"
+    if not count:
+        return f"{reader}, nothing to mend"
+    return f"{reader}; {count} to mend" + (f", {refused} of them first" if refused else "")

@@ -1,0 +1,88 @@
+"""`dynexport report`: a folder of converted models as one page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from dynexport.cli.options import Backend, Json, Quiet, Verbose
+from dynexport.console import make_table, print_json, progress, stdout
+
+if TYPE_CHECKING:
+    from dynexport.report import Report
+    from dynexport.report.facts import ModelFacts
+
+
+def report(
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", show_default=False, help="What was converted into."),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="OUT.html", help="Page to write. Default: DIR/report.html."
+        ),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR|NPZ",
+            help="Images to show what is kept of. Default: those of the reference bundles.",
+        ),
+    ] = None,
+    backend: Backend = None,
+    bench: Annotated[bool, typer.Option(help="Time each model beside its dense twin.")] = True,
+    rounds: Annotated[int, typer.Option(help="Rounds; in each, every candidate runs once.")] = 10,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Report on a folder of converted models: one HTML page that needs no network."""
+    from dynexport.report import write_report
+    from dynexport.timing import Plan
+
+    with progress(quiet, verbose) as on_step:
+        result = write_report(
+            folder,
+            output=output,
+            images=images,
+            backend=backend,
+            bench=bench,
+            plan=Plan(rounds=rounds),
+            on_step=on_step,
+        )
+    if json:
+        print_json(result.to_plain())
+    else:
+        show_report(result)
+
+
+def show_report(result: Report) -> None:
+    """A line a model: whether it is verified, and what sparsity gains; and where the page is."""
+    console = stdout()
+    if result.models:
+        table = make_table("model", "verified", "speed-up", "of ideal")
+        for model in result.models:
+            table.add_row(escape(model.file), _verdict(model), *_gain(model))
+        console.print(table)
+    for name, reason in result.strangers.items():
+        console.print(f"[yellow]left out[/] {escape(name)}: {escape(reason)}")
+    console.print(f"wrote {escape(result.html)}")
+    console.print(f"      {escape(result.json)}")
+
+
+def _verdict(model: ModelFacts) -> str:
+    if model.verification is None:
+        return "not known"
+    return "[green]yes[/]" if model.verification.passed else "[red]NO[/]"
+
+
+def _gain(model: ModelFacts) -> tuple[str, str]:
+    bench = model.bench
+    if bench is None or bench.speedup is None or bench.efficiency is None:
+        return "", ""
+    return f"{bench.speedup:.2f} x", f"{bench.efficiency:.1%}"

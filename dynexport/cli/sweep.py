@@ -1,0 +1,251 @@
+"""`dynexport sweep`: a checkpoint at many keep ratios, or the schedule that meets a target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dynexport.cli import choices
+from dynexport.cli.choices import complete, complete_list
+from dynexport.cli.options import Json, Plugins, Quiet, Verbose, parse_numbers
+from dynexport.cli.sweep_results import row_printer, show_search, show_sweep
+from dynexport.console import print_json, progress, show_warning
+from dynexport.errors import InputError
+
+if TYPE_CHECKING:
+    from dynexport.precision import Precision
+
+
+def sweep(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CKPT", show_default=False, help=".pth .pt .tar .safetensors")
+    ],
+    ratios: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A:B:STEP",
+            help="Base keep ratios, both ends included, as 0.5:1.0:0.1; or a list, 0.5,0.7.",
+        ),
+    ] = None,
+    target_latency: Annotated[
+        str | None,
+        typer.Option(
+            metavar="12ms",
+            help="Search, in place of --ratios: the schedule that takes no longer for a batch and "
+            "harms least.",
+        ),
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            metavar="POINTS",
+            help="Search, in place of --ratios: the cheapest schedule that loses no more points of "
+            "accuracy (of agreement, without labels) against the dense model.",
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR|NPZ",
+            help="Images to judge on: a folder, for each class one where it has labels, or an "
+            ".npz. Default: synthetic ones.",
+        ),
+    ] = None,
+    data_images: Annotated[
+        int | None, typer.Option(help="How many of them, evenly spread. Default: all.")
+    ] = None,
+    precision: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,NAME",
+            autocompletion=complete_list(choices.PRECISIONS),
+            help="fp32, fp16, bf16, int8, int8-fp16, int8-dynamic.",
+        ),
+    ] = "fp32",
+    calibration_data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR|NPZ",
+            help="Images that int8 takes its ranges from, and fp16 looks on for values too large.",
+        ),
+    ] = None,
+    calibration_images: Annotated[
+        int, typer.Option(help="How many of them to use, at most.")
+    ] = 512,
+    batch: Annotated[str, typer.Option(metavar="B,B", help="Batch sizes.")] = "8",
+    backend: Annotated[
+        str,
+        typer.Option(
+            autocompletion=complete(choices.BACKENDS),
+            help="Runtime to time and judge in: onnxruntime, onnxruntime-cuda, "
+            "onnxruntime-tensorrt, openvino or openvino-bf16.",
+        ),
+    ] = "onnxruntime",
+    threads: Annotated[
+        int | None, typer.Option(help="Cores to time on. Default: the runtime's choice.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Rounds; in each, file and twin run once.")] = 5,
+    round_seconds: Annotated[float, typer.Option(help="Seconds each of them runs a round.")] = 0.5,
+    step: Annotated[
+        int | None,
+        typer.Option(
+            metavar="TOKENS", help="Of a search: how many fewer at a time. Default: 1/16 of them."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="DIR",
+            help="Folder for rows, table and plot; a sweep that was stopped goes on there. "
+            "Default: CKPT-sweep.",
+        ),
+    ] = None,
+    keep_models: Annotated[
+        bool, typer.Option("--keep-models", help="Keep the ONNX files too, in DIR/models.")
+    ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try those again that failed.")
+    ] = False,
+    align: Annotated[int, typer.Option(help="As in convert: rows in multiples of so many.")] = 1,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            autocompletion=complete(choices.MODELS),
+            help="Published variant, where tensors do not tell: deit-s ...",
+        ),
+    ] = None,
+    prune_at: Annotated[
+        str | None, typer.Option(metavar="B,B,B", help="Blocks the sparsifiers stand before.")
+    ] = None,
+    num_heads: Annotated[
+        int | None, typer.Option(help="Attention heads, where not 64 channels each.")
+    ] = None,
+    img_size: Annotated[
+        int | None, typer.Option(help="Another image size than it was trained at, pixels.")
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            autocompletion=complete(choices.WEIGHTS),
+            help="Which weights of the file: model or model_ema.",
+        ),
+    ] = None,
+    plugin: Plugins = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Try a checkpoint at many keep ratios, or search the schedule that meets a target.
+
+    Exit 1 where a configuration failed or the target cannot be met.
+    """
+    from dynexport.sweep import Recipe, Rig, search_schedule, sweep_checkpoint
+    from dynexport.timing import Plan
+
+    _require_one_use(ratios, target_latency, max_drop, step, keep_models, retry_failed)
+    recipe = Recipe(
+        checkpoint,
+        model=model,
+        prune_at=parse_numbers("--prune-at", prune_at),
+        num_heads=num_heads,
+        img_size=img_size,
+        weights=weights,
+        align=align,
+        plugins=tuple(plugin or ()),
+    )
+    kinds = _precisions(precision, calibration_data, calibration_images)
+    sizes = parse_numbers("--batch", batch) or ()
+    rig = Rig(backend, threads, Plan(rounds=rounds, round_seconds=round_seconds))
+    if ratios is not None:
+        with progress(quiet, verbose) as on_step:
+            swept = sweep_checkpoint(
+                recipe,
+                ratios,
+                precisions=kinds,
+                batches=sizes,
+                data=data,
+                data_images=data_images,
+                rig=rig,
+                output=output,
+                keep_models=keep_models,
+                retry_failed=retry_failed,
+                on_step=on_step,
+                on_warning=show_warning,
+                on_row=row_printer(quiet),
+            )
+        (print_json if json else show_sweep)(swept)
+        if not swept.passed:
+            raise typer.Exit(1)
+        return
+    if len(kinds) != 1 or len(sizes) != 1:
+        raise InputError("a search is for one precision and one batch size: give one of each")
+    with progress(quiet, verbose) as on_step:
+        found = search_schedule(
+            recipe,
+            target_latency=None if target_latency is None else parse_latency(target_latency),
+            max_drop=max_drop,
+            precision=kinds[0],
+            batch=sizes[0],
+            data=data,
+            data_images=data_images,
+            rig=rig,
+            step=step,
+            output=output,
+            on_step=on_step,
+            on_warning=show_warning,
+        )
+    (print_json if json else show_search)(found)
+
+
+def _require_one_use(
+    ratios: str | None,
+    target_latency: str | None,
+    max_drop: float | None,
+    step: int | None,
+    keep_models: bool,
+    retry_failed: bool,
+) -> None:
+    """InputError unless it is a sweep or a search, with no option of the other."""
+    if sum(option is not None for option in (ratios, target_latency, max_drop)) != 1:
+        raise InputError(
+            "give one of --ratios, as in 0.5:1.0:0.1, --target-latency, as in 12ms, and "
+            "--max-drop, as in 0.5"
+        )
+    if ratios is not None:
+        if step is not None:
+            raise InputError("--step is of a search: leave it out")
+        return
+    for option, given in (("--keep-models", keep_models), ("--retry-failed", retry_failed)):
+        if given:
+            raise InputError(f"{option} is of a sweep over --ratios: leave it out")
+
+
+def parse_latency(text: str) -> float:
+    """``12ms``, ``0.012s`` or ``12``, in milliseconds."""
+    number = text.strip().lower()
+    scale = 1.0
+    if number.endswith("ms"):
+        number = number[:-2]
+    elif number.endswith("s"):
+        number, scale = number[:-1], 1000.0
+    try:
+        return scale * float(number)
+    except ValueError:
+        raise InputError(f"--target-latency {text!r} is no time: write it as 12ms") from None
+
+
+def _precisions(text: str, calibration: Path | None, images: int) -> list[Precision]:
+    """Precisions by name, with calibration images where they look at some."""
+    from dynexport.precision import CALIBRATED, Precision
+
+    looking = (*CALIBRATED, "fp16", "bf16")
+    return [
+        Precision(name, calibration_data=calibration, calibration_images=images)
+        if name in looking
+        else Precision(name)
+        for name in text.replace(" ", "").split(",")
+    ]

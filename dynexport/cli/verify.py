@@ -1,0 +1,210 @@
+"""`dynexport verify`: an ONNX file or an engine beside PyTorch's recorded answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from dynexport.cli.options import (
+    Backend,
+    Engine,
+    Json,
+    OnnxFile,
+    Plugins,
+    Quiet,
+    Trust,
+    Verbose,
+)
+from dynexport.console import print_json, progress, stdout
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dynexport.verify import Tolerances, Verification
+    from dynexport.verify.accuracy import Accuracy
+    from dynexport.verify.bisect import Bisection
+    from dynexport.verify.numbers import Agreement, Errors
+
+
+def verify(
+    model: OnnxFile,
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="Reference bundle. Default: the .reference.npz beside the model."),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Ask PyTorch afresh, from this checkpoint.")
+    ] = None,
+    plugin: Plugins = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            help="Accepted error of outputs with the same tokens kept, relative to the largest (at "
+            "least 1), of int8 to an answer's length. Default: by precision, 1e-4 for fp32."
+        ),
+    ] = None,
+    tie_margin: Annotated[
+        float | None,
+        typer.Option(
+            help="How close to the cut two scores may change places, relative to the largest (at "
+            "least 1). Default: by precision, 1e-4 for fp32."
+        ),
+    ] = None,
+    min_agreement: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE", help="Fail where fewer images are given PyTorch's class, as in 0.99."
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR|NPZ",
+            help="Measure accuracy on these images: a folder for each class, or labels in an .npz.",
+        ),
+    ] = None,
+    data_images: Annotated[
+        int | None, typer.Option(help="How many of them, evenly spread. Default: all.")
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            metavar="POINTS",
+            help="Fail where more points of accuracy are lost against PyTorch, as in 0.5.",
+        ),
+    ] = None,
+    bisect: Annotated[
+        bool,
+        typer.Option("--bisect", help="Name the first node that departs (needs --checkpoint)."),
+    ] = False,
+    backend: Backend = None,
+    engine: Engine = None,
+    trust: Trust = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Compare an ONNX file with PyTorch's recorded answers; exit 1 where they differ."""
+    from dynexport.pipeline import verify_model
+
+    with progress(quiet, verbose) as on_step:
+        on_step(f"verify {engine or model}")
+        result = verify_model(
+            model,
+            reference=reference,
+            checkpoint=checkpoint,
+            backend=backend,
+            engine=engine,
+            trust=trust,
+            tolerance=tolerance,
+            tie_margin=tie_margin,
+            min_agreement=min_agreement,
+            max_drop=max_drop,
+            data=data,
+            data_images=data_images,
+            bisect=bisect,
+            plugins=plugin or (),
+            on_step=on_step,
+        )
+    (print_json if json else show_verification)(result)
+    if not result.passed:
+        raise typer.Exit(1)
+
+
+def show_verification(result: Verification) -> None:
+    """Passed or failed, and by how much."""
+    console = stdout()
+    verdict = "[green]verified[/]" if result.passed else "[red]NOT verified[/]"
+    sizes = ", ".join(map(str, result.batch_sizes))
+    replayed = result.images_run - result.images
+    how = {
+        "pytorch": f" ({replayed} of them with its tokens replayed in PyTorch)",
+        "candidate": f" ({replayed} of them with PyTorch's tokens replayed in it)",
+    }.get(result.replayed_in, "")
+    console.print(
+        f"{verdict} with {result.backend} on {result.images_run} images{how}, batch {sizes}:"
+    )
+    for name, errors in result.errors.items():
+        shares = _agreement(result.agreement[name])
+        console.print(f"{escape(name)}: {_error(errors, result.tolerances)}{shares}")
+    if result.stages:
+        _print_selection(console, result)
+    if result.accuracy is not None:
+        console.print(_accuracy(result.accuracy))
+    for failure in result.failures:
+        console.print(f"[red]failed:[/] {escape(failure)}")
+    if result.bisection is not None:
+        _print_bisection(console, result.bisection)
+
+
+def _error(errors: Errors, tolerances: Tolerances) -> str:
+    """Numeric error under one choice of tokens, and what is allowed."""
+    spread = (
+        f"max {errors.max_abs:.1e}, mean {errors.mean_abs:.1e} on values up to {errors.scale:.3g}"
+    )
+    if tolerances.measure == "l2":
+        return f"error {errors.l2:.1e} of its length ({tolerances.outputs:.0e} allowed), {spread}"
+    allowed = tolerances.outputs * max(1.0, errors.scale)
+    return f"error {spread} ({allowed:.1e} allowed)"
+
+
+def _agreement(found: Agreement | None) -> str:
+    """What a user gets of an output, beside PyTorch's."""
+    if found is None:
+        return ""
+    shares = (("top-1", found.top1), ("top-5", found.top5))
+    return f"; cosine {found.cosine:.6f}" + "".join(
+        [
+            *(f"; {name} agrees {share:.1%}" for name, share in shares if share is not None),
+            "" if found.kl is None else f"; divergence {found.kl:.1e}",
+        ]
+    )
+
+
+def _print_selection(console: Console, result: Verification) -> None:
+    """Kept sets, from the same tokens and running freely."""
+    shared, free = (
+        ", ".join(f"{share:.1%}" for share in shares)
+        for shares in zip(*((s.overlap, s.free_overlap) for s in result.stages), strict=True)
+    )
+    ties = sum(stage.ties for stage in result.stages)
+    console.print(
+        f"kept sets agree {shared} ({ties} tokens swapped by ties, within "
+        f"{result.tolerances.tie_margin:.0e} of the cut)"
+        + ("" if shared == free else f"; running freely {free}")
+    )
+
+
+def _accuracy(found: Accuracy) -> str:
+    """On images of the user's."""
+    ours = [(found.top1, "top-1"), (found.top5, "top-5")]
+    theirs = [(found.pytorch_top1, "top-1"), (found.pytorch_top5, "top-5")]
+    told = [
+        label + ", ".join(f"{name} {share:.2%}" for share, name in shares if share is not None)
+        for label, shares in (("accuracy ", ours), ("PyTorch's ", theirs))
+        if shares[0][0] is not None
+    ]
+    if found.agreement is not None:
+        told.append(f"the same class as PyTorch {found.agreement:.2%}")
+    return f"{found.images} images of {escape(found.source)}: {'; '.join(told)}"
+
+
+def _print_bisection(console: Console, found: Bisection) -> None:
+    """The first node that departs, and what comes after it."""
+    if found.first is None:
+        console.print(
+            f"nothing departs: {found.compared} values agree to {found.tolerance:.0e} of their "
+            "length"
+        )
+        return
+    first = found.first
+    how = "departs at" if found.sudden else "errors grow step by step, beyond the tolerance at"
+    console.print(
+        f"{how} [bold]{escape(first.node)}[/] ({first.operator}): error {first.error:.1e}, of what "
+        f"it is given {first.inputs:.1e} ({found.tolerance:.0e} allowed, {found.compared} values)"
+    )
+    for one in found.following:
+        console.print(f"  then {escape(one.node)} ({one.operator}): {one.error:.1e}")

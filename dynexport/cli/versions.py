@@ -1,0 +1,27 @@
+"""`dynexport --version`: what runs, for the report of a fault."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from contextlib import suppress
+
+from dynexport import __version__
+
+RUNTIMES = (
+    *("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino"),
+    *("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "tensorrt-rtx"),
+)
+"""Distributions that make or run models, by their names on the package index."""
+
+
+def tell_versions() -> str:
+    """dynexport's version, Python's and those of the runtimes that are installed, a line each."""
+    lines = [
+        f"dynexport {__version__}",
+        f"Python {platform.python_version()} on {platform.platform()}",
+    ]
+    for name in RUNTIMES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            lines.append(f"{name} {importlib.metadata.version(name)}")
+    return "\n".join(lines)

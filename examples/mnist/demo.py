@@ -16,20 +16,21 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table
 
 import dynexport
 from dynexport.backends import open_runner
 from dynexport.checkpoint import build_model, identify, load_checkpoint
-from dynexport.graph.selection import add_kept_outputs
 from dynexport.graph.twin import dense_twin
 from dynexport.metadata import Metadata
 from dynexport.onnxfile import read_model, to_bytes
 from dynexport.rewrite import rewrite
+from dynexport.strips import draw_strips
+from dynexport.subject import onnx_subject
 from dynexport.timing import Plan
 from dynexport.verify.accuracy import Accuracy
+from dynexport.visualize import look_at
 
 HERE = Path(__file__).parent
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8-dynamic")
@@ -153,37 +154,11 @@ def accuracy(logits: Logits, images: NDArray[np.float32], labels: NDArray[np.int
 def draw_dropped(
     onnx: str, facts: Metadata, digits: NDArray[np.uint8], labels: NDArray[np.int64], path: Path
 ) -> None:
-    """A column a digit: the picture, then each stage with the patches dropped so far greyed out."""
+    """A row a digit: the picture, each stage with the patches dropped so far in grey, its class."""
     shown = digits[[int(np.flatnonzero(labels == digit)[0]) for digit in range(10)]]
-    probe = read_model(onnx)
-    names = add_kept_outputs(probe, facts)
-    with open_runner("onnxruntime", to_bytes(probe)) as runner:
-        answers = runner.run(facts.preprocessing.normalise(shown))
-    cell, gap, margin = 84, 6, 96
-    titles = ["input", *(f"{count} of {facts.num_tokens} left" for count in facts.keep_counts)]
-    size = (margin + len(shown) * (cell + gap), gap + len(titles) * (cell + gap))
-    sheet = Image.new("RGB", size, "white")
-    pen = ImageDraw.Draw(sheet)
-    for row, title in enumerate(titles):
-        top = gap + row * (cell + gap)
-        pen.text((gap, top + cell // 2 - 6), title, fill="black")
-        for column, digit in enumerate(shown):
-            view = digit if row == 0 else grey_out(digit, answers[names[row - 1]][column], facts)
-            tile = Image.fromarray(view).resize((cell, cell), Image.Resampling.NEAREST)
-            sheet.paste(tile, (margin + column * (cell + gap), top))
-    sheet.save(path)
-
-
-def grey_out(
-    image: NDArray[np.uint8], kept: NDArray[np.generic], facts: Metadata
-) -> NDArray[np.uint8]:
-    """The image (H, W, 3) with every patch that is not in ``kept`` a light grey."""
-    grid = int(facts.num_tokens**0.5)
-    alive = np.zeros(facts.num_tokens, dtype=bool)
-    alive[kept] = True
-    patch = image.shape[0] // grid
-    mask = alive.reshape(grid, grid).repeat(patch, axis=0).repeat(patch, axis=1)
-    return np.where(mask[..., None], image, np.uint8(190)).astype(np.uint8)
+    names = [f"a {digit}" for digit in range(10)]
+    views = look_at(onnx_subject(Path(onnx)), shown, names=names, top=1)
+    draw_strips(views, facts, title=Path(onnx).name, tile=84).save(path)
 
 
 if __name__ == "__main__":

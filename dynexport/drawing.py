@@ -1,0 +1,132 @@
+"""Pictures of what a model kept: the dropped patches dimmed, and what they were ranked by.
+
+Kept patches are the original's, pixel by pixel: what marks the others is drawn on them alone.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Colour = tuple[int, int, int]
+
+TILE = 224
+"""Side of a tile, pixels, that smaller images are enlarged to as far as whole factors go."""
+
+VERMILION: Colour = (213, 94, 0)
+"""Of M. Okabe and K. Ito, Color Universal Design (2008): told apart by the colour-blind too."""
+
+UNRANKED: Colour = (226, 226, 226)
+"""On a heat map: positions that a stage did not rank."""
+
+LIGHT = 150.0
+"""Mean brightness, of 255, from which on a picture is a light one."""
+
+HATCHED = 18.0
+"""How much brighter or darker the hatching is."""
+
+VIRIDIS = np.array(
+    [
+        *((68, 1, 84), (72, 40, 120), (62, 74, 137), (49, 104, 142), (38, 130, 142)),
+        *((31, 158, 137), (53, 183, 121), (110, 206, 88), (181, 222, 43), (253, 231, 37)),
+    ],
+    dtype=np.float64,
+)
+"""S. van der Walt and N. Smith, 2015: its lightness rises evenly, so it is read without hues."""
+
+SPREAD = (2.0, 98.0)
+"""Percentiles of a stage's scores that the ends of the colours stand for."""
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What a model made of one image.
+
+    picture  uint8 (H, W, 3), as the model sees it
+    kept     per stage the positions kept, int64 (K,), best first; from N on they are no patches
+             (`dynexport.keep.Selection`)
+    scores   per stage the score of each patch, float64 (N,), NaN where it was not ranked; empty
+             where they were not asked for
+    classes  the most probable ones and their probabilities, best first; empty without logits
+    name     of the image
+    """
+
+    picture: NDArray[np.uint8]
+    kept: tuple[NDArray[np.int64], ...]
+    scores: tuple[NDArray[np.float64], ...] = ()
+    classes: tuple[tuple[str, float], ...] = ()
+    name: str = ""
+
+
+def dim_dropped(
+    picture: NDArray[np.uint8], kept: NDArray[np.int64], tokens: int
+) -> NDArray[np.uint8]:
+    """The picture (S, S, 3) with every patch that is not ``kept`` (K,) dimmed: without colour, and
+    pale on a dark picture, dark on a light one. It is hatched, so that what had that grey already
+    shows, too, and a thin line runs round the kept ones."""
+    alive = patch_mask(kept, tokens, len(picture))
+    grey = picture @ np.array([0.299, 0.587, 0.114])
+    pale = grey.mean() < LIGHT
+    dimmed = 0.28 * grey + (150 if pale else 24)
+    dimmed += HATCHED * _hatching(len(picture)) * (1 if pale else -1)
+    drawn = np.where(alive[..., None], picture, np.round(dimmed)[..., None])
+    drawn[rim_of(alive)] = VERMILION
+    return drawn.astype(np.uint8)
+
+
+def _hatching(side: int) -> NDArray[np.bool_]:
+    """Pixels (side, side) on fine diagonals."""
+    place = np.arange(side)
+    return np.asarray((place[:, None] + place) % max(3, side // 28) < max(1, side // 112))
+
+
+def colour_scores(
+    scores: NDArray[np.float64], kept: NDArray[np.int64], side: int
+) -> NDArray[np.uint8]:
+    """A heat map (side, side, 3) of scores (N,), from their 2nd to their 98th percentile, with a
+    thin line round what was kept."""
+    ranked = np.isfinite(scores)
+    low, high = np.percentile(scores[ranked], SPREAD) if ranked.any() else (0.0, 0.0)
+    share = np.full(scores.shape, 0.5)
+    if high > low:
+        share[ranked] = np.clip((scores[ranked] - low) / (high - low), 0.0, 1.0)
+    cells = np.where(ranked[:, None], viridis(share), np.array(UNRANKED)).astype(np.uint8)
+    drawn = cells[patch_of_pixel(scores.size, side)]
+    drawn[rim_of(patch_mask(kept, scores.size, side))] = VERMILION
+    return drawn
+
+
+def viridis(shares: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Colours (..., 3) of shares (...), 0 to 1: dark blue, green, yellow."""
+    stops = np.linspace(0.0, 1.0, len(VIRIDIS))
+    channels = [np.interp(shares, stops, VIRIDIS[:, channel]) for channel in range(3)]
+    return np.round(np.stack(channels, axis=-1)).astype(np.uint8)
+
+
+def patch_of_pixel(tokens: int, side: int) -> NDArray[np.int64]:
+    """The position of each pixel's patch, (side, side), in a square grid of so many tokens."""
+    grid = math.isqrt(tokens)
+    place = np.arange(side) * grid // side
+    return place[:, None] * grid + place
+
+
+def patch_mask(kept: NDArray[np.int64], tokens: int, side: int) -> NDArray[np.bool_]:
+    """Which pixels (side, side) lie in patches that were kept; tokens that are none are left
+    out."""
+    alive = np.zeros(tokens, dtype=bool)
+    alive[kept[kept < tokens]] = True
+    return np.asarray(alive[patch_of_pixel(tokens, side)])
+
+
+def rim_of(alive: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Pixels (S, S) just outside: a line of S / 112, at least one."""
+    side = len(alive)
+    width = max(1, side // 112)
+    padded, near = np.pad(alive, width), np.zeros_like(alive)
+    for down in range(2 * width + 1):
+        for right in range(2 * width + 1):
+            near |= padded[down : down + side, right : right + side]
+    return near & ~alive

@@ -1,0 +1,173 @@
+"""One configuration of a checkpoint, tried: converted, judged beside the dense model, timed beside
+its dense twin."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dynexport.bench import bench_model
+from dynexport.calibration import fill_batch
+from dynexport.graph.batch import set_batch
+from dynexport.metadata import Batch
+from dynexport.onnxfile import read_metadata, read_model, to_bytes
+from dynexport.pipeline import convert
+from dynexport.precision import Precision
+from dynexport.progress import OnStep, silent
+from dynexport.reference import ReferenceBundle
+from dynexport.subject import onnx_subject
+from dynexport.sweep.inputs import Opened, Pictures, Recipe, Rig
+
+if TYPE_CHECKING:
+    from dynexport.models import SparseModel
+
+TORCH_BATCH = 32
+"""Images PyTorch is given at a time."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A converted file: tokens kept per stage of those there are, multiply-accumulates for one
+    image of it and of its dense twin, bytes."""
+
+    onnx: Path
+    keep_counts: tuple[int, ...]
+    num_tokens: int
+    macs: int
+    macs_dense: int
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Share of images given the dense float32 model's class, and their label's; None without."""
+
+    agreement: float
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Medians of a batch, milliseconds, of a file and of its dense twin, and the speed-up, paired
+    round by round; on a GPU without transfers."""
+
+    model_ms: float
+    dense_ms: float
+    speedup: float
+
+
+def answer_densely(opened: Opened, pictures: Pictures) -> NDArray[np.float64]:
+    """Logits (count, classes) of the model with nothing dropped, in PyTorch."""
+    from dynexport.rewrite import rewrite
+
+    return answer_in_pytorch(rewrite(opened.trained, None), pictures)
+
+
+def answer_in_pytorch(inference: SparseModel, pictures: Pictures) -> NDArray[np.float64]:
+    """Logits (count, classes) of an inference form."""
+    from dynexport.backends.torch import open_module
+
+    with open_module(inference) as runner:
+        answers = [runner.run(images)["logits"] for images in pictures.batches(TORCH_BATCH)]
+    return np.concatenate(answers).astype(np.float64)
+
+
+def make_file(
+    recipe: Recipe,
+    target: Path,
+    precision: Precision,
+    batch: int,
+    *,
+    ratio: float | None = None,
+    ratios: tuple[float, ...] | None = None,
+    images: str | Path | None = None,
+    on_warning: OnStep = silent,
+) -> Made:
+    """Convert to one schedule, precision and batch size; DynexportError where that fails."""
+    done = convert(
+        recipe.checkpoint,
+        ratio=ratio,
+        ratios=ratios,
+        align=recipe.align,
+        model=recipe.model,
+        prune_at=recipe.prune_at,
+        num_heads=recipe.num_heads,
+        img_size=recipe.img_size,
+        weights=recipe.weights,
+        batch=batch,
+        images=images,
+        precision=precision,
+        output=target,
+        plugins=recipe.plugins,
+        on_warning=on_warning,
+    )
+    facts = done.metadata
+    return Made(
+        onnx=target,
+        keep_counts=facts.keep_counts,
+        num_tokens=facts.num_tokens,
+        macs=facts.macs_sparse,
+        macs_dense=facts.macs_dense,
+        size_bytes=done.size_bytes,
+    )
+
+
+def make_at_batch(made: Made, batch: int, target: Path) -> Made:
+    """The same file for another batch size, its reference bundle beside it: conversion at that
+    size gives the same graph with that size in it."""
+    graph = read_model(made.onnx)
+    described = dataclasses.replace(read_metadata(made.onnx, graph), batch=str(batch))
+    set_batch(graph, Batch.parse(str(batch)))
+    graph.metadata_props.update(described.to_properties())
+    content = to_bytes(graph)
+    target.write_bytes(content)
+    shutil.copyfile(ReferenceBundle.path_beside(made.onnx), ReferenceBundle.path_beside(target))
+    return dataclasses.replace(made, onnx=target, size_bytes=len(content))
+
+
+def judge_file(made: Made, backend: str, pictures: Pictures, dense: NDArray[np.int64]) -> Quality:
+    """Run a file on images; ``dense``: the dense model's class of each, int64 (count,)."""
+    subject = onnx_subject(made.onnx, backend)
+    size, found = subject.optimal, []
+    with subject.open() as runner:
+        for images in pictures.batches(size):
+            logits = runner.run(fill_batch(images, size))["logits"][: len(images)]
+            found.append(logits.astype(np.float64).argmax(axis=1))
+    classes, labels = np.concatenate(found), pictures.labels
+    return Quality(
+        agreement=share_of(classes, dense),
+        accuracy=None if labels is None else share_of(classes, labels),
+    )
+
+
+def share_of(classes: NDArray[np.int64], expected: NDArray[np.int64]) -> float:
+    """Share of images whose class is the one expected, both int64 (count,)."""
+    return float((classes == expected).mean())
+
+
+def time_file(made: Made, rig: Rig) -> Latency:
+    """Time a file beside its dense twin, each in its own process, in turn."""
+    result = bench_model(
+        made.onnx, backends=(rig.backend,), threads=rig.threads, pytorch=False, plan=rig.plan
+    )
+    (only,) = result.batches
+    model, dense = (timing.computing.p50 for timing in only.timings)
+    return Latency(model, dense, only.gains[0].speedup)
+
+
+def keep_file(made: Made, folder: Path) -> Path:
+    """Move a converted file and its reference bundle into a folder; returns where it is now."""
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / made.onnx.name
+    for source, there in (
+        (ReferenceBundle.path_beside(made.onnx), ReferenceBundle.path_beside(target)),
+        (made.onnx, target),
+    ):
+        shutil.move(source, there)
+    return target

@@ -1,0 +1,130 @@
+"""What a sweep is to make, and what its folder must hold rows of: all that is known before it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dynexport.calibration import Preprocessing
+from dynexport.errors import InputError
+from dynexport.files import require_kept, require_writable
+from dynexport.precision import Precision
+from dynexport.sweep.inputs import (
+    Opened,
+    Pictures,
+    Recipe,
+    Rig,
+    name_checkpoint,
+    open_checkpoint,
+    open_pictures,
+    require_batches,
+)
+from dynexport.sweep.ratios import parse_ratio_list
+from dynexport.sweep.rows import FILES, Key
+
+DENSE = "dense.npz"
+"""In an output folder too: the dense model's classes."""
+
+
+@dataclass(frozen=True, eq=False)
+class SweepPlan:
+    """A sweep that can begin.
+
+    kinds     precisions by name, settings their digests
+    batches   ascending: a file is made and judged at the largest, whichever are missing
+    data      the images of ``pictures``, as they were given
+    keys      of the configurations, in the order of the rows
+    """
+
+    recipe: Recipe
+    rig: Rig
+    kinds: Mapping[str, Precision]
+    settings: Mapping[str, str]
+    batches: tuple[int, ...]
+    data: str | Path | None
+    opened: Opened
+    pictures: Pictures
+    folder: Path
+    keys: tuple[Key, ...]
+
+
+def plan_sweep(
+    recipe: Recipe,
+    rig: Rig,
+    ratios: str | Sequence[float],
+    precisions: Sequence[str | Precision],
+    batches: Sequence[int],
+    data: str | Path | None,
+    data_images: int | None,
+    output: str | Path | None,
+) -> SweepPlan:
+    """Read all that `sweep_checkpoint` was given; DynexportError for what cannot be used."""
+    values, sizes = parse_ratio_list(ratios), require_batches(batches)
+    kinds = name_precisions(precisions)
+    opened = open_checkpoint(recipe)
+    folder = Path(f"{name_checkpoint(recipe.checkpoint)}-sweep" if output is None else output)
+    files = [folder / name for name in (*FILES, DENSE)]
+    for file in files:
+        require_writable(file)
+    require_kept((recipe.checkpoint, data, *(k.calibration_data for k in kinds.values())), *files)
+    return SweepPlan(
+        recipe=recipe,
+        rig=rig,
+        kinds=kinds,
+        settings={name: _digest(kind, opened) for name, kind in kinds.items()},
+        batches=sizes,
+        data=data,
+        opened=opened,
+        pictures=open_pictures(data, data_images, opened.config),
+        folder=folder,
+        keys=tuple((ratio, kind, size) for kind in kinds for size in sizes for ratio in values),
+    )
+
+
+def name_precisions(precisions: Sequence[str | Precision]) -> dict[str, Precision]:
+    """Precisions by name, in the order given; InputError unless there are some, each once."""
+    kinds = [kind if isinstance(kind, Precision) else Precision(kind) for kind in precisions]
+    named = {kind.name: kind for kind in kinds}
+    if not kinds or len(named) < len(kinds):
+        raise InputError(
+            f"precisions {', '.join(kind.name for kind in kinds) or 'none'} were given: give at "
+            "least one, and each once"
+        )
+    return named
+
+
+def describe_sweep(plan: SweepPlan) -> dict[str, Any]:
+    """What a sweep is of: all that its rows depend on, but for their configuration."""
+    rig, opened, pictures = plan.rig, plan.opened, plan.pictures
+    packages = ("dynexport", "onnx", "onnxruntime", "torch", "openvino")
+    used = packages if rig.backend.startswith("openvino") else packages[:-1]
+    config: Any = opened.config
+    return {
+        "checkpoint": opened.loaded.sha256,
+        "weights": opened.loaded.weights,
+        "model": json.dumps({"family": opened.family.name, **dataclasses.asdict(config)}),
+        "align": plan.recipe.align,
+        "images": pictures.digest or pictures.source,
+        "largest batch": plan.batches[-1],
+        "backend": rig.backend,
+        "threads": rig.threads,
+        "rounds": rig.plan.rounds,
+        "seconds a round": rig.plan.round_seconds,
+        "cores": os.cpu_count(),
+        **{name: str(importlib.import_module(name).__version__) for name in used},
+    }
+
+
+def _digest(kind: Precision, opened: Opened) -> str:
+    """Of a precision's settings, calibration images by what they hold; ImageError where there are
+    too few."""
+    images = kind.open_images(Preprocessing.for_size(opened.config.img_size))
+    told = {**dataclasses.asdict(kind), "calibration_data": images and images.digest}
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()

@@ -1,0 +1,259 @@
+"""Keep counts, free at every stage, that meet a target: a latency, or a drop in accuracy.
+
+`dynexport.sweep.descent` finds the way down, in PyTorch. Where on it the target is met, converted
+files tell, timed or judged.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dynexport.errors import InputError, VerificationError
+from dynexport.files import require_kept, require_writable, save
+from dynexport.precision import Precision
+from dynexport.progress import OnStep, silent
+from dynexport.sweep.descent import Point, Way, find_cheap, find_fast, judge_schedules, walk_down
+from dynexport.sweep.inputs import (
+    Opened,
+    Recipe,
+    Rig,
+    name_checkpoint,
+    open_checkpoint,
+    open_pictures,
+    require_batches,
+)
+from dynexport.sweep.measure import Quality, answer_densely
+from dynexport.sweep.rows import Measured, measured_of
+from dynexport.sweep.workbench import SearchJob, open_workbench
+
+SEARCH_IMAGES = 32
+"""The way down is found on so many, evenly spread."""
+
+RESULT = "search.json"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A schedule that was converted, and what was found: milliseconds of a batch, or points lost;
+    None where its file failed verification."""
+
+    ratios: tuple[float, ...]
+    keep_counts: tuple[int, ...]
+    found: float | None
+
+
+@dataclass(frozen=True)
+class Search:
+    """The schedule that meets a target, and what its converted file was measured to do.
+
+    criterion  "latency", milliseconds of a batch; or "drop", points of accuracy lost against the
+               dense float32 model (of agreement with it, without labels); target, found: of that
+    ratios     per stage, for ``dynexport convert --ratios``; command: all of it
+    images     what was judged on; labelled: whether they have labels
+    trials     every schedule that was converted, in order
+    way        schedules from the one that keeps all down, as far as they were looked at
+    """
+
+    checkpoint: str
+    criterion: str
+    target: float
+    found: float
+    precision: str
+    batch: int
+    backend: str
+    ratios: tuple[float, ...]
+    measured: Measured
+    images: str
+    labelled: bool
+    dense_accuracy: float | None
+    command: str
+    trials: tuple[Trial, ...]
+    way: tuple[Point, ...]
+    file: str
+
+
+def search_schedule(
+    recipe: Recipe | str | Path,
+    *,
+    target_latency: float | None = None,
+    max_drop: float | None = None,
+    precision: str | Precision = "fp32",
+    batch: int = 8,
+    data: str | Path | None = None,
+    data_images: int | None = None,
+    rig: Rig | None = None,
+    step: int | None = None,
+    output: str | Path | None = None,
+    on_step: OnStep = silent,
+    on_warning: OnStep = silent,
+) -> Search:
+    """The schedule that meets a target: a latency with the least harm, or a drop in accuracy at
+    the least cost.
+
+    target_latency  milliseconds of a batch, the median, in the rig's runtime
+    max_drop        points of accuracy that may be lost against the dense float32 model; of
+                    agreement with it, where images have no labels
+    data            images to find the way and to judge on, as `sweep_checkpoint` takes them
+    step            tokens a stage is lowered by at a time, by default 1/16 of the grid
+    output          folder of search.json, by default NAME-sweep
+
+    VerificationError, with the best that was reached, if no schedule meets the target.
+    """
+    recipe = recipe if isinstance(recipe, Recipe) else Recipe(recipe)
+    kind = precision if isinstance(precision, Precision) else Precision(precision)
+    rig, (batch,) = rig or Rig(), require_batches([batch])
+    target = _require_target(target_latency, max_drop)
+    _require_free(recipe, step)
+    name = name_checkpoint(recipe.checkpoint)
+    file = Path(f"{name}-sweep" if output is None else output) / RESULT
+    require_writable(file)
+    require_kept((recipe.checkpoint, data, kind.calibration_data), file)
+    opened = open_checkpoint(recipe)
+    pictures = open_pictures(data, data_images, opened.config)
+    on_step(f"ask the dense model for the classes of {pictures.source}")
+    dense = answer_densely(opened, pictures).argmax(axis=1)
+    job = SearchJob(recipe, kind, batch, data, rig, pictures, dense, on_step, on_warning)
+    way = _open_way(job, opened, step)
+    criterion = "latency" if max_drop is None else "drop"
+    point, trials, measured = _find_point(job, way, criterion, target)
+    result = Search(
+        checkpoint=str(recipe.checkpoint),
+        criterion=criterion,
+        target=target,
+        found=next(t.found for t in trials if t.ratios == point.ratios and t.found is not None),
+        precision=kind.name,
+        batch=batch,
+        backend=rig.backend,
+        ratios=point.ratios,
+        measured=measured,
+        images=pictures.source,
+        labelled=pictures.labels is not None,
+        dense_accuracy=job.dense_accuracy,
+        command=write_command(recipe, point.ratios, kind, batch, data),
+        trials=trials,
+        way=tuple(way.points),
+        file=str(file),
+    )
+    save(file, (json.dumps(dataclasses.asdict(result), indent=2) + "\n").encode())
+    return result
+
+
+def write_command(
+    recipe: Recipe,
+    ratios: tuple[float, ...],
+    precision: Precision,
+    batch: int,
+    data: str | Path | None,
+) -> str:
+    """The ``dynexport convert`` that makes the file, for a shell."""
+    usual = Precision("fp32")
+    options: dict[str, object] = {
+        "ratios": ",".join(map(str, ratios)),
+        "batch": batch,
+        "model": recipe.model,
+        "prune-at": recipe.prune_at and ",".join(map(str, recipe.prune_at)),
+        "num-heads": recipe.num_heads,
+        "img-size": recipe.img_size,
+        "weights": recipe.weights,
+        "images": data,
+        "precision": precision.name if precision.name != usual.name else None,
+        "calibration-data": precision.calibration_data,
+        "calibration-images": precision.calibration_images
+        if precision.calibration_images != usual.calibration_images
+        else None,
+    }
+    words = ["dynexport", "convert", str(recipe.checkpoint)]
+    for name, value in options.items():
+        if value is not None:
+            words += [f"--{name}", str(value)]
+    for plugin in recipe.plugins:
+        words += ["--plugin", str(plugin)]
+    return shlex.join(words)
+
+
+def _require_target(target_latency: float | None, max_drop: float | None) -> float:
+    """The target; InputError unless there is one, and it can be met at all."""
+    if target_latency is not None and max_drop is None:
+        if not 0 < target_latency < float("inf"):
+            raise InputError(
+                f"a latency of {target_latency:g} ms is not valid: give one above 0, as in 12ms"
+            )
+        return target_latency
+    if max_drop is not None and target_latency is None:
+        if not 0 <= max_drop <= 100:
+            raise InputError(
+                f"a drop of {max_drop:g} points is not valid: give 0 to 100, as in 0.5"
+            )
+        return max_drop
+    raise InputError("a search has one target: give --target-latency or --max-drop")
+
+
+def _require_free(recipe: Recipe, step: int | None) -> None:
+    """InputError unless the search can choose counts."""
+    if step is not None and step < 1:
+        raise InputError(f"a step of {step} tokens is not valid: give at least 1")
+    if recipe.align != 1:
+        raise InputError("a search chooses the counts itself: leave --align out")
+
+
+def _open_way(job: SearchJob, opened: Opened, step: int | None) -> Way:
+    """The way down, on a few of the images; each point is told of as it is found."""
+    config = opened.config
+    few = open_pictures(job.data, min(SEARCH_IMAGES, job.pictures.count), config)
+    job.on_step("count the multiply-accumulates of a few schedules")
+    judge = judge_schedules(opened, few)
+    return Way(_tell(walk_down(judge, config.num_tokens, len(config.prune_at), step), job.on_step))
+
+
+def _tell(points: Iterator[Point], on_step: OnStep) -> Iterator[Point]:
+    """The same points, each told of as it is found."""
+    for point in points:
+        counts = ", ".join(map(str, point.keep_counts))
+        on_step(f"on the way down: {counts} tokens, divergence {point.divergence:.1e}")
+        yield point
+
+
+def _find_point(
+    job: SearchJob, way: Way, criterion: str, target: float
+) -> tuple[Point, tuple[Trial, ...], Measured]:
+    """Where on the way the target is met, what was tried for it, and what its file does."""
+    trials: list[Trial] = []
+    with tempfile.TemporaryDirectory() as folder:
+        bench = open_workbench(job, Path(folder))
+
+        def latency(point: Point) -> float | None:
+            return _record(trials, point, lambda: bench.time(point).model_ms)
+
+        def drop(point: Point) -> float | None:
+            return _record(
+                trials, point, lambda: _points_lost(bench.judge(point), job.dense_accuracy)
+            )
+
+        if criterion == "latency":
+            point = find_fast(way, latency, target)
+        else:
+            point = find_cheap(way, drop, target)
+        measured = measured_of(bench.make(point), bench.time(point), bench.judge(point))
+    return point, tuple(trials), measured
+
+
+def _record(trials: list[Trial], point: Point, find: Callable[[], float]) -> float | None:
+    """What is found of a point, among the trials too; None where its file fails verification."""
+    try:
+        found: float | None = find()
+    except VerificationError:
+        found = None
+    trials.append(Trial(point.ratios, point.keep_counts, found))
+    return found
+
+
+def _points_lost(found: Quality, accuracy: float | None) -> float:
+    if found.accuracy is None or accuracy is None:
+        return 100.0 * (1.0 - found.agreement)
+    return 100.0 * (accuracy - found.accuracy)

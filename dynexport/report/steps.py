@@ -1,0 +1,145 @@
+"""The commands that make a model and measure it again, as a shell takes them."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dynexport.metadata import Metadata
+from dynexport.report.facts import Step
+from dynexport.sidecar import Sidecar
+from dynexport.timing import Plan
+
+BUILT_IN = frozenset({"convnext", "deit", "lvvit", "swin"})
+"""Families that need no plugin."""
+
+HEAD_DIM = 64
+"""Channels of an attention head, where a checkpoint says nothing else."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an ONNX file of dynexport's tells of itself."""
+
+    path: Path
+    metadata: Metadata
+    opset: int
+    emits_kept: bool
+
+
+def list_steps(
+    exported: Exported, bench: Iterable[object], backend: str | None
+) -> tuple[Step, ...]:
+    """What makes, verifies and times a model. A file says what it was made from, not where that
+    lies, so the first lines set it.
+
+    ``bench``: what `dynexport bench` is told beside the model.
+    """
+    path, metadata = exported.path, exported.metadata
+    runtime = () if backend is None else ("--backend", backend)
+    convert = " ".join(["dynexport convert", '"$CHECKPOINT"', *_flags(exported)])
+    return (
+        *_sources(metadata),
+        Step("convert", convert),
+        Step("verify", command("verify", path, *runtime)),
+        Step("time", command("bench", path, *runtime, *bench)),
+    )
+
+
+def list_engine_steps(
+    engine: Path, model: Path, facts: Sidecar, bench: Iterable[object]
+) -> tuple[Step, ...]:
+    """What builds, verifies and times an engine."""
+    options = [part for one in facts.batches for part in ("--batch", one)]
+    for name, value in vars(facts.options).items():
+        flag = "--" + name.removesuffix("_mib").replace("_", "-")
+        if value is True:
+            options.append(flag)
+        elif name == "compute_capabilities" and value:
+            options += ["--compute-capability", ",".join(value)]
+        elif value not in (None, False, ()):
+            options += [flag, str(value)]
+    made = ("--backend", facts.flavour, *options, "-o", engine)
+    return (
+        Step("build", command("build", model, *made)),
+        Step("verify", command("verify", model, "--engine", engine)),
+        Step("time", command("bench", model, "--engine", engine, *bench)),
+    )
+
+
+def command(name: str, *arguments: object) -> str:
+    """A line for a shell, arguments quoted."""
+    return shlex.join(["dynexport", name, *map(str, arguments)])
+
+
+def report_step(
+    folder: Path,
+    output: str | Path | None,
+    images: str | Path | None,
+    backend: str | None,
+    plan: Plan | None,
+) -> Step:
+    """What makes a report again."""
+    told = (("--images", images), ("--backend", backend), ("-o", output))
+    flags = [part for name, value in told if value is not None for part in (name, value)]
+    timed = ("--no-bench",) if plan is None else ("--rounds", plan.rounds)
+    return Step("report", command("report", folder, *flags, *timed))
+
+
+def _sources(metadata: Metadata) -> Iterator[Step]:
+    """What has to be at hand."""
+    sha256 = metadata.checkpoint_sha256
+    yield Step(f"the checkpoint, SHA-256 {sha256}", "CHECKPOINT=path/to/checkpoint.pth")
+    if _calibrated(metadata):
+        images = metadata.precision["images"]
+        yield Step(f"what it was calibrated on, {images}", "CALIBRATION=path/to/images")
+    if metadata.family not in BUILT_IN:
+        yield Step(
+            f"the file that defines the family {metadata.family}", "PLUGIN=path/to/plugin.py"
+        )
+
+
+def _calibrated(metadata: Metadata) -> re.Match[str] | None:
+    """How many images of what; None for the reference bundle's."""
+    return re.fullmatch(r"(\d+) images of .+", str(metadata.precision.get("images") or ""))
+
+
+def _flags(exported: Exported) -> Iterator[str]:
+    """What `convert` was told, as far as the file shows; what is the default is left out."""
+    metadata, opset = exported.metadata, exported.opset
+    precision, config = metadata.precision, metadata.config
+    heads, width = config.get("num_heads"), config.get("embed_dim")
+    usual = not isinstance(heads, int) or width == HEAD_DIM * heads
+    calibrated, made = _calibrated(metadata), precision.get("int8")
+    pairs: tuple[tuple[str, Any], ...] = (
+        ("--dense", metadata.ratios is None),
+        ("--ratios", ",".join(map(repr, metadata.ratios or ()))),
+        ("--align", metadata.align if metadata.align != 1 else None),
+        ("--batch", metadata.batch),
+        ("--img-size", config.get("img_size")),
+        ("--prune-at", ",".join(map(str, config.get("prune_at", ())))),
+        ("--num-heads", None if usual else heads),
+        ("--weights", None if metadata.weights == "bare" else metadata.weights),
+        ("--task", None if "logits" in metadata.outputs else "features"),
+        ("--precision", None if precision["name"] == "fp32" else precision["name"]),
+        ("--io-precision", "half" if precision.get("io") == "half" else None),
+        ("--calibration-images", calibrated and calibrated[1]),
+        ("--fallback-to", "auto" if made and made["ranking"] else None),
+        ("--emit-kept", exported.emits_kept),
+        ("--opset", None if opset == 20 else opset),
+        ("--target", None if metadata.target == "any" else metadata.target),
+    )
+    for name, value in pairs:
+        if value is True:
+            yield name
+        elif value not in (None, False, ""):
+            yield f"{name} {shlex.quote(str(value))}"
+    if calibrated:
+        yield '--calibration-data "$CALIBRATION"'
+    if metadata.family not in BUILT_IN:
+        yield '--plugin "$PLUGIN"'
+    yield f"-o {shlex.quote(str(exported.path))}"

@@ -7,9 +7,9 @@ BIN := $(VENV)/bin
 # Five of their ten thousand lines are not Python.
 STUBS := tensorrt-stubs==10.13.0.35.1
 MEND_STUBS := 's/\bin: list/inputs: list/; s/channel_axis: int) -> IScaleLayer/channel_axis: int = 0) -> IScaleLayer/'
-SOURCES := $(shell find dynexport models calibration -name '*.py') pyproject.toml
+SOURCES := $(shell find dynexport models calibration -type f -not -name '*.pyc') pyproject.toml
 
-.PHONY: setup test lint types unit demo bench image-check gpu-check wheelhouse clean
+.PHONY: setup test lint types unit demo docs dist bench image-check gpu-check wheelhouse clean
 
 setup: $(VENV)/.package
 
@@ -44,6 +44,23 @@ unit: setup
 
 demo: setup
 	$(BIN)/python examples/mnist/demo.py
+
+# The source archive and the wheel, each tried in a virtual environment of its own, outside the tree.
+dist: setup
+	$(BIN)/python .ci/dist.py
+	rm -rf build *.egg-info
+
+# The documentation as a site that opens from disk, site/index.html; strict: a dead link ends it.
+# Not --quiet: it drops the warnings that --strict counts.
+docs: setup $(VENV)/.docs
+	$(BIN)/python docs/hooks/cli_reference.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# Groups of dependencies are known to pip from 25.1 on.
+$(VENV)/.docs: $(VENV)/.requirements pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check 'pip>=25.1'
+	$(BIN)/pip install --quiet --disable-pip-version-check --group docs
+	touch $@
 
 # Beside the peers on this machine, about half an hour; OPTIONS="--models deit-s --batches 1".
 bench: setup $(VENV)/.bench

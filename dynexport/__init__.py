@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from dynexport.pipeline import convert, verify_model
     from dynexport.precision import Precision
     from dynexport.preflight import check_model
+    from dynexport.report import write_report
+    from dynexport.sweep import search_schedule, sweep_checkpoint
+    from dynexport.visualize import visualize_images
 
 __version__ = "0.1.0"
 
@@ -39,7 +42,11 @@ __all__ = [
     "create",
     "inspect_file",
     "optimize_model",
+    "search_schedule",
+    "sweep_checkpoint",
     "verify_model",
+    "visualize_images",
+    "write_report",
 ]
 
 _HOME = {
@@ -52,7 +59,11 @@ _HOME = {
     "create": "dynexport.models",
     "inspect_file": "dynexport.inspection",
     "optimize_model": "dynexport.optimize",
+    "search_schedule": "dynexport.sweep",
+    "sweep_checkpoint": "dynexport.sweep",
     "verify_model": "dynexport.pipeline",
+    "visualize_images": "dynexport.visualize",
+    "write_report": "dynexport.report",
 }
 
 

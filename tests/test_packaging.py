@@ -26,7 +26,11 @@ PUBLIC = {
     "create",
     "inspect_file",
     "optimize_model",
+    "search_schedule",
+    "sweep_checkpoint",
     "verify_model",
+    "visualize_images",
+    "write_report",
 }
 
 
@@ -91,6 +95,19 @@ def test_every_package_is_listed_for_the_wheel() -> None:
     assert listed == found
 
 
+def test_every_data_file_is_listed_for_the_wheel() -> None:
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    listed = {
+        path
+        for package, patterns in setup["package-data"].items()
+        for pattern in patterns
+        for path in ROOT.joinpath(*package.split(".")).glob(pattern)
+    }
+    found = {path for path in (ROOT / "dynexport").rglob("*") if path.is_file()}
+    assert listed == {path for path in found if path.suffix not in (".py", ".pyc")}
+    assert ROOT / "dynexport" / "data" / "imagenet_1k.txt" in listed
+
+
 def test_version_is_told_once() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["version"] == dynexport.__version__
@@ -101,28 +118,32 @@ ORDER = {
     "keep": {"errors"},
     "limits": {"keep"},
     "extras": {"errors"},
+    "labels": {"errors", "files"},
     "files": {"errors"},
     "gpu": {"errors"},
     "profile": set(),
+    "remarks": set(),
     "calibration": {"errors", "files"},
     "models": {"errors", "files", "keep"},
     "metadata": {"errors", "calibration", "keep"},
+    "drawing": set(),
+    "strips": {"errors", "drawing", "files", "keep", "metadata"},
     "onnxfile": {"errors", "files", "metadata"},
     "reference": {"errors", "files", "calibration", "metadata"},
     "graph": {"errors", "metadata", "onnxfile"},
-    "checkpoint": {"errors", "files", "models"},
+    "checkpoint": {"errors", "files", "models", "remarks"},
     "rewrite": {"errors", "keep", "models"},
     "macs": {"models"},
-    "export": {"errors", "graph", "metadata", "models", "reference"},
+    "export": {"errors", "graph", "metadata", "models", "reference", "remarks"},
     "precision": {
         *("errors", "backends", "calibration", "graph", "metadata", "onnxfile"),
-        *("progress", "verify"),
+        *("progress", "remarks", "verify"),
     },
     "progress": set(),
-    "backends": {"errors", "files", "progress"},
+    "backends": {"errors", "files", "progress", "remarks"},
     "probes": {"errors", "gpu", "backends"},
     "sidecar": {"errors", "files", "backends", "metadata"},
-    "preflight": {"errors", "backends", "graph", "limits", "onnxfile"},
+    "preflight": {"errors", "backends", "graph", "limits", "onnxfile", "remarks"},
     "engine": {
         *("errors", "files", "backends", "graph", "metadata", "onnxfile"),
         *("preflight", "progress", "sidecar"),
@@ -151,12 +172,14 @@ TOP = {
     "foreign",
     "optimize",
     "pipeline",
+    "report",
     "rebuild",
+    "visualize",
+    "sweep",
     "inspection",
     "doctor",
     "cli",
     "console",
-    "show",
 }
 """These may import all of them."""
 

@@ -12,6 +12,14 @@ from pathlib import Path
 from dynexport.errors import InputError
 
 
+def name_checkpoint(checkpoint: str | Path) -> str:
+    """What files made of a checkpoint are called after: NAME, for NAME.pth or NAME.pth.tar."""
+    stem = Path(checkpoint).name
+    while Path(stem).suffix in (".pth", ".pt", ".tar", ".safetensors"):
+        stem = Path(stem).stem
+    return stem
+
+
 def existing_file(path: str | Path, kind: str) -> Path:
     """The path, if a readable file stands there; InputError names what was expected."""
     path = Path(path)

@@ -20,6 +20,7 @@ from dynexport.errors import InputError, ScheduleError
 from dynexport.extras import require_convert_extras
 from dynexport.files import (
     existing_file,
+    name_checkpoint,
     require_kept,
     require_onnx_target,
     require_writable,
@@ -373,9 +374,7 @@ def _default_name(
     task: str | None,
     precision: str,
 ) -> str:
-    stem = checkpoint.name
-    while Path(stem).suffix in (".pth", ".pt", ".tar", ".safetensors"):
-        stem = Path(stem).stem
+    stem = name_checkpoint(checkpoint)
     if task not in (None, "classify"):
         stem = f"{stem}-{task}"
     typed = "" if precision == "fp32" else f"-{precision}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 from contextlib import suppress
 
@@ -17,6 +16,8 @@ RUNTIMES = (
 
 def tell_versions() -> str:
     """dynexport's version, Python's and those of the runtimes that are installed, a line each."""
+    import importlib.metadata  # too slow to import for what is not asked
+
     lines = [
         f"dynexport {__version__}",
         f"Python {platform.python_version()} on {platform.platform()}",

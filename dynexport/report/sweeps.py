@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dynexport.errors import DynexportError, InputError
-from dynexport.sweep.rows import RESULT, Row, Sweep
+from dynexport.sweep.rows import RESULT, Row, Sweep, steady_latencies
 
 ROOM = 0.1
 """Beyond the outermost values, as a share of what lies between them."""
@@ -28,7 +28,8 @@ class Dot:
 
 @dataclass(frozen=True)
 class Cloud:
-    """Configurations of one batch size: milliseconds to the right, shares up, and their ends."""
+    """Configurations of one batch size: milliseconds to the right, as `steady_latencies` has them,
+    shares up, and their ends."""
 
     batch: int
     dots: tuple[Dot, ...]
@@ -66,25 +67,25 @@ def sweep_clouds(sweep: Sweep) -> tuple[Cloud, ...]:
 
 def _cloud(sweep: Sweep, size: int) -> Cloud:
     kinds = sweep_precisions(sweep)
+    steady = steady_latencies(sweep.rows)
     found = [
-        (place, row, row.measured)
+        (place, row, steady[row.key], row.measured.quality)
         for place, row in enumerate(sweep.rows)
         if row.batch == size and row.measured is not None
     ]
-    latencies = _ends([measured.latency_ms for *_, measured in found])
-    low, high = _ends([measured.quality for *_, measured in found])
+    latencies = _ends([latency for _, _, latency, _ in found])
+    low, high = _ends([quality for *_, quality in found])
     shares = max(0.0, low), min(1.0, high)
     dots = tuple(
         Dot(
             label=f"{row.ratio:g}",
-            told=f"{row.precision} at {row.ratio:g}: {measured.latency_ms:.2f} ms, "
-            f"{measured.quality:.1%}",
-            x=_place(measured.latency_ms, latencies),
-            y=100.0 - _place(measured.quality, shares),
+            told=f"{row.precision} at {row.ratio:g}: {latency:.2f} ms, {quality:.1%}",
+            x=_place(latency, latencies),
+            y=100.0 - _place(quality, shares),
             kind=kinds.index(row.precision) % 5 + 1,
             front=place in sweep.front,
         )
-        for place, row, measured in found
+        for place, row, latency, quality in found
     )
     return Cloud(size, dots, latencies, shares)
 

@@ -117,14 +117,6 @@ def open_pictures(data: str | Path | None, count: int | None, config: Config) ->
     return Pictures(named, chosen.count, labels, chosen.digest, chosen.batches)
 
 
-def name_checkpoint(checkpoint: str | Path) -> str:
-    """What files made of a checkpoint are called after: NAME, for NAME.pth."""
-    stem = Path(checkpoint).name
-    while Path(stem).suffix in (".pth", ".pt", ".tar", ".safetensors"):
-        stem = Path(stem).stem
-    return stem
-
-
 def require_batches(batches: Sequence[int]) -> tuple[int, ...]:
     """Batch sizes, ascending, each once; InputError unless there are some, all at least 1."""
     for batch in batches:

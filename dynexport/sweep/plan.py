@@ -14,14 +14,13 @@ from typing import Any
 
 from dynexport.calibration import Preprocessing
 from dynexport.errors import InputError
-from dynexport.files import require_kept, require_writable
+from dynexport.files import name_checkpoint, require_kept, require_writable
 from dynexport.precision import Precision
 from dynexport.sweep.inputs import (
     Opened,
     Pictures,
     Recipe,
     Rig,
-    name_checkpoint,
     open_checkpoint,
     open_pictures,
     require_batches,

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from dynexport.calibration import DAMAGED_NPZ
 from dynexport.errors import DynexportError, InputError
-from dynexport.files import save
+from dynexport.files import name_checkpoint, save
 from dynexport.precision import Precision
 from dynexport.progress import OnStep, silent
-from dynexport.sweep.inputs import Opened, Pictures, Recipe, Rig, name_checkpoint
+from dynexport.sweep.inputs import Opened, Pictures, Recipe, Rig
 from dynexport.sweep.journal import Journal, open_journal
 from dynexport.sweep.measure import (
     Made,

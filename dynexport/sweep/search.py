@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dynexport.errors import InputError, VerificationError
-from dynexport.files import require_kept, require_writable, save
+from dynexport.files import name_checkpoint, require_kept, require_writable, save
 from dynexport.precision import Precision
 from dynexport.progress import OnStep, silent
 from dynexport.sweep.descent import Point, Way, find_cheap, find_fast, judge_schedules, walk_down
@@ -23,7 +23,6 @@ from dynexport.sweep.inputs import (
     Opened,
     Recipe,
     Rig,
-    name_checkpoint,
     open_checkpoint,
     open_pictures,
     require_batches,

@@ -38,11 +38,13 @@ Run = Callable[..., tuple[object, str, str]]
 
 
 def start(*arguments: object, **settings: str) -> dict[str, object]:
-    """What a process of the command line is started with, for `subprocess`."""
+    """What a process of the command line is started with, for `subprocess`; not in the source
+    tree, whose folders -m would take for the installed package."""
     free = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "TERM")}
     return {
         "args": [sys.executable, "-m", "dynexport", *map(str, arguments)],
         "env": {**free, "TERM": "xterm", **settings},
+        "cwd": CHECKPOINT.anchor,
     }
 
 
@@ -274,8 +276,7 @@ def test_what_the_system_refuses_is_no_fault_of_its_own(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     process = subprocess.Popen(  # type: ignore[call-overload]
-        **start("convert", CHECKPOINT, "-o", "new/m.onnx"),
-        cwd=tmp_path,
+        **{**start("convert", CHECKPOINT, "-o", "new/m.onnx"), "cwd": tmp_path},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         encoding="utf-8",

@@ -7,7 +7,6 @@ returns what can be sent between processes. What fails is a sentence in place of
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import logging
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from random_weights import random_model
 import dynexport
 from dynexport.calibration import Preprocessing, synthetic_images
 from dynexport.contenders import find_timed_model, write_twin
-from dynexport.graph.batch import set_batch
+from dynexport.graph.batch import change_batch
 from dynexport.graph.macs import count_macs
 from dynexport.keep import schedule_from_base
 from dynexport.metadata import Batch
@@ -109,9 +108,7 @@ def write_ours(
             within = _folder_for(subject, precision, batch, folder)
             if batch != batches[0]:
                 graph = read_model(first)
-                described = dataclasses.replace(read_metadata(first, graph), batch=str(batch))
-                set_batch(graph, Batch.parse(str(batch)))
-                graph.metadata_props.update(described.to_properties())
+                change_batch(graph, read_metadata(first, graph), Batch.parse(str(batch)))
                 (within / SPARSE).write_bytes(to_bytes(graph))
             twin = write_twin(find_timed_model(within / SPARSE, None, trust=False), within)
             assert twin is not None

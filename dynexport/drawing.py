@@ -61,6 +61,13 @@ class View:
     name: str = ""
 
 
+def enlarge(picture: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """A picture (S, S, 3) to be shown: by the largest whole factor that keeps to ``side`` pixels,
+    or as it is where it is larger."""
+    factor = max(1, side // len(picture))
+    return picture.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
 def dim_dropped(
     picture: NDArray[np.uint8], kept: NDArray[np.int64], tokens: int
 ) -> NDArray[np.uint8]:

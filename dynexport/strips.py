@@ -11,7 +11,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dynexport.drawing import TILE, UNRANKED, Colour, View, colour_scores, dim_dropped, viridis
+from dynexport.drawing import (
+    TILE,
+    UNRANKED,
+    Colour,
+    View,
+    colour_scores,
+    dim_dropped,
+    enlarge,
+    viridis,
+)
 from dynexport.errors import InputError
 from dynexport.files import existing_file
 from dynexport.keep import format_ratios
@@ -30,7 +39,6 @@ BAR: Colour = (0, 114, 178)
 class Layout:
     """Measures of strips, pixels.
 
-    factor  how many pixels of a tile one of the image is wide
     tile    side of a tile; gap: between two
     column  from one tile to the next; panel: width of what is written beside them
     height  of the tiles of one image and what is beside them
@@ -39,7 +47,6 @@ class Layout:
     file    of the font; None for Pillow's, which knows ASCII alone
     """
 
-    factor: int
     tile: int
     gap: int
     column: int
@@ -116,15 +123,13 @@ def plan_layout(
     if math.isqrt(tokens) ** 2 != tokens:
         raise InputError(f"the model has {tokens} tokens, which form no square grid to be drawn")
     file = None if font is None else existing_file(font, "a TrueType or OpenType font")
-    factor = max(1, tile // size)
-    tile = factor * size
+    tile = max(1, tile // size) * size
     gap, text = max(4, tile // 28), min(20, max(12, tile // 16))
     letters = open_font(file, text)
     widest = max(letters.getlength(line) for title in _titles(metadata) for line in title)
     heat = scores and len(metadata.keep_counts) > 0
     beside = line_of(text) + classes * class_height(text)
     layout = Layout(
-        factor=factor,
         tile=tile,
         gap=gap,
         column=max(tile, math.ceil(widest) + text // 2) + gap,
@@ -215,7 +220,7 @@ def _draw_row(view: View, metadata: Metadata, layout: Layout) -> Image.Image:
     """The tiles of one image, and what is written beside them."""
     below = layout.tile + layout.gap
     sheet, pen = _blank(layout, layout.height + (2 if layout.heat else 1) * layout.gap)
-    large = view.picture.repeat(layout.factor, axis=0).repeat(layout.factor, axis=1)
+    large = enlarge(view.picture, layout.tile)
     tiles = [large, *(dim_dropped(large, kept, metadata.num_tokens) for kept in view.kept)]
     for place, tile in enumerate(tiles):
         sheet.paste(Image.fromarray(tile), (layout.gap + place * layout.column, 0))

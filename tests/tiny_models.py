@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from dynexport.backends import open_runner
 from dynexport.calibration import synthetic_images
 from dynexport.export import record_reference
-from dynexport.graph.batch import set_batch
+from dynexport.graph.batch import change_batch, set_batch
 from dynexport.graph.probe import with_outputs
 from dynexport.keep import KeepSchedule
 from dynexport.metadata import Batch, Metadata
@@ -34,7 +34,7 @@ from dynexport.models.deit import DeiTConfig
 from dynexport.models.layers import add_class_and_position
 from dynexport.models.lvvit import LVViTConfig
 from dynexport.models.swin import SwinConfig
-from dynexport.onnxfile import read_model, to_bytes
+from dynexport.onnxfile import read_metadata, read_model, to_bytes
 from dynexport.pipeline import convert
 from dynexport.precision.half import to_half
 from dynexport.precision.int8 import quantise
@@ -231,10 +231,9 @@ def refill(tiny: Tiny, trained: SparseModel) -> Tiny:
 
 def take_batches(tiny: Tiny, batch: str) -> Tiny:
     """The same for other batch sizes."""
-    graph, metadata = tiny.graph.clone(), dataclasses.replace(tiny.metadata, batch=batch)
-    set_batch(graph, Batch.parse(batch))
-    graph.metadata_props.update(metadata.to_properties())
-    return dataclasses.replace(tiny, graph=graph, metadata=metadata)
+    graph = tiny.graph.clone()
+    change_batch(graph, tiny.metadata, Batch.parse(batch))
+    return dataclasses.replace(tiny, graph=graph, metadata=read_metadata("tiny", graph))
 
 
 def _tensors_of(lean: SparseModel) -> list[NDArray[Any]]:

@@ -13,7 +13,21 @@ from rich.markup import escape
 from dynexport.cli import choices
 from dynexport.cli.build import show_build
 from dynexport.cli.choices import complete, complete_list
-from dynexport.cli.options import Json, Plugins, Quiet, Verbose, parse_numbers
+from dynexport.cli.options import (
+    CalibrationData,
+    CalibrationImages,
+    Checkpoint,
+    ImgSize,
+    Json,
+    Model,
+    NumHeads,
+    Plugins,
+    PruneAt,
+    Quiet,
+    Verbose,
+    Weights,
+    parse_numbers,
+)
 from dynexport.cli.verify import show_verification
 from dynexport.console import build_progress, make_table, print_json, show_warning, stdout
 from dynexport.keep import format_ratios
@@ -27,9 +41,7 @@ if TYPE_CHECKING:
 
 
 def convert(
-    checkpoint: Annotated[
-        Path, typer.Argument(metavar="CKPT", show_default=False, help=".pth .pt .tar .safetensors")
-    ],
+    checkpoint: Checkpoint,
     ratio: Annotated[
         float | None,
         typer.Option(
@@ -63,22 +75,10 @@ def convert(
     emit_kept: Annotated[
         bool, typer.Option("--emit-kept", help="Add outputs kept_0 ...: positions kept.")
     ] = False,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            autocompletion=complete(choices.MODELS),
-            help="Published variant, where tensors do not tell: deit-s ...",
-        ),
-    ] = None,
-    prune_at: Annotated[
-        str | None, typer.Option(metavar="B,B,B", help="Blocks the sparsifiers stand before.")
-    ] = None,
-    num_heads: Annotated[
-        int | None, typer.Option(help="Attention heads, where not 64 channels each.")
-    ] = None,
-    img_size: Annotated[
-        int | None, typer.Option(help="Another image size than it was trained at, pixels.")
-    ] = None,
+    model: Model = None,
+    prune_at: PruneAt = None,
+    num_heads: NumHeads = None,
+    img_size: ImgSize = None,
     task: Annotated[
         str | None,
         typer.Option(
@@ -87,13 +87,7 @@ def convert(
             "stages, feat_0 ... feat_3.",
         ),
     ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            autocompletion=complete(choices.WEIGHTS),
-            help="Which weights of the file: model or model_ema.",
-        ),
-    ] = None,
+    weights: Weights = None,
     precision: Annotated[
         str,
         typer.Option(
@@ -109,16 +103,8 @@ def convert(
             help="Of inputs and outputs: fp32, or half with fp16 and int8-fp16.",
         ),
     ] = "fp32",
-    calibration_data: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR|NPZ",
-            help="Images that int8 takes its ranges from, and fp16 looks on for values too large.",
-        ),
-    ] = None,
-    calibration_images: Annotated[
-        int, typer.Option(help="How many of them to use, at most.")
-    ] = 512,
+    calibration_data: CalibrationData = None,
+    calibration_images: CalibrationImages = 512,
     calibration_method: Annotated[
         str | None,
         typer.Option(

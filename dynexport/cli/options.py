@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dynexport.cli.choices import BACKENDS, complete
+from dynexport.cli.choices import BACKENDS, MODELS, WEIGHTS, complete
 from dynexport.errors import InputError
 from dynexport.remarks import let_through
 
@@ -26,6 +26,38 @@ Verbose = Annotated[
         "-v",
         callback=_let_through,
         help="Tell each step's seconds, what libraries warn of, and where a fault came from.",
+    ),
+]
+Checkpoint = Annotated[
+    Path, typer.Argument(metavar="CKPT", show_default=False, help=".pth .pt .tar .safetensors")
+]
+CalibrationData = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR|NPZ",
+        help="Images that int8 takes its ranges from, and fp16 looks on for values too large.",
+    ),
+]
+CalibrationImages = Annotated[int, typer.Option(help="How many of them to use, at most.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        autocompletion=complete(MODELS),
+        help="Published variant, where tensors do not tell: deit-s ...",
+    ),
+]
+PruneAt = Annotated[
+    str | None, typer.Option(metavar="B,B,B", help="Blocks the sparsifiers stand before.")
+]
+NumHeads = Annotated[int | None, typer.Option(help="Attention heads, where not 64 channels each.")]
+ImgSize = Annotated[
+    int | None, typer.Option(help="Another image size than it was trained at, pixels.")
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        autocompletion=complete(WEIGHTS),
+        help="Which weights of the file: model or model_ema.",
     ),
 ]
 OnnxFile = Annotated[Path, typer.Argument(metavar="MODEL.onnx", show_default=False)]

@@ -9,7 +9,21 @@ import typer
 
 from dynexport.cli import choices
 from dynexport.cli.choices import complete, complete_list
-from dynexport.cli.options import Json, Plugins, Quiet, Verbose, parse_numbers
+from dynexport.cli.options import (
+    CalibrationData,
+    CalibrationImages,
+    Checkpoint,
+    ImgSize,
+    Json,
+    Model,
+    NumHeads,
+    Plugins,
+    PruneAt,
+    Quiet,
+    Verbose,
+    Weights,
+    parse_numbers,
+)
 from dynexport.cli.sweep_results import row_printer, show_search, show_sweep
 from dynexport.console import print_json, progress, show_warning
 from dynexport.errors import InputError
@@ -19,9 +33,7 @@ if TYPE_CHECKING:
 
 
 def sweep(
-    checkpoint: Annotated[
-        Path, typer.Argument(metavar="CKPT", show_default=False, help=".pth .pt .tar .safetensors")
-    ],
+    checkpoint: Checkpoint,
     ratios: Annotated[
         str | None,
         typer.Option(
@@ -64,16 +76,8 @@ def sweep(
             help="fp32, fp16, bf16, int8, int8-fp16, int8-dynamic.",
         ),
     ] = "fp32",
-    calibration_data: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR|NPZ",
-            help="Images that int8 takes its ranges from, and fp16 looks on for values too large.",
-        ),
-    ] = None,
-    calibration_images: Annotated[
-        int, typer.Option(help="How many of them to use, at most.")
-    ] = 512,
+    calibration_data: CalibrationData = None,
+    calibration_images: CalibrationImages = 512,
     batch: Annotated[str, typer.Option(metavar="B,B", help="Batch sizes.")] = "8",
     backend: Annotated[
         str,
@@ -111,29 +115,11 @@ def sweep(
         bool, typer.Option("--retry-failed", help="Try those again that failed.")
     ] = False,
     align: Annotated[int, typer.Option(help="As in convert: rows in multiples of so many.")] = 1,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            autocompletion=complete(choices.MODELS),
-            help="Published variant, where tensors do not tell: deit-s ...",
-        ),
-    ] = None,
-    prune_at: Annotated[
-        str | None, typer.Option(metavar="B,B,B", help="Blocks the sparsifiers stand before.")
-    ] = None,
-    num_heads: Annotated[
-        int | None, typer.Option(help="Attention heads, where not 64 channels each.")
-    ] = None,
-    img_size: Annotated[
-        int | None, typer.Option(help="Another image size than it was trained at, pixels.")
-    ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            autocompletion=complete(choices.WEIGHTS),
-            help="Which weights of the file: model or model_ema.",
-        ),
-    ] = None,
+    model: Model = None,
+    prune_at: PruneAt = None,
+    num_heads: NumHeads = None,
+    img_size: ImgSize = None,
+    weights: Weights = None,
     plugin: Plugins = None,
     json: Json = False,
     quiet: Quiet = False,

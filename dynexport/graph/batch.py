@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
 from dynexport.errors import DynexportError
 from dynexport.graph.constants import int64_constant
-from dynexport.metadata import Batch
+from dynexport.metadata import Batch, Metadata
 
 
 def free_batch(model: ir.Model) -> int:
@@ -52,6 +54,14 @@ def set_batch(model: ir.Model, batch: Batch) -> None:
         assert value.shape is not None
         value.shape = ir.Shape([size, *list(value.shape)[1:]])
     infer_shapes(model)
+
+
+def change_batch(model: ir.Model, metadata: Metadata, batch: Batch) -> None:
+    """Make of a converted graph, whose ``metadata`` these are, what conversion for another batch
+    size gives: the same graph with that size in it, and in what it says of itself."""
+    set_batch(model, batch)
+    described = dataclasses.replace(metadata, batch=str(batch))
+    model.metadata_props.update(described.to_properties())
 
 
 def infer_shapes(model: ir.Model) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dynexport.calibration import open_images
-from dynexport.drawing import TILE, View, dim_dropped
+from dynexport.drawing import TILE, View, dim_dropped, enlarge
 from dynexport.metadata import Metadata
 from dynexport.reference import ReferenceBundle
 from dynexport.report.facts import Picture, Tile
@@ -51,8 +51,7 @@ def find_shown(model: Path, metadata: Metadata, source: Path | None) -> tuple[ND
 
 def _draw(view: View, metadata: Metadata, number: int) -> Picture:
     tokens, name = metadata.num_tokens, f"image {number}"
-    factor = max(1, TILE // len(view.picture))
-    large = view.picture.repeat(factor, axis=0).repeat(factor, axis=1)
+    large = enlarge(view.picture, TILE)
     tiles = [Tile("input", name, encode_picture(large))]
     lost = "dropped" if metadata.selection.nested else "on the fast path"
     for stage, (kept, count) in enumerate(zip(view.kept, metadata.keep_counts, strict=True), 1):

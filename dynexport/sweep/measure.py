@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dynexport.bench import bench_model
 from dynexport.calibration import fill_batch
-from dynexport.graph.batch import set_batch
+from dynexport.graph.batch import change_batch
 from dynexport.metadata import Batch
 from dynexport.onnxfile import read_metadata, read_model, to_bytes
 from dynexport.pipeline import convert
@@ -119,12 +119,9 @@ def make_file(
 
 
 def make_at_batch(made: Made, batch: int, target: Path) -> Made:
-    """The same file for another batch size, its reference bundle beside it: conversion at that
-    size gives the same graph with that size in it."""
+    """The same file for another batch size, its reference bundle beside it."""
     graph = read_model(made.onnx)
-    described = dataclasses.replace(read_metadata(made.onnx, graph), batch=str(batch))
-    set_batch(graph, Batch.parse(str(batch)))
-    graph.metadata_props.update(described.to_properties())
+    change_batch(graph, read_metadata(made.onnx, graph), Batch.parse(str(batch)))
     content = to_bytes(graph)
     target.write_bytes(content)
     shutil.copyfile(ReferenceBundle.path_beside(made.onnx), ReferenceBundle.path_beside(target))

@@ -105,7 +105,7 @@ def test_every_data_file_is_listed_for_the_wheel() -> None:
     }
     found = {path for path in (ROOT / "dynexport").rglob("*") if path.is_file()}
     assert listed == {path for path in found if path.suffix not in (".py", ".pyc")}
-    assert ROOT / "dynexport" / "data" / "imagenet_1k.txt" in listed
+    assert ROOT / "dynexport" / "visualize" / "imagenet_1k.txt" in listed
 
 
 def test_version_is_told_once() -> None:

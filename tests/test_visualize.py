@@ -21,7 +21,12 @@ import dynexport
 from dynexport.backends import cuda
 from dynexport.calibration import Preprocessing, synthetic_images
 from dynexport.cli import main
-from dynexport.drawing import (
+from dynexport.engine import build_engine
+from dynexport.errors import DeviceError, DynexportError, InputError, ModelFileError
+from dynexport.metadata import Metadata
+from dynexport.subject import Subject, onnx_subject
+from dynexport.visualize import visualize_images
+from dynexport.visualize.drawing import (
     UNRANKED,
     VERMILION,
     VIRIDIS,
@@ -32,13 +37,10 @@ from dynexport.drawing import (
     rim_of,
     viridis,
 )
-from dynexport.engine import build_engine
-from dynexport.errors import DeviceError, DynexportError, InputError, ModelFileError
-from dynexport.labels import name_classes, read_labels
-from dynexport.metadata import Metadata
-from dynexport.strips import LARGEST_SIDE, draw_strip, draw_strips, plan_layout, shorten
-from dynexport.subject import Subject, onnx_subject
-from dynexport.visualize import find_images, look_at, to_pictures, visualize_images
+from dynexport.visualize.images import find_images
+from dynexport.visualize.labels import name_classes, read_labels
+from dynexport.visualize.look import look_at, to_pictures
+from dynexport.visualize.strips import LARGEST_SIDE, draw_strip, draw_strips, plan_layout, shorten
 
 FAMILIES = ("deit", "lvvit", "swin", "convnext", "evit")
 RATIOS = (0.7, 0.5, 0.3)

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dynexport.calibration import open_images
-from dynexport.drawing import TILE, View, dim_dropped, enlarge
 from dynexport.metadata import Metadata
 from dynexport.reference import ReferenceBundle
 from dynexport.report.facts import Picture, Tile
 from dynexport.subject import Subject
 from dynexport.visualize import look_at
+from dynexport.visualize.drawing import TILE, View, dim_dropped, enlarge
 
 SHOWN = 4
 """Images a model, at most."""

@@ -26,11 +26,10 @@ from dynexport.graph.twin import dense_twin
 from dynexport.metadata import Metadata
 from dynexport.onnxfile import read_model, to_bytes
 from dynexport.rewrite import rewrite
-from dynexport.strips import draw_strips
 from dynexport.subject import onnx_subject
 from dynexport.timing import Plan
 from dynexport.verify.accuracy import Accuracy
-from dynexport.visualize import look_at
+from dynexport.visualize import draw_strips, look_at
 
 HERE = Path(__file__).parent
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8-dynamic")

@@ -11,7 +11,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dynexport.drawing import (
+from dynexport.errors import InputError
+from dynexport.files import existing_file
+from dynexport.keep import format_ratios
+from dynexport.metadata import Metadata
+from dynexport.visualize.drawing import (
     TILE,
     UNRANKED,
     Colour,
@@ -21,10 +25,6 @@ from dynexport.drawing import (
     enlarge,
     viridis,
 )
-from dynexport.errors import InputError
-from dynexport.files import existing_file
-from dynexport.keep import format_ratios
-from dynexport.metadata import Metadata
 
 LARGEST_SIDE = 65_000
 """Pixels: a JPEG holds little more."""

@@ -7,9 +7,23 @@ from pathlib import Path
 
 from dynexport.errors import InputError
 from dynexport.files import existing_file
+from dynexport.metadata import Metadata
 
 IMAGENET_CLASSES = 1000
 """A model with so many classes is taken to be one of ImageNet-1k, in its usual order: by synset."""
+
+
+def names_of_classes(metadata: Metadata, labels: str | Path | None) -> tuple[str, ...]:
+    """A name for each class that a model tells apart; none for one without logits."""
+    if "logits" in metadata.outputs:
+        (classes,) = metadata.outputs["logits"]
+        return name_classes(classes, labels)
+    if labels is not None:
+        raise InputError(
+            "--labels names classes, and this model gives maps of features "
+            f"({', '.join(metadata.outputs)}): leave --labels out"
+        )
+    return ()
 
 
 def name_classes(classes: int, labels: str | Path | None = None) -> tuple[str, ...]:
@@ -17,7 +31,7 @@ def name_classes(classes: int, labels: str | Path | None = None) -> tuple[str, .
     if labels is not None:
         return read_labels(labels, classes)
     if classes == IMAGENET_CLASSES:
-        names = resources.files("dynexport").joinpath("data/imagenet_1k.txt")
+        names = resources.files("dynexport.visualize").joinpath("imagenet_1k.txt")
         return tuple(names.read_text(encoding="utf-8").splitlines())
     return tuple(f"class {number}" for number in range(classes))
 

@@ -1,0 +1,125 @@
+"""What a model keeps of images and what it takes them for, drawn: from an ONNX file or an engine,
+with no PyTorch.
+
+The line runs: `images` (which ones) -> `look` (what the model makes of them, its classes named by
+`labels`) -> `strips` (where everything goes), with `drawing` (what is dropped, dimmed).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dynexport.errors import InputError
+from dynexport.files import existing_file, require_kept, require_writable, written_whole
+from dynexport.onnxfile import read_metadata
+from dynexport.progress import OnStep, silent
+from dynexport.subject import find_subject
+from dynexport.visualize.images import COUNT, files_of, find_images, names_of
+from dynexport.visualize.labels import names_of_classes
+from dynexport.visualize.look import TOP, look_at
+from dynexport.visualize.strips import draw_strips, plan_layout
+
+__all__ = ["Seen", "Visualization", "draw_strips", "look_at", "visualize_images"]
+
+SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One image: its name, and the most probable classes with their probabilities, best first."""
+
+    name: str
+    classes: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Visualization:
+    """What `visualize_images` wrote, and what it shows.
+
+    output, size  the picture: its file, its width and height in pixels
+    keep_counts   tokens left after each stage, of a grid of ``num_tokens``; empty for a dense
+                  model, of which only the images are drawn
+    """
+
+    model: str
+    backend: str
+    variant: str
+    num_tokens: int
+    keep_counts: tuple[int, ...]
+    images: tuple[Seen, ...]
+    output: str
+    size: tuple[int, int]
+
+
+def visualize_images(
+    model: str | Path,
+    images: str | Path | Sequence[str | Path],
+    output: str | Path | None = None,
+    *,
+    engine: str | Path | None = None,
+    trust: bool = False,
+    backend: str | None = None,
+    labels: str | Path | None = None,
+    scores: bool = False,
+    count: int | None = None,
+    top: int = TOP,
+    font: str | Path | None = None,
+    on_step: OnStep = silent,
+) -> Visualization:
+    """Draw a strip for each image: itself, then each pruning stage with what it dropped dimmed.
+
+    model            an ONNX file that `convert` wrote, run in ``backend``, or in ``engine``, which
+                     was built from it; ``trust`` opens that whatever its sidecar says
+    images           pictures, folders of them, and .npz as `dynexport.calibration` takes them; of
+                     each folder and .npz ``count`` are drawn, evenly spread, by default 8
+    output           the picture to write, .png or .jpg; by default the model's name with .png
+    labels           a text file with the name of one class a line; by default ImageNet-1k's for
+                     1000 classes, else numbers
+    scores           draw what each stage ranked patches by as well
+    top              how many classes to tell
+    font             a TrueType or OpenType file, for names that are not in ASCII
+
+    Raises DynexportError's subclasses; then nothing was written.
+    """
+    path = existing_file(model, "an ONNX file")
+    target = Path(path.with_suffix(".png").name if output is None else output)
+    _require_picture(target)
+    if top < 0:
+        raise InputError(f"--top {top} asks for fewer than no classes: give 0 or more")
+    subject = find_subject(path, backend, engine, trust)
+    metadata = read_metadata(path, subject.graph)
+    classes = names_of_classes(metadata, labels)[:top]
+    sets = find_images([images] if isinstance(images, (str, Path)) else images, metadata, count)
+    read = (path, engine, labels, font, *(file for chosen in sets for file in files_of(chosen)))
+    require_kept(read, target)
+    names = tuple(name for chosen in sets for name in names_of(chosen))
+    plan_layout(metadata, scores=scores, classes=len(classes), font=font, images=len(names))
+    pictures = np.concatenate([inputs for chosen in sets for inputs in chosen.batches(COUNT)])
+    on_step(f"run {subject.backend} on {len(names)} image{'s' * (len(names) > 1)}")
+    views = look_at(subject, pictures, names=names, labels=labels, scores=scores, top=top)
+    on_step(f"draw {target}")
+    title = f"{Path(subject.name).name} in {subject.backend}"
+    sheet = draw_strips(views, metadata, title=title, font=font)
+    with written_whole(target) as (draft,):
+        sheet.save(draft, quality=92)
+    return Visualization(
+        model=subject.name,
+        backend=subject.backend,
+        variant=metadata.variant,
+        num_tokens=metadata.num_tokens,
+        keep_counts=metadata.keep_counts,
+        images=tuple(Seen(view.name, view.classes) for view in views),
+        output=str(target),
+        size=sheet.size,
+    )
+
+
+def _require_picture(target: Path) -> None:
+    """InputError unless ``target`` can be a picture to write."""
+    if target.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{target} ends in none of {', '.join(SUFFIXES)}: name a picture to write")
+    require_writable(target)

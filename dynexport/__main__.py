@@ -1,5 +1,24 @@
-"""``python -m dynexport``."""
+"""``python -m dynexport``, and what the installed command starts."""
 
-from dynexport.cli import main
+from __future__ import annotations
 
-main()
+import sys
+from typing import NoReturn
+
+INTERRUPTED = 130
+"""The exit code of a program that SIGINT ended, as shells tell it."""
+
+
+def main() -> NoReturn:
+    """Run the command line. Importing it takes longer than it takes to think better of it, so an
+    interruption ends that quietly too."""
+    try:
+        from dynexport.cli import main
+
+        main()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

@@ -292,6 +292,30 @@ def test_an_interruption_leaves_nothing(tmp_path: Path, number: signal.Signals) 
     assert list(tmp_path.iterdir()) == []
 
 
+IMPORT_INTERRUPTED = """
+import runpy, signal, sys
+
+class Impatient:
+    def find_spec(self, name, path, target=None):
+        if name == "typer":
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Impatient())
+sys.argv = ["dynexport", "models"]
+runpy.run_module("dynexport", run_name="__main__")
+"""
+
+
+def test_an_interruption_while_it_starts_is_quiet(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT_INTERRUPTED],
+        cwd=tmp_path,
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 # ---------------------------------------------------------------- did you mean
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import shlex
@@ -23,6 +24,7 @@ from dynexport.keep import KeepSchedule
 from dynexport.onnxfile import read_metadata
 from dynexport.pipeline import convert
 from dynexport.precision import Precision
+from dynexport.sweep.command import write_command
 from dynexport.sweep.descent import (
     Point,
     Way,
@@ -36,7 +38,7 @@ from dynexport.sweep.descent import (
 )
 from dynexport.sweep.inputs import Recipe, Rig, open_checkpoint
 from dynexport.sweep.ratios import ratios_of
-from dynexport.sweep.search import search_schedule, write_command
+from dynexport.sweep.search import search_schedule
 from dynexport.timing import Plan
 
 RIG = Rig(plan=Plan(rounds=1, round_seconds=0.01, warmup_seconds=0.0))
@@ -235,18 +237,48 @@ def test_a_latency_is_met_by_what_was_measured(tmp_path: Path, tiny_checkpoint: 
     ]
 
 
-def test_the_command_says_all_that_was_asked_for() -> None:
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Precision(),
+        Precision("fp16", io="half"),
+        Precision(
+            "int8-fp16",
+            io="half",
+            calibration_data="my images",
+            calibration_images=100,
+            seed=0,
+            methods=("mse", "min-max"),
+            fallback_to="auto",
+            target_agreement=0.95,
+        ),
+    ],
+)
+def test_the_command_says_all_that_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, kind: Precision
+) -> None:
+    told: dict[str, Any] = {}
+
+    def convert(checkpoint: Path, **options: Any) -> None:
+        told.update(options, checkpoint=checkpoint)
+        raise InputError("enough was told")
+
+    monkeypatch.setattr("dynexport.pipeline.convert", convert)
     recipe = Recipe(
         "my ckpt.pth", prune_at=(3, 6), num_heads=6, weights="model_ema", plugins=("f.py",)
     )
-    kind = Precision("int8", calibration_data="val", calibration_images=100)
-    command = write_command(recipe, (1.0, 0.35), kind, 4, None)
-    assert shlex.split(command) == [
-        *("dynexport", "convert", "my ckpt.pth", "--ratios", "1.0,0.35", "--batch", "4"),
-        *("--prune-at", "3,6", "--num-heads", "6", "--weights", "model_ema"),
-        *("--precision", "int8", "--calibration-data", "val", "--calibration-images", "100"),
-        *("--plugin", "f.py"),
-    ]
+    program, *words = shlex.split(write_command(recipe, (1.0, 0.35), kind, 4, "val"))
+    assert program == "dynexport"
+    with pytest.raises(SystemExit):
+        main(words)
+    assert told["checkpoint"] == Path("my ckpt.pth")
+    assert (told["prune_at"], told["num_heads"], told["weights"]) == ((3, 6), 6, "model_ema")
+    assert (told["ratios"], told["batch"], told["plugins"]) == ("1.0,0.35", "4", [Path("f.py")])
+    assert (told["images"], told["img_size"], told["model"]) == (Path("val"), None, None)
+    found = dataclasses.asdict(told["precision"])
+    assert {name: str(value) for name, value in found.items()} == {
+        name: str(value) for name, value in dataclasses.asdict(kind).items()
+    }
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from dynexport.errors import InputError, VerificationError
 from dynexport.files import name_checkpoint, require_kept, require_writable, save
 from dynexport.precision import Precision
 from dynexport.progress import OnStep, silent
+from dynexport.sweep.command import write_command
 from dynexport.sweep.descent import Point, Way, find_cheap, find_fast, judge_schedules, walk_down
 from dynexport.sweep.inputs import (
     Opened,
@@ -107,19 +107,15 @@ def search_schedule(
     recipe = recipe if isinstance(recipe, Recipe) else Recipe(recipe)
     kind = precision if isinstance(precision, Precision) else Precision(precision)
     rig, (batch,) = rig or Rig(), require_batches([batch])
-    target = _require_target(target_latency, max_drop)
+    criterion, target = _require_target(target_latency, max_drop)
     _require_free(recipe, step)
-    name = name_checkpoint(recipe.checkpoint)
-    file = Path(f"{name}-sweep" if output is None else output) / RESULT
-    require_writable(file)
-    require_kept((recipe.checkpoint, data, kind.calibration_data), file)
+    file = _require_result(output, recipe, data, kind)
     opened = open_checkpoint(recipe)
     pictures = open_pictures(data, data_images, opened.config)
     on_step(f"ask the dense model for the classes of {pictures.source}")
     dense = answer_densely(opened, pictures).argmax(axis=1)
     job = SearchJob(recipe, kind, batch, data, rig, pictures, dense, on_step, on_warning)
     way = _open_way(job, opened, step)
-    criterion = "latency" if max_drop is None else "drop"
     point, trials, measured = _find_point(job, way, criterion, target)
     result = Search(
         checkpoint=str(recipe.checkpoint),
@@ -143,53 +139,20 @@ def search_schedule(
     return result
 
 
-def write_command(
-    recipe: Recipe,
-    ratios: tuple[float, ...],
-    precision: Precision,
-    batch: int,
-    data: str | Path | None,
-) -> str:
-    """The ``dynexport convert`` that makes the file, for a shell."""
-    usual = Precision("fp32")
-    options: dict[str, object] = {
-        "ratios": ",".join(map(str, ratios)),
-        "batch": batch,
-        "model": recipe.model,
-        "prune-at": recipe.prune_at and ",".join(map(str, recipe.prune_at)),
-        "num-heads": recipe.num_heads,
-        "img-size": recipe.img_size,
-        "weights": recipe.weights,
-        "images": data,
-        "precision": precision.name if precision.name != usual.name else None,
-        "calibration-data": precision.calibration_data,
-        "calibration-images": precision.calibration_images
-        if precision.calibration_images != usual.calibration_images
-        else None,
-    }
-    words = ["dynexport", "convert", str(recipe.checkpoint)]
-    for name, value in options.items():
-        if value is not None:
-            words += [f"--{name}", str(value)]
-    for plugin in recipe.plugins:
-        words += ["--plugin", str(plugin)]
-    return shlex.join(words)
-
-
-def _require_target(target_latency: float | None, max_drop: float | None) -> float:
-    """The target; InputError unless there is one, and it can be met at all."""
+def _require_target(target_latency: float | None, max_drop: float | None) -> tuple[str, float]:
+    """The criterion and its target; InputError unless there is one, and it can be met at all."""
     if target_latency is not None and max_drop is None:
         if not 0 < target_latency < float("inf"):
             raise InputError(
                 f"a latency of {target_latency:g} ms is not valid: give one above 0, as in 12ms"
             )
-        return target_latency
+        return "latency", target_latency
     if max_drop is not None and target_latency is None:
         if not 0 <= max_drop <= 100:
             raise InputError(
                 f"a drop of {max_drop:g} points is not valid: give 0 to 100, as in 0.5"
             )
-        return max_drop
+        return "drop", max_drop
     raise InputError("a search has one target: give --target-latency or --max-drop")
 
 
@@ -199,6 +162,17 @@ def _require_free(recipe: Recipe, step: int | None) -> None:
         raise InputError(f"a step of {step} tokens is not valid: give at least 1")
     if recipe.align != 1:
         raise InputError("a search chooses the counts itself: leave --align out")
+
+
+def _require_result(
+    output: str | Path | None, recipe: Recipe, data: str | Path | None, kind: Precision
+) -> Path:
+    """The file to write; InputError unless it can be, and is nothing that is read."""
+    folder = f"{name_checkpoint(recipe.checkpoint)}-sweep" if output is None else output
+    file = Path(folder) / RESULT
+    require_writable(file)
+    require_kept((recipe.checkpoint, data, kind.calibration_data), file)
+    return file
 
 
 def _open_way(job: SearchJob, opened: Opened, step: int | None) -> Way:

@@ -5,7 +5,7 @@ configuration with `measure` and writes it to the `journal` -> `rows` (all that 
 files that show it, with `pareto`).
 
 A search runs: `descent` (a way down through free schedules, in PyTorch) -> `search` (where on it
-the target is met, by what a `workbench` measures).
+the target is met, by what a `workbench` measures; the `command` that makes its file).
 """
 
 from dynexport.sweep.inputs import Recipe, Rig

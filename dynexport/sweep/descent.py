@@ -125,8 +125,8 @@ def find_fast(way: Way, measure: Callable[[Point], float | None], target: float)
                 counts = ", ".join(map(str, way.points[place].keep_counts))
                 told = f"the fastest tried keeps {counts} tokens and takes {seen[place]:.2f} ms"
             raise VerificationError(
-                f"no schedule takes {target:g} ms a batch or less: {told}; allow more, or choose "
-                "another --precision or a smaller --batch"
+                f"no schedule takes {target:g} ms a batch or less: {told}; allow more, choose "
+                "another --precision or a smaller --batch, or measure while nothing else runs"
             )
 
 

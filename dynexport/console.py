@@ -7,7 +7,7 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -113,6 +113,11 @@ def show_warning(warning: str) -> None:
     _stderr().print(f"[bold yellow]warning:[/] {escape(warning)}")
 
 
+def show_note(note: str) -> None:
+    """What is good to know, on stderr."""
+    _stderr().print(escape(note))
+
+
 def show_error(error: str) -> None:
     """What kept a command from its work, on stderr."""
     _stderr().print(f"[bold red]error:[/] {escape(error)}")
@@ -126,6 +131,11 @@ def stdout() -> Console:
     """Wide enough that nothing is folded where nobody watches."""
     width = max(120, shutil.get_terminal_size().columns)  # a terminal folds, figures stay whole
     return Console(highlight=False, soft_wrap=True, emoji=False, width=width)
+
+
+def macs_unit(counts: Iterable[int]) -> tuple[str, float]:
+    """GMACs, or MMACs where every model is small, and how many multiply-accumulates that is."""
+    return ("MMACs", 1e6) if all(count < 1e9 for count in counts) else ("GMACs", 1e9)
 
 
 def make_table(*columns: str) -> Table:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
+import threading
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +36,12 @@ ARGS = argparse.Namespace(
     model="deit-tiny", base_rate=0.7, input_size=28, pruning_loc=[1, 2, 3], device="cuda"
 )
 """What the public code records beside the weights."""
+
+
+def pytest_configure() -> None:
+    """A shell's background job ignores SIGINT, and so would the commands that tests interrupt."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def random_model(config: Any = TINY, seed: int = 0, scale: float = 0.3) -> nn.Module:

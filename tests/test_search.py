@@ -202,7 +202,7 @@ def test_the_command_gives_the_counts_that_were_found(
         )
     assert left.value.code == 0
     found = json.loads(capsys.readouterr().out)
-    assert found == json.loads((output / "search.json").read_text())
+    assert found == json.loads((output / "search-drop-100-fp32-b2.json").read_text())
     assert found["measured"]["keep_counts"] == [1, 1, 1]
     assert found["measured"]["agreement"] == 1.0 - found["found"] / 100 or found["labelled"]
     program, *arguments = shlex.split(found["command"])

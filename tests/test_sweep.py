@@ -28,7 +28,7 @@ from dynexport.errors import ImageError, InputError, MissingExtraError, Schedule
 from dynexport.pipeline import verify_model
 from dynexport.precision import Precision
 from dynexport.sweep import Recipe, Rig, sweep_checkpoint
-from dynexport.sweep.journal import open_journal
+from dynexport.sweep.journal import identified, open_journal
 from dynexport.sweep.pareto import Mark, Panel, draw_front, find_front
 from dynexport.sweep.plan import name_precisions
 from dynexport.sweep.ratios import parse_ratio_list
@@ -195,18 +195,20 @@ def test_a_journal_keeps_whole_rows_and_drops_a_torn_one(tmp_path: Path) -> None
 
 def test_a_journal_of_something_else_is_refused_and_says_what_differs(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    with open_journal(path, {"checkpoint": "a" * 64, "threads": None, "b": (1, 2)}, "x"):
+    with open_journal(path, {"on": identified("a.pth", "a" * 64), "cores": None, "b": (1,)}, "x"):
         pass
-    with open_journal(path, {"checkpoint": "a" * 64, "threads": None, "b": (1, 2)}, "x"):
-        pass
+    with open_journal(path, {"on": identified("b.pth", "a" * 64), "cores": None, "b": (1,)}, "x"):
+        pass  # renamed
     before = path.read_bytes()
     with (
         pytest.raises(
             InputError,
-            match=r"checkpoint was aaaaaaaaaaaa and is bbbbbbbbbbbb; threads was not given and is "
-            r"2; take another$",
+            match=r"on was a\.pth \(aaaaaaaa\) and is a\.pth \(bbbbbbbb\); cores was not given and "
+            r"is 2; take another$",
         ),
-        open_journal(path, {"checkpoint": "b" * 64, "threads": 2, "b": [1, 2]}, "take another"),
+        open_journal(
+            path, {"on": identified("a.pth", "b" * 64), "cores": 2, "b": [1]}, "take another"
+        ),
     ):
         pass
     assert path.read_bytes() == before
@@ -365,7 +367,7 @@ def test_a_finished_sweep_repeats_nothing(
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"data": None}, "images was .* and is 64 synthetic images; choose another folder with -o"),
+        ({"data": None}, r"images was [\w ]+\.npz \(\w{8}\) and is 64 synthetic images; choose"),
         ({"rig": Rig(threads=1, plan=RIG.plan)}, "threads was not given and is 1"),
         ({"rig": Rig()}, r"rounds was 1 and is 5; seconds a round was 0.01 and is 0.5"),
         ({"batches": (8,)}, "largest batch was 4 and is 8"),
@@ -470,6 +472,20 @@ def start_sweep(checkpoint: Path, data: Path, output: Path) -> subprocess.Popen[
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=output.parent
     )
+
+
+def test_a_sweep_that_is_interrupted_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dynexport.sweep.sweep_checkpoint", interrupt)
+    with pytest.raises(SystemExit) as left:
+        main(["sweep", "ckpt.pth", "--ratios", "0.5"])
+    out, err = capsys.readouterr()
+    assert (left.value.code, out) == (130, "")
+    assert err == "stopped: the same command goes on with the rows that are finished\n"
 
 
 def rows_in(output: Path) -> list[str]:

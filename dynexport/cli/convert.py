@@ -29,7 +29,14 @@ from dynexport.cli.options import (
     parse_numbers,
 )
 from dynexport.cli.verify import show_verification
-from dynexport.console import build_progress, make_table, print_json, show_warning, stdout
+from dynexport.console import (
+    build_progress,
+    macs_unit,
+    make_table,
+    print_json,
+    show_warning,
+    stdout,
+)
 from dynexport.keep import format_ratios
 
 if TYPE_CHECKING:
@@ -201,7 +208,9 @@ def show_conversion(result: Conversion) -> None:
     console.print(f"\n[bold]{escape(facts.variant)}[/] {_tokens(facts)}")
     table = make_table("", "dense", "this model", "ratio")
     macs = (facts.macs_dense, facts.macs_sparse)
-    table.add_row("GMACs an image", *(f"{m / 1e9:.2f}" for m in macs), f"{macs[0] / macs[1]:.2f} x")
+    unit, scale = macs_unit(macs)
+    shown = (f"{count / scale:.2f}" for count in macs)
+    table.add_row(f"{unit} an image", *shown, f"{macs[0] / macs[1]:.2f} x")
     nodes = (facts.nodes_dense, facts.nodes)
     table.add_row("ONNX nodes", *map(str, nodes), f"{nodes[1] / nodes[0]:.2f}")
     console.print(table)

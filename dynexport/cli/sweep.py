@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,7 +27,7 @@ from dynexport.cli.options import (
     parse_numbers,
 )
 from dynexport.cli.sweep_results import row_printer, show_search, show_sweep
-from dynexport.console import print_json, progress, show_warning
+from dynexport.console import print_json, progress, show_note, show_warning
 from dynexport.errors import InputError
 
 if TYPE_CHECKING:
@@ -147,7 +149,7 @@ def sweep(
     sizes = parse_numbers("--batch", batch) or ()
     rig = Rig(backend, threads, Plan(rounds=rounds, round_seconds=round_seconds))
     if ratios is not None:
-        with progress(quiet, verbose) as on_step:
+        with _stopped_softly(quiet), progress(quiet, verbose) as on_step:
             swept = sweep_checkpoint(
                 recipe,
                 ratios,
@@ -187,6 +189,17 @@ def sweep(
     (print_json if json else show_search)(found)
 
 
+@contextmanager
+def _stopped_softly(quiet: bool) -> Iterator[None]:
+    """Says that what is finished is not lost, where a sweep is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not quiet:
+            show_note("stopped: the same command goes on with the rows that are finished")
+        raise
+
+
 def _require_one_use(
     ratios: str | None,
     target_latency: str | None,
@@ -198,7 +211,7 @@ def _require_one_use(
     """InputError unless it is a sweep or a search, with no option of the other."""
     if sum(option is not None for option in (ratios, target_latency, max_drop)) != 1:
         raise InputError(
-            "give one of --ratios, as in 0.5:1.0:0.1, --target-latency, as in 12ms, and "
+            "give one of --ratios, as in 0.5:1.0:0.1, --target-latency, as in 12ms, or "
             "--max-drop, as in 0.5"
         )
     if ratios is not None:

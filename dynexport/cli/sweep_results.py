@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from dynexport.console import make_table, stdout
+from dynexport.console import macs_unit, make_table, stdout
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,7 +74,7 @@ def _explain_sweep(console: Console, result: Sweep) -> None:
 def _sweep_table(result: Sweep) -> Table:
     """A row a configuration that did not fail; those that nothing beats have a star."""
     labels = ("accuracy",) if result.labelled else ()
-    unit, scale = _macs_unit([row.measured for row in result.rows if row.measured])
+    unit, scale = macs_unit(row.measured.macs_dense for row in result.rows if row.measured)
     columns = ("tokens kept", unit, "MB", "ms", "dense ms", "speed-up", "ideal", "agrees", *labels)
     table = make_table("ratio", "precision", "batch", *columns, "")
     for place, row in enumerate(result.rows):
@@ -122,7 +122,7 @@ def show_search(result: Search) -> None:
 def _search_table(result: Search) -> Table:
     """The dense model beside the schedule."""
     found = result.measured
-    unit, scale = _macs_unit([found])
+    unit, scale = macs_unit([found.macs_dense])
     table = make_table("", "dense", "this schedule")
     table.add_row(unit, *(f"{count / scale:.2f}" for count in (found.macs_dense, found.macs)))
     table.add_row(
@@ -148,9 +148,3 @@ def _configuration(row: Row) -> str:
 
 def _tokens(found: Measured) -> str:
     return " -> ".join(map(str, found.keep_counts))
-
-
-def _macs_unit(found: list[Measured]) -> tuple[str, float]:
-    """GMACs, or MMACs for small models, and how many multiply-accumulates that is."""
-    small = all(one.macs_dense < 1e9 for one in found)
-    return ("MMACs", 1e6) if small else ("GMACs", 1e9)

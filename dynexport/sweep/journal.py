@@ -20,6 +20,11 @@ if sys.platform != "win32":
 FORMAT = 1
 
 
+def identified(name: str, digest: str) -> dict[str, str]:
+    """A value of a journal's subject that is told by its name, and compared by its digest."""
+    return {"name": name, "digest": digest}
+
+
 @dataclass(frozen=True)
 class Journal:
     """A journal that is open, and nobody else's meanwhile.
@@ -36,7 +41,9 @@ class Journal:
 def open_journal(path: Path, subject: Mapping[str, Any], other: str) -> Iterator[Journal]:
     """Open a journal, begun where there is none; a last line that a kill cut short is dropped.
 
-    subject  what its rows are of, plain values by name; ``other``: what to do with another's.
+    subject  what its rows are of, plain or `identified` values by name
+    other    what to do where it is another's
+
     InputError if the journal is of something else, is damaged, or another process has it open.
     """
     if not path.exists():
@@ -95,7 +102,9 @@ def _require_same(
 ) -> None:
     """InputError that says what differs, unless the rows are of this subject."""
     then, now = first["of"], json.loads(json.dumps(dict(subject)))
-    differing = [name for name in {**then, **now} if then.get(name) != now.get(name)]
+    differing = [
+        name for name in {**then, **now} if _identity(then.get(name)) != _identity(now.get(name))
+    ]
     if differing:
         told = "; ".join(
             f"{name} was {_told(then.get(name))} and is {_told(now.get(name))}"
@@ -104,10 +113,15 @@ def _require_same(
         raise InputError(f"{path} is of something else: {told}; {other}")
 
 
+def _identity(value: Any) -> Any:
+    return value.get("digest") if isinstance(value, dict) else value
+
+
 def _told(value: Any) -> str:
-    """A value for people: a digest by its beginning."""
-    if isinstance(value, str) and len(value) == 64:
-        return value[:12]
+    """A value for people: of a digest its beginning, which tells files of one name apart."""
+    if isinstance(value, dict):
+        name, digest = str(value.get("name")), str(value.get("digest"))
+        return name if name == digest else f"{name} ({digest[:8]})"
     return "not given" if value is None else str(value)
 
 

@@ -25,6 +25,7 @@ from dynexport.sweep.inputs import (
     open_pictures,
     require_batches,
 )
+from dynexport.sweep.journal import identified
 from dynexport.sweep.ratios import parse_ratio_list
 from dynexport.sweep.rows import FILES, Key
 
@@ -106,11 +107,11 @@ def describe_sweep(plan: SweepPlan) -> dict[str, Any]:
     used = packages if rig.backend.startswith("openvino") else packages[:-1]
     config: Any = opened.config
     return {
-        "checkpoint": opened.loaded.sha256,
+        "checkpoint": identified(Path(plan.recipe.checkpoint).name, opened.loaded.sha256),
         "weights": opened.loaded.weights,
         "model": json.dumps({"family": opened.family.name, **dataclasses.asdict(config)}),
         "align": plan.recipe.align,
-        "images": pictures.digest or pictures.source,
+        "images": identified(pictures.source, pictures.digest or pictures.source),
         "largest batch": plan.batches[-1],
         "backend": rig.backend,
         "threads": rig.threads,

@@ -34,7 +34,8 @@ from dynexport.sweep.workbench import SearchJob, open_workbench
 SEARCH_IMAGES = 32
 """The way down is found on so many, evenly spread."""
 
-RESULT = "search.json"
+RESULT = "search-{criterion}-{target:g}-{precision}-b{batch}.json"
+"""In an output folder: a search's result, so that searches for other things leave it alone."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def search_schedule(
                     agreement with it, where images have no labels
     data            images to find the way and to judge on, as `sweep_checkpoint` takes them
     step            tokens a stage is lowered by at a time, by default 1/16 of the grid
-    output          folder of search.json, by default NAME-sweep
+    output          folder of the result, by default NAME-sweep
 
     VerificationError, with the best that was reached, if no schedule meets the target.
     """
@@ -109,7 +110,8 @@ def search_schedule(
     rig, (batch,) = rig or Rig(), require_batches([batch])
     criterion, target = _require_target(target_latency, max_drop)
     _require_free(recipe, step)
-    file = _require_result(output, recipe, data, kind)
+    name = RESULT.format(criterion=criterion, target=target, precision=kind.name, batch=batch)
+    file = _require_result(output, name, recipe, data, kind)
     opened = open_checkpoint(recipe)
     pictures = open_pictures(data, data_images, opened.config)
     on_step(f"ask the dense model for the classes of {pictures.source}")
@@ -165,11 +167,15 @@ def _require_free(recipe: Recipe, step: int | None) -> None:
 
 
 def _require_result(
-    output: str | Path | None, recipe: Recipe, data: str | Path | None, kind: Precision
+    output: str | Path | None,
+    name: str,
+    recipe: Recipe,
+    data: str | Path | None,
+    kind: Precision,
 ) -> Path:
     """The file to write; InputError unless it can be, and is nothing that is read."""
     folder = f"{name_checkpoint(recipe.checkpoint)}-sweep" if output is None else output
-    file = Path(folder) / RESULT
+    file = Path(folder) / name
     require_writable(file)
     require_kept((recipe.checkpoint, data, kind.calibration_data), file)
     return file

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 LOOKED_UP = frozenset({"torch", "onnxscript"})
 """Packages that are not imported to see whether they work."""
 
+LISTED = frozenset({None, "convert", "cuda", "report", "plots"})
+"""Extras whose packages are told; those of runtimes are told as runtimes."""
+
 T = TypeVar("T")
 State = Literal["ready", "missing", "outdated", "broken"]
 
@@ -108,7 +111,7 @@ class Diagnosis:
 def examine() -> Diagnosis:
     """Look at this installation and this machine; DynexportError if dynexport is not installed."""
     needs = read_needs()
-    listed = [need for need in needs.values() if need.extra in (None, "convert", "cuda")]
+    listed = [need for need in needs.values() if need.extra in LISTED]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         nvml = pool.submit(_try, probes.ask_nvml)
         cuda = pool.submit(_try, probes.ask_cuda)
@@ -308,14 +311,21 @@ def _judge_commands(
 ) -> tuple[Command, ...]:
     core = [package for package in packages if package.extra is None]
     convert = [*core, *(package for package in packages if package.extra == "convert")]
+    report = [*core, *(package for package in packages if package.extra == "report")]
     run = [runtime for runtime in runtimes if runtime.runs]
     build = [runtime for runtime in runtimes if runtime.builds]
     return (
         _judge_command("convert", convert, runtimes[:1]),  # ONNX Runtime verifies what it wrote
         _judge_command("models", convert),
         _judge_command("verify", core, run),
-        _judge_command("bench", core, run),
+        _judge_command("check", core),
+        _judge_command("optimize", core, runtimes[:1]),  # compares outputs in it
         _judge_command("build", core, build),
+        _judge_command("bench", core, run),
+        _judge_command("visualize", core, run),
+        _judge_command("sweep", convert, runtimes[:1]),  # converts
+        _judge_command("report", report, run),
+        _judge_command("inspect", core),
     )
 
 

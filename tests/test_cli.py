@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import shutil
@@ -21,7 +22,10 @@ from onnx import numpy_helper
 from torch import nn
 
 from dynexport.cli import main
+from dynexport.cli.inspect import show_facts
+from dynexport.cli.models import show_models
 from dynexport.pipeline import Conversion
+from dynexport.precision import PrecisionReport
 
 ODD = "with späces, 模型"
 """A folder name that quoting and encoding must survive."""
@@ -623,6 +627,54 @@ def test_inspect_tells_what_an_onnx_file_is(run: Run, exported: Path) -> None:
     assert (shown.code, shown.err) == (0, "")
     assert str(exported) in shown.out
     assert "  keep_counts          34, 24, 16\n" in shown.out
+
+
+def test_inspect_prints_for_people(run: Run, exported: Path) -> None:
+    """What is empty is left out, in words are what only a program reads."""
+    facts = run("inspect", exported, "--json").json
+    assert facts["dynexport"]["precision"]["int8"] is None
+    in_file, standard = facts["nodes"], facts["dynexport"]["nodes"]
+    assert in_file != standard
+    out = run("inspect", exported, "-q").out
+    assert f"{'nodes':<22} {in_file} in the file, {standard} in standard operators\n" in out
+    assert f"  nodes                {standard} in standard operators\n" in out
+    assert "  ratios               0.7, 0.49, 0.343\n" in out
+    assert "  precision            fp32\n" in out
+    assert "None" not in out
+
+
+@pytest.mark.parametrize(
+    ("report", "told"),
+    [
+        (PrecisionReport("fp32"), "fp32"),
+        (PrecisionReport("int8-dynamic"), "int8-dynamic"),
+        (
+            PrecisionReport("fp16", "half", "8 images of x.npz", {"head/MatMul": 7e4}),
+            "fp16, inputs and outputs in half precision, with 8 images of x.npz, "
+            "nodes left in float32: 1",
+        ),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_inspect_tells_a_precision_in_words(
+    report: PrecisionReport, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = {"ratios": None, "nodes_dense": 3, "nodes": 3, "precision": dataclasses.asdict(report)}
+    show_facts({"kind": "onnx", "nodes": 3, "dynexport": known})
+    assert capsys.readouterr().out.splitlines() == [
+        "kind                   onnx",
+        "nodes                  3",
+        "dynexport",
+        "  nodes_dense          3 in standard operators",
+        "  nodes                3 in standard operators",
+        f"  precision            {told}",
+    ]
+
+
+def test_models_says_why_convert_counts_less(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"model": "m", "parameters": 10**6, "macs": {1.0: 10**9, 0.7: 7 * 10**8}}
+    show_models([{**row, "published_top1": None, "prune_at": [3]}])
+    assert capsys.readouterr().out.splitlines()[-1].startswith("GMACs are of the model as trained;")
 
 
 def test_inspect_reads_an_onnx_file_of_others(run: Run, tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def test_it_tells_what_is_installed(folder: Path) -> None:
     assert ran.command("convert")["ready"]
     assert ran.command("verify")["runtimes"][0] == "onnxruntime"
     known = {each.callback.__name__ for each in cli.app.registered_commands if each.callback}
-    assert {command["name"] for command in found["commands"]} <= known
+    assert {command["name"] for command in found["commands"]} == known - {"doctor"}
 
 
 def test_it_prints_the_same_in_words(folder: Path) -> None:
@@ -190,7 +190,7 @@ def test_without_the_conversion_side_the_rest_is_healthy(folder: Path) -> None:
         "problem": "torch is not installed",
         "install": CONVERT,
     }
-    for name in ("convert", "models"):
+    for name in ("convert", "models", "sweep"):
         command = ran.command(name)
         assert not command["ready"]
         assert command["lacks"] == ["torch", "onnxscript", "safetensors"]
@@ -200,6 +200,18 @@ def test_without_the_conversion_side_the_rest_is_healthy(folder: Path) -> None:
     assert f"  {'torch':<14} not installed\n" in out
     assert f"  {'convert':<14} lacks torch, onnxscript, safetensors: {CONVERT}\n" in out
     assert f"optional: torch: {CONVERT}" not in out
+
+
+def test_without_what_pages_and_plots_need_the_rest_is_healthy(folder: Path) -> None:
+    hide(folder, jinja2="jinja2", matplotlib="matplotlib")
+    ran = doctor(folder)
+    assert ran.code == 0
+    report = "pip install 'dynexport[report]'"
+    assert f"  {'report':<14} lacks jinja2: {report}\n" in ran.out
+    assert "optional: matplotlib: pip install 'dynexport[plots]'\n" in ran.out
+    for name in ("jinja2", "matplotlib"):
+        assert f"  {name:<14} not installed\n" in ran.out
+    assert f"  {'sweep':<14} ready with onnxruntime\n" in ran.out
 
 
 def test_without_any_runtime_it_is_not_healthy(folder: Path) -> None:
@@ -219,6 +231,10 @@ def test_without_any_runtime_it_is_not_healthy(folder: Path) -> None:
     ]
     assert ran.command("verify")["lacks"] == ["onnxruntime"]
     assert ran.command("verify")["install"] == "pip install 'dynexport[cpu]'"
+    for name in ("optimize", "visualize", "sweep", "report"):
+        assert ran.command(name)["lacks"] == ["onnxruntime"]
+    for name in ("check", "inspect"):
+        assert ran.command(name)["ready"]
     assert ran.command("build")["lacks"] == ["tensorrt-rtx"]
     assert ran.command("build")["install"] == "pip install 'dynexport[rtx]'"
     assert "nvidia-ml-py is not installed" in ran.json["gpu_problem"]

@@ -7,6 +7,12 @@ from typing import Any
 from dynexport.cli.options import Json, Plugins, Quiet, Verbose
 from dynexport.console import make_table, print_json, progress, stdout
 
+NARROWED = (
+    "GMACs are of the model as trained; convert counts less where the head reads the class token "
+    "alone, as a DeiT's: the exported graph computes the last block for that token alone"
+)
+"""Why `convert` tells other figures."""
+
 
 def models(
     plugin: Plugins = None,
@@ -35,4 +41,6 @@ def show_models(rows: list[dict[str, Any]]) -> None:
             "" if row["published_top1"] is None else f"{row['published_top1']} %",
             ", ".join(map(str, row["prune_at"])),
         )
-    stdout().print(table)
+    console = stdout()
+    console.print(table)
+    console.print(NARROWED)

@@ -10,7 +10,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -29,17 +29,20 @@ from dynexport.cli import main
 from dynexport.cli.report import show_report
 from dynexport.engine import build_engine
 from dynexport.errors import InputError, MissingExtraError
+from dynexport.keep import KeepSchedule, parse_ratios, power_schedule
 from dynexport.pipeline import convert
 from dynexport.precision import Precision
 from dynexport.reference import ReferenceBundle
 from dynexport.report import Report, write_report
 from dynexport.report.charts import harm_bars
 from dynexport.report.facts import ModelFacts
+from dynexport.report.gather import read_exported
 from dynexport.report.page import NUMBERS, TIMES
 from dynexport.report.pictures import encode_picture
-from dynexport.report.steps import BUILT_IN
+from dynexport.report.steps import BUILT_IN, list_steps
+from dynexport.report.sweeps import sweep_clouds
 from dynexport.sidecar import Sidecar
-from dynexport.sweep.rows import Measured, Row, Sweep, find_best
+from dynexport.sweep.rows import Measured, Row, Sweep, draw_panels, find_best
 from dynexport.timing import Plan
 
 ODD = "<script>alert('1')<!-- & \"co\" 模型.onnx"
@@ -251,7 +254,8 @@ def test_what_is_missing_is_told_in_its_place(made: Reported) -> None:
     text = " ".join(made.page.texts["body"][0].split())
     for model in made.report.models:
         for reason in model.left_out.values():
-            assert reason[1:] in text
+            assert reason[1:].replace("`", "") in text
+    assert "`" not in text
     assert made.report.verified == 3
     assert "3 of 4 models are verified." in text
 
@@ -274,6 +278,8 @@ def test_an_engine_stands_with_its_model(made: Reported) -> None:
     if engine.bench is None:  # no GPU
         assert engine.left_out["latency"]
         assert engine.verification is None
+        reason = engine.left_out["verification"].partition(": ")[0]
+        assert f"3 of 4 models are verified. 1 engine not run: {reason}." in made.page.texts["p"][1]
 
 
 def test_the_command_builds_the_engine_again(made: Reported, folder: Path, tmp_path: Path) -> None:
@@ -395,6 +401,58 @@ def test_the_page_without_times(folder: Path, tmp_path: Path) -> None:
     assert (tmp_path / "new" / "page.json").exists()
 
 
+def test_computed_ratios_are_written_short(folder: Path) -> None:
+    """As the ratio the family makes them of, else as the shortest that keep as many tokens."""
+    exported = read_exported(folder / ODD)
+    ratios = power_schedule(0.7).ratios
+    assert ratios[1] == 0.48999999999999994
+
+    def convert_with(**changed: Any) -> str:
+        metadata = replace(exported.metadata, **changed)
+        steps = list_steps(replace(exported, metadata=metadata), (), None)
+        return next(step.command for step in steps if step.does == "convert")
+
+    assert " --ratio 0.7 " in convert_with(ratios=ratios)
+    assert " --ratios 0.7,0.5,0.3 " in convert_with(ratios=(0.7, 0.5, 0.3))
+    command = convert_with(ratios=ratios, family="of a plugin's")
+    short = parse_ratios(shlex.split(command)[shlex.split(command).index("--ratios") + 1])
+    tokens = exported.metadata.num_tokens
+    assert short.counts(tokens) == KeepSchedule(ratios).counts(tokens)
+    assert all(len(repr(ratio)) <= 5 for ratio in short.ratios)
+
+
+def test_images_that_are_not_recorded_are_asked_for(checkpoints: Path, tmp_path: Path) -> None:
+    checkpoint, target = checkpoints / "deit.pth", tmp_path / "deit.onnx"
+    images = checkpoints / "calibration.npz"
+    convert(checkpoint, ratio=0.7, batch=2, images=images, output=target)
+    before = [path.read_bytes() for path in sorted(tmp_path.iterdir())]
+    steps = list_steps(read_exported(target), (), None)
+    asked = next(step for step in steps if step.command == "IMAGES=path/to/images")
+    assert asked.does == "what the reference bundle was recorded on, 8 images"
+    command = next(step.command for step in steps if step.does == "convert")
+    assert run_step(command, {"$CHECKPOINT": str(checkpoint), "$IMAGES": str(images)}) == 0
+    assert [path.read_bytes() for path in sorted(tmp_path.iterdir())] == before
+
+
+def test_a_folder_with_a_search_alone(tmp_path: Path) -> None:
+    (tmp_path / "search.json").write_text('{"command": "dynexport convert a.pth --ratios 0.5"}')
+    (tmp_path / "search-of-others.json").write_text("[]")
+    with pytest.raises(
+        InputError,
+        match=r"only a search: search\.json found `dynexport convert a\.pth --ratios 0\.5`; run",
+    ):
+        write_report(tmp_path)
+
+
+def test_the_heading_names_the_folder(
+    made: Reported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = {".": tmp_path.name, "..": tmp_path.parent.name, "a/b": "a/b", "/": "/"}
+    for folder, name in names.items():
+        assert replace(made.report, folder=folder).name == name
+
+
 def test_a_folder_without_models(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds no ONNX file that `dynexport convert` wrote$"):
         write_report(tmp_path)
@@ -500,6 +558,17 @@ def test_a_sweep_is_shown(tmp_path: Path) -> None:
     assert page.texts["h2"] == ["Sweep of ckpt & co.pth", "Environment"]
     assert text.count('<circle class="ring"') == len(sweep.front) == 2
     assert len(page.texts["circle"]) == 3 + 2
+    assert "ms a batch: dense median / speed-up" in page.texts["p"]
+    assert "dense ms" in page.texts["th"]
+    (cloud,), (panel,) = sweep_clouds(sweep), draw_panels(sweep)
+    assert panel.dense is not None
+    shown = [*cloud.dots, cloud.dense]
+    for dot, mark in zip(shown, (*panel.marks, panel.dense), strict=True):
+        assert dot is not None
+        assert f"{mark.cost:.2f} ms, {mark.quality:.1%}" in dot.told
+        assert f"<title>{dot.told}</title>" in text
+    assert [tick.label for tick in cloud.latencies] == ["6", "8", "10", "12", "14"]
+    assert [tick.label for tick in cloud.shares] == ["90 %", "92 %", "94 %", "96 %", "98 %"]
     assert "a layer <too> large" in page.texts["td"]
     with pytest.raises(InputError, match=r"sweep\.json would be overwritten"):
         write_report(tmp_path, output=tmp_path / "sweep.html")
@@ -530,6 +599,10 @@ def test_what_the_command_prints(made: Reported, capsys: pytest.CaptureFixture[s
     speedup, efficiency = f"{bench.speedup:.2f}", f"{bench.efficiency:.1%}"
     assert ["swin.onnx", "yes", speedup, "x", efficiency] in [line.split() for line in lines]
     assert ["whole.onnx", "not", "known"] in [line.split() for line in lines]
+    (engine,) = made.report.engines
+    if engine.idle is not None:  # no GPU
+        assert ["odd.engine", "not", "run"] in [line.split() for line in lines]
+        assert any(line.startswith("not run odd.engine: ") for line in lines)
     assert sum(line.startswith("left out ") for line in lines) == len(made.report.strangers)
     assert lines[-2:] == [f"wrote {made.report.html}", f"      {made.report.json}"]
 
@@ -537,7 +610,9 @@ def test_what_the_command_prints(made: Reported, capsys: pytest.CaptureFixture[s
 def test_families_that_need_no_plugin() -> None:
     from dynexport.models import registry
 
-    assert set(registry._FAMILIES) >= BUILT_IN
+    assert set(registry._FAMILIES) >= set(BUILT_IN)
+    for name, schedule in BUILT_IN.items():
+        assert registry._FAMILIES[name].schedule is schedule
     modules = {family.config.__module__ for family in registry._FAMILIES.values()}
     built_in = {m for m in modules if m.startswith("dynexport.models.")}
     assert {m.rpartition(".")[2] for m in built_in} == set(BUILT_IN)

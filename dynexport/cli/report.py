@@ -12,8 +12,9 @@ from dynexport.cli.options import Backend, Json, Quiet, Verbose
 from dynexport.console import make_table, print_json, progress, stdout
 
 if TYPE_CHECKING:
+    from dynexport.bench import BenchResult
     from dynexport.report import Report
-    from dynexport.report.facts import ModelFacts
+    from dynexport.verify import Verification
 
 
 def report(
@@ -62,27 +63,33 @@ def report(
 
 
 def show_report(result: Report) -> None:
-    """A line a model: whether it is verified, and what sparsity gains; and where the page is."""
+    """A line a model and an engine: whether it is verified, and what sparsity gains; and where the
+    page is."""
     console = stdout()
     if result.models:
         table = make_table("model", "verified", "speed-up", "of ideal")
         for model in result.models:
-            table.add_row(escape(model.file), _verdict(model), *_gain(model))
+            table.add_row(escape(model.file), _verdict(model.verification), *_gain(model.bench))
+            for engine in model.engines:
+                verdict = "not run" if engine.idle else _verdict(engine.verification)
+                table.add_row(escape(engine.file), verdict, *_gain(engine.bench))
         console.print(table)
+    for engine in result.engines:
+        if engine.idle is not None:
+            console.print(f"[yellow]not run[/] {escape(engine.file)}: {escape(engine.idle)}")
     for name, reason in result.strangers.items():
         console.print(f"[yellow]left out[/] {escape(name)}: {escape(reason)}")
     console.print(f"wrote {escape(result.html)}")
     console.print(f"      {escape(result.json)}")
 
 
-def _verdict(model: ModelFacts) -> str:
-    if model.verification is None:
+def _verdict(verification: Verification | None) -> str:
+    if verification is None:
         return "not known"
-    return "[green]yes[/]" if model.verification.passed else "[red]NO[/]"
+    return "[green]yes[/]" if verification.passed else "[red]NO[/]"
 
 
-def _gain(model: ModelFacts) -> tuple[str, str]:
-    bench = model.bench
+def _gain(bench: BenchResult | None) -> tuple[str, str]:
     if bench is None or bench.speedup is None or bench.efficiency is None:
         return "", ""
     return f"{bench.speedup:.2f} x", f"{bench.efficiency:.1%}"

@@ -16,7 +16,13 @@ from dynexport.files import require_kept, require_writable, written_whole
 from dynexport.progress import OnStep, silent
 from dynexport.report.environment import read_environment
 from dynexport.report.facts import Report
-from dynexport.report.gather import Wanted, gather_models, gather_sweep, require_folder
+from dynexport.report.gather import (
+    Wanted,
+    find_searches,
+    gather_models,
+    gather_sweep,
+    require_folder,
+)
 from dynexport.report.page import load_template
 from dynexport.report.steps import report_step
 from dynexport.sweep.rows import RESULT
@@ -69,6 +75,12 @@ def write_report(
     strangers |= damaged
     if not models and sweep is None:
         others = f"; {next(iter(strangers.values()))}" if strangers else ""
+        searches = find_searches(folder)
+        if searches:
+            others = (
+                f", only a search: {', '.join(searches)}; run that with -o "
+                f"{folder / 'model.onnx'}, and report again"
+            )
         raise InputError(f"{folder} holds no ONNX file that `dynexport convert` wrote{others}")
     on_step("look at this machine")
     report = Report(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from dynexport.bench import BenchResult
@@ -66,6 +67,12 @@ class EngineFacts:
     bench: BenchResult | None
     steps: tuple[Step, ...]
     left_out: dict[str, str]
+
+    @property
+    def idle(self) -> str | None:
+        """Why it was neither verified nor timed; None where it was."""
+        ran = self.verification is not None or self.bench is not None
+        return None if ran else self.left_out["verification"]
 
 
 @dataclass(frozen=True)
@@ -147,6 +154,17 @@ class Report:
     def verified(self) -> int:
         """How many models passed."""
         return sum(m.verification is not None and m.verification.passed for m in self.models)
+
+    @property
+    def name(self) -> str:
+        """The folder, as the user wrote it where that names it."""
+        named = Path(self.folder).name not in ("", "..")
+        return self.folder if named else Path(self.folder).resolve().name or self.folder
+
+    @property
+    def engines(self) -> tuple[EngineFacts, ...]:
+        """Of all models."""
+        return tuple(engine for model in self.models for engine in model.engines)
 
     @property
     def timed(self) -> tuple[float, ...]:

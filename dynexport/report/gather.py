@@ -5,17 +5,22 @@ What cannot be had is told in its place: `DynexportError` sentences become part 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+
 from dynexport.bench import BenchResult, bench_model
+from dynexport.calibration import synthetic_images
 from dynexport.errors import DynexportError, InputError, ModelFileError
 from dynexport.metadata import Metadata
 from dynexport.onnxfile import read_metadata, read_model
 from dynexport.progress import OnStep, silent
+from dynexport.reference import ReferenceBundle
 from dynexport.report.facts import EngineFacts, ModelFacts, Picture
 from dynexport.report.pictures import draw_pictures, find_shown
 from dynexport.report.steps import Exported, list_engine_steps, list_steps
@@ -27,6 +32,9 @@ from dynexport.timing import Plan
 from dynexport.verify import verify
 
 T = TypeVar("T")
+
+SEARCHES = "search*.json"
+"""Results of `dynexport sweep` where it looks for one schedule."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,18 @@ def gather_sweep(folder: Path) -> tuple[Sweep | None, dict[str, str]]:
         return None, {RESULT: str(error)}
 
 
+def find_searches(folder: Path) -> tuple[str, ...]:
+    """What the searches of a folder found: a file's name and the command that converts so."""
+    told = []
+    for path in sorted(folder.glob(SEARCHES)):
+        try:
+            command = json.loads(path.read_text(encoding="utf-8"))["command"]
+        except (OSError, ValueError, TypeError, KeyError):
+            continue  # of something else
+        told.append(f"{path.name} found `{command}`")
+    return tuple(told)
+
+
 def read_exported(path: Path) -> Exported:
     """What an ONNX file tells of itself; ModelFileError unless dynexport wrote it."""
     graph = read_model(path)
@@ -91,7 +111,18 @@ def read_exported(path: Path) -> Exported:
         metadata=metadata,
         opset=graph.opset_imports[""],
         emits_kept=any(name.startswith("kept_") for name in names),
+        pictured=_count_pictured(path, metadata),
     )
+
+
+def _count_pictured(path: Path, metadata: Metadata) -> int:
+    """Images in the reference bundle, unless they are those that `convert` draws itself."""
+    try:
+        images = ReferenceBundle.load(ReferenceBundle.path_beside(path)).images
+    except DynexportError:
+        return 0
+    drawn = synthetic_images(len(images), metadata.preprocessing.img_size)
+    return 0 if np.array_equal(images, drawn) else len(images)
 
 
 def _is_sound(metadata: Metadata) -> bool:

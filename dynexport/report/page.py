@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +40,7 @@ def load_template() -> Template:
     )
     environment.filters |= {name: _with_value(write) for name, write in NUMBERS.items()}
     environment.filters["plain"] = write_plain
+    environment.filters["prose"] = write_prose
     environment.globals |= {
         "latency_bars": charts.latency_bars,
         "token_bars": charts.token_bars,
@@ -137,6 +140,13 @@ def write_plain(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def write_prose(text: str) -> Any:
+    """A sentence with what stands in backticks as code."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
 def told_error(errors: Errors, tolerances: Tolerances) -> tuple[float, float]:
     """What is measured of an output, and how much of it is allowed."""
     if tolerances.measure == "l2":
@@ -145,7 +155,27 @@ def told_error(errors: Errors, tolerances: Tolerances) -> tuple[float, float]:
 
 
 def told_verdict(report: Report) -> str:
-    """Whether the models agree with PyTorch, in a sentence."""
+    """Whether the models agree with PyTorch, and what of their engines, in sentences."""
+    return " ".join([_told_models(report), *_told_engines(report)])
+
+
+def _told_engines(report: Report) -> Iterator[str]:
+    """Of engines that failed, and of those that were not run, with the reasons in short."""
+    judged = [engine.verification for engine in report.engines if engine.verification is not None]
+    failed = sum(not verification.passed for verification in judged)
+    if failed:
+        yield f"{_told_count(failed)} failed verification."
+    idle = [engine.idle for engine in report.engines if engine.idle is not None]
+    if idle:
+        reasons = dict.fromkeys(reason.partition(": ")[0] for reason in idle)
+        yield f"{_told_count(len(idle))} not run: {'; '.join(reasons)}."
+
+
+def _told_count(engines: int) -> str:
+    return "1 engine" if engines == 1 else f"{engines} engines"
+
+
+def _told_models(report: Report) -> str:
     judged = [m for m in report.models if m.verification is not None]
     total = len(report.models)
     if not judged:

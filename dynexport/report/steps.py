@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dynexport.keep import KeepSchedule, Schedule, linear_schedule, power_schedule
 from dynexport.metadata import Metadata
 from dynexport.report.facts import Step
 from dynexport.sidecar import Sidecar
+from dynexport.sweep.ratios import ratios_of
 from dynexport.timing import Plan
 
-BUILT_IN = frozenset({"convnext", "deit", "lvvit", "swin"})
-"""Families that need no plugin."""
+BUILT_IN: Mapping[str, Schedule] = {
+    "convnext": linear_schedule,
+    "deit": power_schedule,
+    "lvvit": power_schedule,
+    "swin": linear_schedule,
+}
+"""Families that need no plugin, and how each makes its ratios of one."""
+
+LONGEST_RATIO = 12
+"""Characters of a ratio that a person wrote; longer ones were computed."""
 
 HEAD_DIM = 64
 """Channels of an attention head, where a checkpoint says nothing else."""
@@ -23,12 +33,16 @@ HEAD_DIM = 64
 
 @dataclass(frozen=True)
 class Exported:
-    """What an ONNX file of dynexport's tells of itself."""
+    """What an ONNX file of dynexport's tells of itself.
+
+    pictured  how many images of the user's its reference bundle holds
+    """
 
     path: Path
     metadata: Metadata
     opset: int
     emits_kept: bool
+    pictured: int = 0
 
 
 def list_steps(
@@ -39,11 +53,11 @@ def list_steps(
 
     ``bench``: what `dynexport bench` is told beside the model.
     """
-    path, metadata = exported.path, exported.metadata
+    path = exported.path
     runtime = () if backend is None else ("--backend", backend)
     convert = " ".join(["dynexport convert", '"$CHECKPOINT"', *_flags(exported)])
     return (
-        *_sources(metadata),
+        *_sources(exported),
         Step("convert", convert),
         Step("verify", command("verify", path, *runtime)),
         Step("time", command("bench", path, *runtime, *bench)),
@@ -90,13 +104,17 @@ def report_step(
     return Step("report", command("report", folder, *flags, *timed))
 
 
-def _sources(metadata: Metadata) -> Iterator[Step]:
+def _sources(exported: Exported) -> Iterator[Step]:
     """What has to be at hand."""
+    metadata = exported.metadata
     sha256 = metadata.checkpoint_sha256
     yield Step(f"the checkpoint, SHA-256 {sha256}", "CHECKPOINT=path/to/checkpoint.pth")
     if _calibrated(metadata):
         images = metadata.precision["images"]
         yield Step(f"what it was calibrated on, {images}", "CALIBRATION=path/to/images")
+    elif exported.pictured:
+        told = f"what the reference bundle was recorded on, {exported.pictured} images"
+        yield Step(told, "IMAGES=path/to/images")
     if metadata.family not in BUILT_IN:
         yield Step(
             f"the file that defines the family {metadata.family}", "PLUGIN=path/to/plugin.py"
@@ -108,6 +126,19 @@ def _calibrated(metadata: Metadata) -> re.Match[str] | None:
     return re.fullmatch(r"(\d+) images of .+", str(metadata.precision.get("images") or ""))
 
 
+def _keeping(metadata: Metadata) -> tuple[str, str]:
+    """The one ratio that the family makes these of, or all of them: as they were given, and
+    computed ones as the shortest that keep as many tokens."""
+    ratios = metadata.ratios or ()
+    schedule = BUILT_IN.get(metadata.family)
+    if ratios and schedule and schedule(ratios[0], len(ratios)).ratios == ratios:
+        return "--ratio", repr(ratios[0])
+    if all(len(repr(ratio)) <= LONGEST_RATIO for ratio in ratios):
+        return "--ratios", ",".join(map(repr, ratios))
+    counts = KeepSchedule(ratios).counts(metadata.num_tokens)
+    return "--ratios", ",".join(map(repr, ratios_of(counts, metadata.num_tokens)))
+
+
 def _flags(exported: Exported) -> Iterator[str]:
     """What `convert` was told, as far as the file shows; what is the default is left out."""
     metadata, opset = exported.metadata, exported.opset
@@ -117,7 +148,7 @@ def _flags(exported: Exported) -> Iterator[str]:
     calibrated, made = _calibrated(metadata), precision.get("int8")
     pairs: tuple[tuple[str, Any], ...] = (
         ("--dense", metadata.ratios is None),
-        ("--ratios", ",".join(map(repr, metadata.ratios or ()))),
+        _keeping(metadata),
         ("--align", metadata.align if metadata.align != 1 else None),
         ("--batch", metadata.batch),
         ("--img-size", config.get("img_size")),
@@ -140,6 +171,8 @@ def _flags(exported: Exported) -> Iterator[str]:
             yield f"{name} {shlex.quote(str(value))}"
     if calibrated:
         yield '--calibration-data "$CALIBRATION"'
+    elif exported.pictured:
+        yield '--images "$IMAGES"'
     if metadata.family not in BUILT_IN:
         yield '--plugin "$PLUGIN"'
     yield f"-o {shlex.quote(str(exported.path))}"

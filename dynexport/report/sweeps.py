@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from dynexport.errors import DynexportError, InputError
-from dynexport.sweep.rows import RESULT, Row, Sweep, steady_latencies
+from dynexport.sweep.pareto import Mark, Panel
+from dynexport.sweep.rows import RESULT, Row, Sweep, draw_panels
 
 ROOM = 0.1
 """Beyond the outermost values, as a share of what lies between them."""
+
+MOST_TICKS = 6
+"""On an axis: as many labels stand side by side on a phone."""
 
 
 @dataclass(frozen=True)
 class Dot:
     """A configuration in a chart: ``x`` and ``y`` in per cent from the left and from the top,
-    ``kind`` its colour, counted from 1; front: no other beats it in both."""
+    ``kind`` its colour, counted from 1, 0 for the dense model; front: no other beats it in both."""
 
     label: str
     told: str
@@ -27,14 +32,23 @@ class Dot:
 
 
 @dataclass(frozen=True)
+class Tick:
+    """A label of an axis, ``place`` per cent of the way from the left or from the top."""
+
+    label: str
+    place: float
+
+
+@dataclass(frozen=True)
 class Cloud:
     """Configurations of one batch size: milliseconds to the right, as `steady_latencies` has them,
-    shares up, and their ends."""
+    shares up; ``dense``: the dense model, where it is known."""
 
     batch: int
     dots: tuple[Dot, ...]
-    latencies: tuple[float, float]
-    shares: tuple[float, float]
+    dense: Dot | None
+    latencies: tuple[Tick, ...]
+    shares: tuple[Tick, ...]
 
 
 def read_sweep(folder: Path) -> Sweep | None:
@@ -60,34 +74,53 @@ def sweep_precisions(sweep: Sweep) -> tuple[str, ...]:
 
 def sweep_clouds(sweep: Sweep) -> tuple[Cloud, ...]:
     """A chart a batch size: by latency the accuracy, without labels the agreement with the dense
-    model."""
-    sizes = dict.fromkeys(row.batch for row in sweep.rows if row.measured is not None)
-    return tuple(_cloud(sweep, size) for size in sizes)
+    model; every point where the plot of the sweep has it."""
+    sizes = sorted({row.batch for row in sweep.rows if row.measured is not None})
+    return tuple(
+        _cloud(sweep, size, panel) for size, panel in zip(sizes, draw_panels(sweep), strict=True)
+    )
 
 
-def _cloud(sweep: Sweep, size: int) -> Cloud:
+def _cloud(sweep: Sweep, size: int, panel: Panel) -> Cloud:
     kinds = sweep_precisions(sweep)
-    steady = steady_latencies(sweep.rows)
-    found = [
-        (place, row, steady[row.key], row.measured.quality)
+    places = [
+        place
         for place, row in enumerate(sweep.rows)
         if row.batch == size and row.measured is not None
     ]
-    latencies = _ends([latency for _, _, latency, _ in found])
-    low, high = _ends([quality for *_, quality in found])
+    shown = [*panel.marks, *([] if panel.dense is None else [panel.dense])]
+    costs = _ends([mark.cost for mark in shown])
+    low, high = _ends([mark.quality for mark in shown])
     shares = max(0.0, low), min(1.0, high)
-    dots = tuple(
-        Dot(
-            label=f"{row.ratio:g}",
-            told=f"{row.precision} at {row.ratio:g}: {latency:.2f} ms, {quality:.1%}",
-            x=_place(latency, latencies),
-            y=100.0 - _place(quality, shares),
-            kind=kinds.index(row.precision) % 5 + 1,
-            front=place in sweep.front,
+
+    def dot(mark: Mark, told: str, kind: int, front: bool) -> Dot:
+        return Dot(
+            label=mark.label,
+            told=f"{told}: {mark.cost:.2f} ms, {mark.quality:.1%}",
+            x=_place(mark.cost, costs),
+            y=100.0 - _place(mark.quality, shares),
+            kind=kind,
+            front=front,
         )
-        for place, row, latency, quality in found
+
+    dots = tuple(
+        dot(
+            mark,
+            f"{mark.series} at {mark.label}",
+            kinds.index(mark.series) % 5 + 1,
+            place in sweep.front,
+        )
+        for place, mark in zip(places, panel.marks, strict=True)
     )
-    return Cloud(size, dots, latencies, shares)
+    dense = None if panel.dense is None else dot(panel.dense, panel.dense.label, 0, False)
+    per_cent = _ticks((100.0 * shares[0], 100.0 * shares[1]))
+    return Cloud(
+        batch=size,
+        dots=dots,
+        dense=dense,
+        latencies=_ticks(costs),
+        shares=tuple(Tick(f"{tick.label} %", 100.0 - tick.place) for tick in per_cent),
+    )
 
 
 def _ends(values: list[float]) -> tuple[float, float]:
@@ -100,3 +133,20 @@ def _place(value: float, ends: tuple[float, float]) -> float:
     """Per cent of the way; the middle where there is only one value."""
     low, high = ends
     return 50.0 if low == high else 100.0 * (value - low) / (high - low)
+
+
+def _ticks(ends: tuple[float, float]) -> tuple[Tick, ...]:
+    """Round numbers between the ends of an axis: steps of 1, 2 or 5 and zeros."""
+    low, high = ends
+    if low == high:
+        return (Tick(f"{low:.3g}", 50.0),)
+    power = math.floor(math.log10((high - low) / MOST_TICKS))
+    for digit, exponent in ((1, power), (2, power), (5, power), (1, power + 1)):
+        step = digit * 10.0**exponent
+        first, last = math.ceil(low / step), math.floor(high / step)
+        if last - first < MOST_TICKS:
+            break
+    return tuple(
+        Tick(f"{place * step:.{max(0, -exponent)}f}", _place(place * step, ends))
+        for place in range(first, last + 1)
+    )

@@ -44,6 +44,12 @@ ORDINARY = (*FLOATS, torch.int64, torch.int32, torch.int16, torch.int8, torch.ui
 PREFIXES = ("module.", "_orig_mod.", "backbone.")
 """What wrappers (DataParallel, torch.compile, detectors) put in front of every name."""
 
+ONNX_FILE = re.compile(rb"\x08[\x01-\x1f][\x12\x1a\x22\x28\x32\x3a\x42]")
+"""How an ONNX file begins: its version, a small number, and another of a ModelProto's fields."""
+
+ARRAYS_FILE = re.compile(rb"PK\x03\x04.{26}[^\0]*?\.npy", re.DOTALL)
+"""How an .npz begins: a zip whose first entry is an array."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -108,14 +114,26 @@ def _read_pickle(path: Path) -> Any:
     except Exception as error:  # a damaged pickle can raise anything the unpickler meets
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
         if not isinstance(error, pickle.UnpicklingError) or refused is None:
-            raise _damaged(path) from None
+            raise _unreadable(path) from None
         raise CheckpointError(
             f"{path} holds more than weights ({refused.group(1)}), and loading that could run "
             "code: save it again as torch.save({'model': model.state_dict()}, path)"
         ) from None
 
 
-def _damaged(path: Path) -> CheckpointError:
+def _unreadable(path: Path) -> CheckpointError:
+    """The error for a file that holds no weights: of another kind, or damaged."""
+    with path.open("rb") as stream:
+        head = stream.read(1024)
+    if ONNX_FILE.match(head):
+        return CheckpointError(
+            f"{path} is an ONNX file, not a checkpoint: give the checkpoint it was made from; "
+            "dynexport optimize takes ONNX files"
+        )
+    if ARRAYS_FILE.match(head):
+        return CheckpointError(
+            f"{path} is an .npz of arrays, not a checkpoint: give a .pth, .pt, .tar or .safetensors"
+        )
     return CheckpointError(
         f"{path} is not a complete checkpoint: it is cut short, or no PyTorch file; copy it again"
     )
@@ -125,7 +143,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError):
-        raise _damaged(path) from None
+        raise _unreadable(path) from None
 
 
 def _strip_prefixes(state: Mapping[str, Any]) -> dict[str, Any]:

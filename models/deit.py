@@ -26,8 +26,7 @@ from dynexport.models.protocol import (
     Shapes,
     SparseModel,
     count_modules,
-    read_heads,
-    read_prune_at,
+    read_prune_at_and_heads,
     require_sizes,
     shape_of,
     square_side,
@@ -125,11 +124,14 @@ def read_config(shapes: Shapes, hints: Hints) -> DeiTConfig:
     grid = square_side(shape_of(shapes, "pos_embed", 3)[1] - 1, "pos_embed")
     depth = count_modules(shapes, "blocks")
     known = [variant.prune_at for variant in VARIANTS.values() if variant.depth == depth]
+    prune_at, num_heads = read_prune_at_and_heads(
+        shapes, "score_predictor", depth, known, embed_dim, hints
+    )
     return DeiTConfig(
         embed_dim=embed_dim,
-        num_heads=read_heads(embed_dim, hints),
+        num_heads=num_heads,
         depth=depth,
-        prune_at=read_prune_at(shapes, "score_predictor", depth, known, hints),
+        prune_at=prune_at,
         patch_size=patch_size,
         img_size=grid * patch_size,
         num_classes=shape_of(shapes, "head.weight", 2)[0],

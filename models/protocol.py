@@ -196,6 +196,10 @@ def read_heads(embed_dim: int, hints: Hints) -> int:
     )
 
 
+class UndecidedError(ModelError):
+    """Tensors leave it open and nobody said it."""
+
+
 def read_prune_at(
     shapes: Shapes, predictors: str, depth: int, known: Iterable[tuple[int, ...]], hints: Hints
 ) -> tuple[int, ...]:
@@ -221,10 +225,31 @@ def read_prune_at(
     fitting = {blocks for blocks in known if len(blocks) == stages}
     if len(fitting) == 1:
         return fitting.pop()
-    raise ModelError(
+    raise UndecidedError(
         f"{stages} predictors for {depth} blocks, and nothing in the checkpoint says before "
         f"which blocks they stand: say it, as in --prune-at {_example(stages, depth)}"
     )
+
+
+def read_prune_at_and_heads(
+    shapes: Shapes,
+    predictors: str,
+    depth: int,
+    known: Iterable[tuple[int, ...]],
+    embed_dim: int,
+    hints: Hints,
+) -> tuple[tuple[int, ...], int]:
+    """`read_prune_at` and `read_heads`; where both are open, one ModelError asks for both."""
+    try:
+        # First, because a dense model has nothing to prune, however many heads it has.
+        prune_at = read_prune_at(shapes, predictors, depth, known, hints)
+    except UndecidedError as error:
+        try:
+            read_heads(embed_dim, hints)
+        except ModelError as other:
+            raise UndecidedError(f"{error}; and {other}") from None
+        raise
+    return prune_at, read_heads(embed_dim, hints)
 
 
 def _example(stages: int, depth: int) -> str:

@@ -11,15 +11,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dynexport.checkpoint import Checkpoint, build_model, identify, load_checkpoint
-from dynexport.errors import CheckpointError, InputError
+from dynexport.errors import CheckpointError, InputError, ModelFileError
 from dynexport.models import families, find_family, variants
 from dynexport.models.deit import DeiTConfig, DynamicDeiT
+from dynexport.onnxfile import read_model
 
 State = dict[str, Tensor]
 
@@ -289,6 +293,63 @@ def test_a_truncated_file_is_refused(tmp_path: Path, state: State, kind: str, le
         load_checkpoint(path)
 
 
+def write_onnx(path: Path) -> None:
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [value], [value])
+    onnx.save(helper.make_model(graph), str(path))
+
+
+def write_arrays(path: Path) -> None:
+    with path.open("wb") as stream:
+        np.savez(stream, images=np.zeros(3), labels=np.zeros(3))
+
+
+@pytest.mark.parametrize("name", ["x.onnx", "x.pth", "x.safetensors", "x"])
+@pytest.mark.parametrize(
+    ("write", "problem"),
+    [
+        (write_onnx, "is an ONNX file, not a checkpoint: give the checkpoint it was made from"),
+        (write_arrays, "is an .npz of arrays, not a checkpoint: give a .pth"),
+    ],
+    ids=["onnx", "npz"],
+)
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_file_of_another_kind_is_not_called_damaged(
+    tmp_path: Path, name: str, write: Callable[[Path], None], problem: str, whole: bool
+) -> None:
+    path = tmp_path / name
+    write(path)
+    if not whole:
+        path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(CheckpointError) as error:
+        load_checkpoint(path)
+    assert str(error.value).startswith(f"{path} {problem}")
+
+
+@pytest.mark.parametrize("kind", ["zip", "old torch format", "safetensors"])
+@pytest.mark.parametrize("name", ["x.pth", "x.onnx"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_checkpoint_given_as_an_onnx_file_is_named(
+    tmp_path: Path, state: State, kind: str, name: str, whole: bool
+) -> None:
+    path = tmp_path / name
+    if kind == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save({"model": state}, path, _use_new_zipfile_serialization=kind == "zip")
+    if not whole:
+        path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ModelFileError) as error:
+        read_model(path)
+    assert str(error.value).startswith(f"{path} is a checkpoint, not an ONNX file: run  dynexport")
+
+
+def test_arrays_given_as_an_onnx_file_are_named(tmp_path: Path) -> None:
+    write_arrays(tmp_path / "x.npz")
+    with pytest.raises(ModelFileError, match=r"x\.npz is an \.npz or another zip, not an ONNX"):
+        read_model(tmp_path / "x.npz")
+
+
 @pytest.mark.parametrize(
     ("name", "problem"), [(".", "is a folder: expected a checkpoint"), ("no.pth", "does not exist")]
 )
@@ -450,6 +511,12 @@ def test_a_dense_model_has_nothing_to_prune(state: State) -> None:
         identify(in_hand(dense, pruning_loc=[1, 2, 3]))
 
 
+def test_a_dense_model_is_told_from_one_whose_heads_are_open(narrow: State) -> None:
+    dense = {n: t for n, t in narrow.items() if not n.startswith("score_predictor")}
+    with pytest.raises(CheckpointError, match="this is a dense model"):
+        identify(in_hand(dense))
+
+
 @pytest.mark.parametrize(
     ("asked", "problem"),
     [
@@ -559,6 +626,15 @@ def test_a_width_that_64_does_not_divide_asks_for_heads_with_every_choice(narrow
         identify(in_hand(narrow, pruning_loc=[1]))
     assert "cannot be read from tensors 24 wide" in str(error.value)
     assert str(error.value).endswith("say it with --num-heads, one of 1, 2, 3, 4, 6, 8, 12, 24")
+
+
+def test_all_that_is_open_is_asked_for_at_once(narrow: State) -> None:
+    with pytest.raises(CheckpointError) as error:
+        identify(in_hand(narrow))
+    assert "1 predictors for 2 blocks, and nothing" in str(error.value)
+    assert "say it, as in --prune-at 1; and the number of attention heads" in str(error.value)
+    assert str(error.value).endswith("say it with --num-heads, one of 1, 2, 3, 4, 6, 8, 12, 24")
+    assert identify(in_hand(narrow), prune_at=(1,), num_heads=3)[1].num_heads == 3
 
 
 def test_heads_come_from_arguments_or_the_user(narrow: State) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import onnx
@@ -39,7 +40,7 @@ def _unreadable(path: Path) -> ModelFileError:
         head = stream.read(1024)
     if CHECKPOINT.match(head):
         return ModelFileError(
-            f"{path} is a checkpoint, not an ONNX file: run  dynexport convert {path}  first, and "
+            f"{path} is a checkpoint, not an ONNX file: run  dynexport convert {shlex.quote(str(path))}  first, and "
             "give the .onnx that it writes"
         )
     if head.startswith(b"PK\x03\x04"):

@@ -39,10 +39,10 @@ def _unreadable(path: Path) -> ModelFileError:
     with path.open("rb") as stream:
         head = stream.read(1024)
     if CHECKPOINT.match(head):
-        command = f"dynexport convert {shlex.quote(str(path))}"
+        named = shlex.quote(str(path))
         return ModelFileError(
-            f"{path} is a checkpoint, not an ONNX file: run  {command}  first, and give the .onnx "
-            "that it writes"
+            f"{path} is a checkpoint, not an ONNX file: run  dynexport convert {named}  first, and "
+            "give the .onnx that it writes"
         )
     if head.startswith(b"PK\x03\x04"):
         return ModelFileError(f"{path} is an .npz or another zip, not an ONNX file: give an .onnx")

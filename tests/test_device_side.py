@@ -154,7 +154,8 @@ def require_onnxruntime_suffices(device: Device) -> None:
     diagnosis = device.dynexport("doctor", "--json").json
     assert diagnosis["healthy"]
     assert Path(diagnosis["executable"]).is_relative_to(device.folder)
-    assert ready_commands(diagnosis) == {"verify", "bench"}
+    ready = {"verify", "check", "optimize", "bench", "visualize", "inspect"}
+    assert ready_commands(diagnosis) == ready
 
     ran = device.dynexport("verify", "tiny.onnx")
     assert ran.code == 0, ran.err

@@ -27,14 +27,11 @@ from dynexport.report.steps import Exported, list_engine_steps, list_steps
 from dynexport.report.sweeps import read_sweep
 from dynexport.sidecar import Sidecar
 from dynexport.subject import find_subject
-from dynexport.sweep.rows import RESULT, Sweep
+from dynexport.sweep.rows import RESULT, SEARCHES, Sweep
 from dynexport.timing import Plan
 from dynexport.verify import verify
 
 T = TypeVar("T")
-
-SEARCHES = "search*.json"
-"""Results of `dynexport sweep` where it looks for one schedule."""
 
 
 @dataclass(frozen=True)

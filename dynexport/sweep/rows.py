@@ -24,6 +24,12 @@ PLOTS = ("pareto.png", "pareto.svg")
 FILES = (ROWS, RESULT, TABLE, *PLOTS)
 """Of an output folder."""
 
+SEARCH = "search-{criterion}-{target:g}-{precision}-b{batch}.json"
+"""There too: a search's result, so that searches for other things leave it alone."""
+
+SEARCHES = "search*.json"
+"""What finds them."""
+
 Key = tuple[float, str, int]
 """A configuration: base ratio, precision, batch size."""
 

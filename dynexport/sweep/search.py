@@ -28,14 +28,11 @@ from dynexport.sweep.inputs import (
     require_batches,
 )
 from dynexport.sweep.measure import Quality, answer_densely
-from dynexport.sweep.rows import Measured, measured_of
+from dynexport.sweep.rows import SEARCH, Measured, measured_of
 from dynexport.sweep.workbench import SearchJob, open_workbench
 
 SEARCH_IMAGES = 32
 """The way down is found on so many, evenly spread."""
-
-RESULT = "search-{criterion}-{target:g}-{precision}-b{batch}.json"
-"""In an output folder: a search's result, so that searches for other things leave it alone."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +107,7 @@ def search_schedule(
     rig, (batch,) = rig or Rig(), require_batches([batch])
     criterion, target = _require_target(target_latency, max_drop)
     _require_free(recipe, step)
-    name = RESULT.format(criterion=criterion, target=target, precision=kind.name, batch=batch)
+    name = SEARCH.format(criterion=criterion, target=target, precision=kind.name, batch=batch)
     file = _require_result(output, name, recipe, data, kind)
     opened = open_checkpoint(recipe)
     pictures = open_pictures(data, data_images, opened.config)

@@ -18,10 +18,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from rounds import Failed, Measured
 
-from dynexport.backends import Runner, open_runner
-from dynexport.onnxfile import to_bytes
-from dynexport.precision.int8 import quantise
-from dynexport.timing import Candidate
+from dynexport.bench.timing import Candidate
+from dynexport.formats.onnx_file import to_bytes
+from dynexport.graph.quantise import quantise
+from dynexport.runtimes import Runner, open_runner
 
 SIDE = 2048
 
@@ -72,7 +72,7 @@ class ProductRunner:
 
 
 def open_product(backend: str, model: str, threads: int | None) -> ProductRunner:
-    """A product's ONNX file in a runtime: an opener, see `dynexport.timing.Candidate`."""
+    """A product's ONNX file in a runtime: an opener, see `dynexport.bench.timing.Candidate`."""
     return ProductRunner(open_runner(backend, model, threads))
 
 

@@ -22,7 +22,7 @@ from prepare import (
 )
 from rounds import onnx_candidate
 
-from dynexport.timing import Candidate
+from dynexport.bench.timing import Candidate
 
 OURS = "dynexport"
 
@@ -188,5 +188,7 @@ def _in_pytorch(file: OnnxFile, sparse: bool, threads: int) -> Entry:
     label = name_entry(OURS, "pytorch", "fp32", sparse)
     model = str(Path(file.path).with_name(SPARSE))
     arguments = {"model": model, "dense": not sparse, "threads": threads}
-    candidate = Candidate(label, "dynexport.rebuild:open_pytorch", arguments) if file.path else None
+    candidate = (
+        Candidate(label, "dynexport.pytorch.model:open_pytorch", arguments) if file.path else None
+    )
     return Entry(OURS, "pytorch", "fp32", sparse, file.macs, 0, candidate, file.reason)

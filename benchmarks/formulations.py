@@ -24,17 +24,17 @@ from random_weights import random_model
 from rounds import Ratio, onnx_candidate, require_measured, time_in_turn
 from torch import Tensor, nn
 
-from dynexport.export import TRANSLATIONS, export_onnx
-from dynexport.keep import schedule_from_base
-from dynexport.metadata import Batch, Metadata
+from dynexport.bench.timing import Plan
+from dynexport.conversion import convert
+from dynexport.formats.metadata import Batch, Metadata
+from dynexport.formats.onnx_file import read_metadata, to_bytes
 from dynexport.models import SparseModel, Tokens, find_variant
 from dynexport.models.operators import in_dense_twin, take_rows
 from dynexport.models.sparsifiers import Path as RowPath
 from dynexport.models.sparsifiers import Route
-from dynexport.onnxfile import read_metadata, to_bytes
-from dynexport.pipeline import convert
-from dynexport.rewrite import rewrite
-from dynexport.timing import Plan
+from dynexport.pytorch.export import TRANSLATIONS, export_onnx
+from dynexport.pytorch.rewrite import rewrite
+from dynexport.schedule import schedule_from_base
 
 
 @torch.library.custom_op("dynexport_benchmarks::place", mutates_args=())

@@ -27,11 +27,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dynexport import gpu
-from dynexport.backends import cuda
-from dynexport.backends.tensorrt import FLAVOURS
 from dynexport.bench import BatchResult, time_batch
-from dynexport.contenders import (
+from dynexport.bench.candidates import (
     Contender,
     TimedModel,
     engine_contender,
@@ -40,10 +37,13 @@ from dynexport.contenders import (
     pytorch_contender,
     write_twin,
 )
+from dynexport.bench.timing import Plan
 from dynexport.engine import build_engine, open_engine
 from dynexport.errors import DynexportError
 from dynexport.graph.precision import precision_of
-from dynexport.timing import Plan
+from dynexport.runtimes import cuda
+from dynexport.runtimes import nvml as gpu
+from dynexport.runtimes.tensorrt import FLAVOURS
 from dynexport.verify import Verification, verify
 
 RESULTS = Path(__file__).parent / "results"
@@ -153,7 +153,7 @@ def random_checkpoint(name: str, folder: Path) -> Path:
 
 
 def convert(checkpoint: Path, precision: str, options: argparse.Namespace, folder: Path) -> Path:
-    from dynexport.pipeline import convert
+    from dynexport.conversion import convert
 
     sizes = sorted({1, *options.batches})
     batch = f"{sizes[0]}:{sizes[len(sizes) // 2]}:{sizes[-1]}" if len(sizes) > 1 else sizes[0]

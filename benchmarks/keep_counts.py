@@ -27,10 +27,10 @@ from random_weights import random_model
 from rounds import Measured, Ratio, onnx_candidate, require_measured, time_in_turn
 
 import dynexport
-from dynexport.keep import KeepSchedule, schedule_from_base
-from dynexport.metadata import Metadata
+from dynexport.bench.timing import Plan
+from dynexport.formats.metadata import Metadata
 from dynexport.models import find_variant
-from dynexport.timing import Plan
+from dynexport.schedule import KeepSchedule, schedule_from_base
 
 AS_IT_IS = "as it is"
 

@@ -16,7 +16,7 @@ PLAIN_OPENER = "openers:open_plain"
 
 
 class PlainRunner:
-    """A plain model; see `dynexport.backends.Runner`."""
+    """A plain model; see `dynexport.runtimes.Runner`."""
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module

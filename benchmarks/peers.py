@@ -32,8 +32,8 @@ from report import Result, judge
 from rounds import time_in_turn
 from tables import table, write_report
 
+from dynexport.bench.timing import Plan
 from dynexport.precision import PRECISIONS
-from dynexport.timing import Plan
 
 AT_ONCE = 2
 """Processes that prepare files."""

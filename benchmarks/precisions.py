@@ -24,10 +24,10 @@ from random_weights import random_model
 from rounds import Measured, Ratio, onnx_candidate, require_measured, time_in_turn
 
 import dynexport
-from dynexport.calibration import synthetic_images
+from dynexport.bench.timing import Plan
+from dynexport.formats.onnx_file import read_metadata, read_model, to_bytes
 from dynexport.graph.twin import dense_twin
-from dynexport.onnxfile import read_metadata, read_model, to_bytes
-from dynexport.timing import Plan
+from dynexport.images import synthetic_images
 
 PRECISIONS = ("fp32", "int8", "int8-dynamic")
 

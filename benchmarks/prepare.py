@@ -20,17 +20,17 @@ from plain import export_plain, plain_model
 from random_weights import random_model
 
 import dynexport
-from dynexport.calibration import Preprocessing, synthetic_images
-from dynexport.contenders import find_timed_model, write_twin
+from dynexport.bench.candidates import find_timed_model, write_twin
+from dynexport.bench.timing import Candidate
+from dynexport.formats.metadata import Batch
+from dynexport.formats.onnx_file import read_metadata, read_model, to_bytes
 from dynexport.graph.batch import change_batch
 from dynexport.graph.macs import count_macs
-from dynexport.keep import schedule_from_base
-from dynexport.metadata import Batch
+from dynexport.images import Preprocessing, synthetic_images
 from dynexport.models import find_variant
-from dynexport.onnxfile import read_metadata, read_model, to_bytes
 from dynexport.precision import CALIBRATED
-from dynexport.rewrite import keep_counts
-from dynexport.timing import Candidate
+from dynexport.pytorch.rewrite import keep_counts
+from dynexport.schedule import schedule_from_base
 
 CALIBRATION_IMAGES = 16
 

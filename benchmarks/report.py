@@ -10,7 +10,7 @@ from contestants import OURS, Entry, name_entry
 from prepare import PLAIN_FORM
 from rounds import Failed, Measured, Ratio
 
-from dynexport.timing import Candidate
+from dynexport.bench.timing import Candidate
 
 
 @dataclass(frozen=True)

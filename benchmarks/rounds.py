@@ -21,8 +21,8 @@ from time import sleep
 
 import numpy as np
 
+from dynexport.bench.timing import SETTLE_SECONDS, Candidate, Plan, Worker, in_turn
 from dynexport.errors import DynexportError
-from dynexport.timing import SETTLE_SECONDS, Candidate, Plan, Worker, in_turn
 
 OPENED_AT_ONCE = 2
 """Processes that start together: nothing is timed yet."""
@@ -108,7 +108,7 @@ def onnx_candidate(
 ) -> Candidate:
     """An ONNX file in a runtime."""
     arguments = {"backend": backend, "model": str(path), "threads": threads}
-    return Candidate(label, "dynexport.backends:open_runner", arguments)
+    return Candidate(label, "dynexport.runtimes:open_runner", arguments)
 
 
 def require_measured(results: Mapping[str, Measured | Failed]) -> dict[str, Measured]:

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dynexport.calibration.arrays import DAMAGED_NPZ
 from dynexport.calibration.histogram import BINS, Histogram
 from dynexport.errors import CalibrationError, InputError
 from dynexport.files import cache_folder, written_whole
+from dynexport.images.arrays import DAMAGED_NPZ
 
 ROWS = 512
 """Rows kept of a tensor, unless told otherwise."""

@@ -17,16 +17,17 @@ from dynexport.errors import DynexportError
 
 if TYPE_CHECKING:
     from dynexport.bench import bench_model
+    from dynexport.check import check_model
+    from dynexport.conversion import convert
     from dynexport.engine import build_engine
     from dynexport.inspection import inspect_file
-    from dynexport.keep import KeepSchedule
     from dynexport.models import create
     from dynexport.optimize import optimize_model
-    from dynexport.pipeline import convert, verify_model
     from dynexport.precision import Precision
-    from dynexport.preflight import check_model
     from dynexport.report import write_report
+    from dynexport.schedule import KeepSchedule
     from dynexport.sweep import search_schedule, sweep_checkpoint
+    from dynexport.verify import verify_model
     from dynexport.visualize import visualize_images
 
 __version__ = "0.1.0"
@@ -50,18 +51,18 @@ __all__ = [
 ]
 
 _HOME = {
-    "KeepSchedule": "dynexport.keep",
+    "KeepSchedule": "dynexport.schedule",
     "Precision": "dynexport.precision",
     "bench_model": "dynexport.bench",
     "build_engine": "dynexport.engine",
-    "check_model": "dynexport.preflight",
-    "convert": "dynexport.pipeline",
+    "check_model": "dynexport.check",
+    "convert": "dynexport.conversion",
     "create": "dynexport.models",
     "inspect_file": "dynexport.inspection",
     "optimize_model": "dynexport.optimize",
     "search_schedule": "dynexport.sweep",
     "sweep_checkpoint": "dynexport.sweep",
-    "verify_model": "dynexport.pipeline",
+    "verify_model": "dynexport.verify",
     "visualize_images": "dynexport.visualize",
     "write_report": "dynexport.report",
 }

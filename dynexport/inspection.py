@@ -1,4 +1,4 @@
-"""What a file is, and what models there are, as plain values."""
+"""What a file is, as plain values."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dynexport.engine.sidecar import Sidecar
 from dynexport.errors import CheckpointError, ModelFileError
-from dynexport.extras import require_convert_extras
 from dynexport.files import existing_file, sha256_of
-from dynexport.onnxfile import read_metadata, read_model
-from dynexport.progress import OnStep, silent
-from dynexport.sidecar import Sidecar
-
-LISTED_RATIOS = (0.9, 0.7, 0.5)
+from dynexport.formats.onnx_file import read_metadata, read_model
+from dynexport.pytorch import require_convert_extras
 
 
 def inspect_file(path: str | Path, *, plugins: Sequence[str | Path] = ()) -> dict[str, Any]:
@@ -72,8 +69,8 @@ def _shape(value: Any) -> list[int | str]:
 
 def _inspect_checkpoint(path: Path, plugins: Sequence[str | Path]) -> dict[str, Any]:
     require_convert_extras()
-    from dynexport.checkpoint import identify, load_checkpoint
     from dynexport.models import load_plugins, variant_name
+    from dynexport.pytorch.checkpoint import identify, load_checkpoint
 
     load_plugins(plugins)
     loaded = load_checkpoint(path)
@@ -98,44 +95,3 @@ def _inspect_checkpoint(path: Path, plugins: Sequence[str | Path]) -> dict[str, 
     except CheckpointError as error:
         facts |= {"family": None, "undecided": str(error)}
     return facts
-
-
-def list_models(
-    on_step: OnStep = silent, *, plugins: Sequence[str | Path] = ()
-) -> list[dict[str, Any]]:
-    """Every published variant: family, parameters, multiply-accumulates, accuracy.
-
-    ``macs`` maps a keep ratio to multiply-accumulates for one image; 1.0 is the plain backbone.
-    ``published_top1`` is ImageNet top-1 at ratio 0.7, per cent; None where none is known.
-    ``plugins`` are files of further families.
-    """
-    require_convert_extras()
-    import torch
-
-    from dynexport.keep import schedule_from_base
-    from dynexport.macs import count_macs
-    from dynexport.models import load_plugins, variants
-    from dynexport.rewrite import oracle, rewrite
-
-    load_plugins(plugins)
-    rows = []
-    for name, (family, config) in variants().items():
-        on_step(f"count {name}")
-        with torch.device("meta"):
-            model = family.model(config)
-            stages = len(config.prune_at)
-            schedules = {r: schedule_from_base(family.schedule, r, stages) for r in LISTED_RATIOS}
-            macs = {1.0: count_macs(oracle(model, None))}
-            macs |= {r: count_macs(rewrite(model, keep)) for r, keep in schedules.items()}
-        rows.append(
-            {
-                "model": name,
-                "family": family.name,
-                "img_size": config.img_size,
-                "prune_at": list(config.prune_at),
-                "parameters": sum(p.numel() for p in model.parameters()),
-                "macs": macs,
-                "published_top1": family.published_top1.get(name),
-            }
-        )
-    return rows

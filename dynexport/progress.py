@@ -1,8 +1,15 @@
-"""How a step that takes a while tells of itself."""
+"""How a step that takes a while tells of itself, and what libraries underneath remark meanwhile.
+
+Such remarks are unheard, unless dynexport's logger is set to DEBUG, as `--verbose` does and
+``logging.getLogger("dynexport").setLevel(logging.DEBUG)``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 OnStep = Callable[[str], None]
 """Told the name of each step as it begins, or a warning."""
@@ -13,3 +20,34 @@ OnProgress = Callable[[str, int, int], None]
 
 def silent(step: str) -> None:
     """An `OnStep` that says nothing."""
+
+
+_LOGGER = logging.getLogger("dynexport")
+
+
+def let_through(wanted: bool) -> None:
+    """Have remarks heard from here on, or not."""
+    _LOGGER.setLevel(logging.DEBUG if wanted else logging.NOTSET)
+
+
+def are_heard() -> bool:
+    """Whether remarks are let through."""
+    return _LOGGER.isEnabledFor(logging.DEBUG)
+
+
+@contextmanager
+def unheard(*loggers: str) -> Iterator[None]:
+    """Warnings, and what these loggers tell below an error, unless remarks are let through."""
+    if are_heard():
+        yield
+        return
+    levels = {logger: logging.getLogger(logger).level for logger in loggers}
+    try:
+        for logger in loggers:
+            logging.getLogger(logger).setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in levels.items():
+            logging.getLogger(logger).setLevel(level)

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynexport.errors import ModelError
-from dynexport.keep import Selection, linear_schedule
 from dynexport.models.dualpath import SPARSE_STAGE, GumbelSplit, through_two_paths
 from dynexport.models.features import (
     CLASSIFY,
@@ -45,6 +44,7 @@ from dynexport.models.protocol import (
     shape_of,
 )
 from dynexport.models.sparsifiers import Route, Tokens
+from dynexport.schedule import Selection, linear_schedule
 
 EPS = 1e-6
 """Of every LayerNorm."""

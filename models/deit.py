@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dynexport.keep import Selection, power_schedule
 from dynexport.models.layers import (
     Block,
     add_class_and_position,
@@ -32,6 +31,7 @@ from dynexport.models.protocol import (
     square_side,
 )
 from dynexport.models.sparsifiers import GumbelMask, Tokens, through_blocks
+from dynexport.schedule import Selection, power_schedule
 
 
 @dataclass(frozen=True)

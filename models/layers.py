@@ -1,6 +1,6 @@
 """Layers that several families share: the training form of each, and its inference form.
 
-A module that changes between the two has a method ``inference_form()``; `dynexport.rewrite`
+A module that changes between the two has a method ``inference_form()``; `dynexport.pytorch.rewrite`
 swaps every module that has one for what it returns.
 """
 

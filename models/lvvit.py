@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from dynexport.errors import ModelError
-from dynexport.keep import Selection, power_schedule
 from dynexport.models.layers import (
     Block,
     add_class_and_position,
@@ -36,6 +35,7 @@ from dynexport.models.protocol import (
     square_side,
 )
 from dynexport.models.sparsifiers import GumbelMask, Tokens, through_blocks
+from dynexport.schedule import Selection, power_schedule
 
 RESIDUAL = 0.5
 """Every residual branch is halved (the public code's skip_lam of 2)."""

@@ -15,9 +15,9 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 from torch import Tensor, nn
 
 from dynexport.errors import ModelError
-from dynexport.keep import KeepSchedule, Schedule, Selection
 from dynexport.models.features import CLASSIFY
 from dynexport.models.sparsifiers import Tokens
+from dynexport.schedule import KeepSchedule, Schedule, Selection
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Tensor name to shape: a checkpoint as detection sees it."""

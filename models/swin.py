@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynexport.errors import ModelError
-from dynexport.keep import Selection, linear_schedule
 from dynexport.models.dualpath import SPARSE_STAGE, GumbelSplit, through_two_paths
 from dynexport.models.features import (
     CLASSIFY,
@@ -23,13 +22,7 @@ from dynexport.models.features import (
     fit_stage_norms,
     require_task,
 )
-from dynexport.models.layers import (
-    DropPath,
-    Mlp,
-    drop_path_rates,
-    initialise,
-    share_norm,
-)
+from dynexport.models.layers import DropPath, Mlp, drop_path_rates, initialise, share_norm
 from dynexport.models.protocol import (
     Family,
     Hints,
@@ -43,6 +36,7 @@ from dynexport.models.protocol import (
 )
 from dynexport.models.sparsifiers import Route, Tokens
 from dynexport.models.windows import LeanWindowAttention, WindowAttention, shift_mask
+from dynexport.schedule import Selection, linear_schedule
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ import pytest
 import torch
 from torch import nn
 
+from dynexport.conversion import Conversion, convert
 from dynexport.models.deit import DeiTConfig, DynamicDeiT
-from dynexport.pipeline import Conversion, convert
 
 GOLDEN = Path(__file__).parent / "golden"
 

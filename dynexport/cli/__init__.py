@@ -30,7 +30,7 @@ from dynexport.cli import (
 )
 from dynexport.cli.versions import tell_versions
 from dynexport.errors import DynexportError
-from dynexport.remarks import are_heard
+from dynexport.progress import are_heard
 
 PIPE_CLOSED = 141
 """The exit code of a program that SIGPIPE ended, as shells tell it."""
@@ -128,7 +128,7 @@ def _run(arguments: list[str] | None) -> None:
 
 
 def _fail(sentence: str, code: int) -> NoReturn:
-    from dynexport.console import show_error
+    from dynexport.cli.console import show_error
 
     show_error(sentence)
     sys.exit(code)

@@ -9,15 +9,15 @@ import typer
 from rich.markup import escape
 
 from dynexport.cli.choices import BACKENDS, complete_list
+from dynexport.cli.console import make_table, print_json, progress, stdout
 from dynexport.cli.options import Engine, Json, Plugins, Quiet, Trust, Verbose, parse_numbers
-from dynexport.console import make_table, print_json, progress, stdout
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
     from dynexport.bench import BenchResult
-    from dynexport.gpu import GpuConditions, GpuFacts
+    from dynexport.runtimes.nvml import GpuConditions, GpuFacts
 
 
 def bench(
@@ -59,7 +59,7 @@ def bench(
 ) -> None:
     """Time an ONNX file or an engine, its dense twin and PyTorch, each in its own process."""
     from dynexport.bench import bench_model
-    from dynexport.timing import Plan
+    from dynexport.bench.timing import Plan
 
     with progress(quiet, verbose) as on_step:
         result = bench_model(

@@ -10,8 +10,8 @@ import typer
 from rich.markup import escape
 
 from dynexport.cli.choices import BUILDERS, complete
+from dynexport.cli.console import build_progress, print_json, stdout
 from dynexport.cli.options import Json, OnnxFile, Quiet, Verbose
-from dynexport.console import build_progress, print_json, stdout
 
 if TYPE_CHECKING:
     from dynexport.engine import EngineBuild
@@ -74,8 +74,8 @@ def build(
     verbose: Verbose = False,
 ) -> None:
     """Build a TensorRT engine of an ONNX file, and the sidecar that says what it is."""
-    from dynexport.backends.tensorrt.options import BuildOptions
     from dynexport.engine import build_engine
+    from dynexport.runtimes.tensorrt.options import BuildOptions
 
     options = BuildOptions(
         workspace_mib=workspace,

@@ -8,12 +8,12 @@ import typer
 from rich.markup import escape
 
 from dynexport.cli.choices import BUILDERS, complete
+from dynexport.cli.console import print_json, progress, stdout
 from dynexport.cli.options import Json, OnnxFile, Quiet, Verbose
-from dynexport.console import print_json, progress, stdout
 
 if TYPE_CHECKING:
-    from dynexport.preflight import Preflight
-    from dynexport.preflight.view import Finding
+    from dynexport.check import Preflight
+    from dynexport.check.view import Finding
 
 
 def check(
@@ -30,7 +30,7 @@ def check(
     verbose: Verbose = False,
 ) -> None:
     """Tell what TensorRT will make of an ONNX file, whoever wrote it; exit 1 where it refuses."""
-    from dynexport.preflight import check_model
+    from dynexport.check import check_model
 
     with progress(quiet, verbose) as on_step:
         on_step(f"check {model}")

@@ -13,6 +13,14 @@ from rich.markup import escape
 from dynexport.cli import choices
 from dynexport.cli.build import show_build
 from dynexport.cli.choices import complete, complete_list
+from dynexport.cli.console import (
+    build_progress,
+    macs_unit,
+    make_table,
+    print_json,
+    show_warning,
+    stdout,
+)
 from dynexport.cli.options import (
     CalibrationData,
     CalibrationImages,
@@ -29,21 +37,13 @@ from dynexport.cli.options import (
     parse_numbers,
 )
 from dynexport.cli.verify import show_verification
-from dynexport.console import (
-    build_progress,
-    macs_unit,
-    make_table,
-    print_json,
-    show_warning,
-    stdout,
-)
-from dynexport.keep import format_ratios
+from dynexport.schedule import format_ratios
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dynexport.metadata import Metadata
-    from dynexport.pipeline import Conversion
+    from dynexport.conversion import Conversion
+    from dynexport.formats.metadata import Metadata
     from dynexport.precision import PrecisionReport
 
 
@@ -160,7 +160,7 @@ def convert(
 ) -> None:
     """Turn a checkpoint into a verified ONNX file and its reference bundle."""
     from dynexport.calibration import METHODS
-    from dynexport.pipeline import convert as run
+    from dynexport.conversion import convert as run
     from dynexport.precision import Precision
 
     with build_progress(quiet, verbose) as (on_step, on_progress):

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import typer
 from rich.markup import escape
 
+from dynexport.cli.console import print_json, progress, stdout
 from dynexport.cli.options import Json, Quiet, Verbose
-from dynexport.console import print_json, progress, stdout
 
 if TYPE_CHECKING:
     from dynexport.doctor import Command, Diagnosis, Package
-    from dynexport.gpu import GpuFacts
+    from dynexport.runtimes.nvml import GpuFacts
 
 
 def doctor(json: Json = False, quiet: Quiet = False, verbose: Verbose = False) -> None:

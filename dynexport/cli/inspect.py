@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from dynexport.cli.console import print_json, progress, stdout
 from dynexport.cli.options import Json, Plugins, Quiet, Verbose
-from dynexport.console import print_json, progress, stdout
-from dynexport.keep import format_ratios
+from dynexport.schedule import format_ratios
 
 
 def inspect(

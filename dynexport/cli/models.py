@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from dynexport.cli.console import make_table, print_json, progress, stdout
 from dynexport.cli.options import Json, Plugins, Quiet, Verbose
-from dynexport.console import make_table, print_json, progress, stdout
 
 NARROWED = (
     "GMACs are of the model as trained; convert counts less where the head reads the class token "
@@ -21,7 +21,10 @@ def models(
     verbose: Verbose = False,
 ) -> None:
     """List the published variants: size, multiply-accumulates by keep ratio, accuracy."""
-    from dynexport.inspection import list_models
+    from dynexport.pytorch import require_convert_extras
+
+    require_convert_extras()
+    from dynexport.pytorch.variants import list_models
 
     with progress(quiet, verbose) as on_step:
         rows = list_models(on_step, plugins=plugin or ())

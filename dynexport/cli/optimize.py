@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from dynexport.cli.console import make_table, print_json, progress, stdout
 from dynexport.cli.options import Json, OnnxFile, Quiet, Verbose
-from dynexport.console import make_table, print_json, progress, stdout
 
 if TYPE_CHECKING:
     from dynexport.optimize import Optimization

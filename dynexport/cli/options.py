@@ -9,7 +9,7 @@ import typer
 
 from dynexport.cli.choices import BACKENDS, MODELS, WEIGHTS, complete
 from dynexport.errors import InputError
-from dynexport.remarks import let_through
+from dynexport.progress import let_through
 
 
 def _let_through(verbose: bool) -> bool:

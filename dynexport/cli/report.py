@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from dynexport.cli.console import make_table, print_json, progress, stdout
 from dynexport.cli.options import Backend, Json, Quiet, Verbose
-from dynexport.console import make_table, print_json, progress, stdout
 
 if TYPE_CHECKING:
     from dynexport.bench import BenchResult
@@ -43,8 +43,8 @@ def report(
     verbose: Verbose = False,
 ) -> None:
     """Report on a folder of converted models: one HTML page that needs no network."""
+    from dynexport.bench.timing import Plan
     from dynexport.report import write_report
-    from dynexport.timing import Plan
 
     with progress(quiet, verbose) as on_step:
         result = write_report(

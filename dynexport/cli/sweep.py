@@ -11,6 +11,7 @@ import typer
 
 from dynexport.cli import choices
 from dynexport.cli.choices import complete, complete_list
+from dynexport.cli.console import print_json, progress, show_note, show_warning
 from dynexport.cli.options import (
     CalibrationData,
     CalibrationImages,
@@ -27,7 +28,6 @@ from dynexport.cli.options import (
     parse_numbers,
 )
 from dynexport.cli.sweep_results import row_printer, show_search, show_sweep
-from dynexport.console import print_json, progress, show_note, show_warning
 from dynexport.errors import InputError
 
 if TYPE_CHECKING:
@@ -131,8 +131,8 @@ def sweep(
 
     Exit 1 where a configuration failed or the target cannot be met.
     """
+    from dynexport.bench.timing import Plan
     from dynexport.sweep import Recipe, Rig, search_schedule, sweep_checkpoint
-    from dynexport.timing import Plan
 
     _require_one_use(ratios, target_latency, max_drop, step, keep_models, retry_failed)
     recipe = Recipe(

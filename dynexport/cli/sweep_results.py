@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from dynexport.console import macs_unit, make_table, stdout
+from dynexport.cli.console import macs_unit, make_table, stdout
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -8,25 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from dynexport.cli.options import (
-    Backend,
-    Engine,
-    Json,
-    OnnxFile,
-    Plugins,
-    Quiet,
-    Trust,
-    Verbose,
-)
-from dynexport.console import print_json, progress, stdout
+from dynexport.cli.console import print_json, progress, stdout
+from dynexport.cli.options import Backend, Engine, Json, OnnxFile, Plugins, Quiet, Trust, Verbose
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dynexport.verify import Tolerances, Verification
+    from dynexport.compare.numbers import Agreement, Errors
+    from dynexport.compare.tolerances import Tolerances
+    from dynexport.verify import Verification
     from dynexport.verify.accuracy import Accuracy
     from dynexport.verify.bisect import Bisection
-    from dynexport.verify.numbers import Agreement, Errors
 
 
 def verify(
@@ -88,7 +80,7 @@ def verify(
     verbose: Verbose = False,
 ) -> None:
     """Compare an ONNX file with PyTorch's recorded answers; exit 1 where they differ."""
-    from dynexport.pipeline import verify_model
+    from dynexport.verify import verify_model
 
     with progress(quiet, verbose) as on_step:
         on_step(f"verify {engine or model}")

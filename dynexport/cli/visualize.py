@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from dynexport.cli.console import make_table, print_json, progress, stdout
 from dynexport.cli.options import Backend, Engine, Json, OnnxFile, Quiet, Trust, Verbose
-from dynexport.console import make_table, print_json, progress, stdout
 
 if TYPE_CHECKING:
     from dynexport.visualize import Visualization

@@ -8,8 +8,8 @@ import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
 from dynexport.errors import DynexportError
+from dynexport.formats.metadata import Batch, Metadata
 from dynexport.graph.constants import int64_constant
-from dynexport.metadata import Batch, Metadata
 
 
 def free_batch(model: ir.Model) -> int:

@@ -14,9 +14,9 @@ import onnx.parser
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, ShapeInferencePass
 
+from dynexport.formats.onnx_file import to_bytes
 from dynexport.graph.constants import int64_constant
 from dynexport.graph.names import unique
-from dynexport.onnxfile import to_bytes
 
 ONNXRUNTIME = "com.microsoft"
 """The domain of ONNX Runtime's own operators."""

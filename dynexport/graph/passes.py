@@ -7,18 +7,18 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from dynexport.graph.dead_rows import cut_dead_rows
-from dynexport.graph.fixed_shapes import fold_fixed_shapes
 from dynexport.graph.fuse import fuse_operators
-from dynexport.graph.gelu import recognise_gelus
-from dynexport.graph.layer_norm import recognise_layer_norms
-from dynexport.graph.log_softmax import rank_logits
-from dynexport.graph.row_gathers import gather_rows
-from dynexport.graph.scatters import merge_scatters
+from dynexport.graph.rules.dead_rows import cut_dead_rows
+from dynexport.graph.rules.fixed_shapes import fold_fixed_shapes
+from dynexport.graph.rules.gelu import recognise_gelus
+from dynexport.graph.rules.layer_norm import recognise_layer_norms
+from dynexport.graph.rules.log_softmax import rank_logits
+from dynexport.graph.rules.row_gathers import gather_rows
+from dynexport.graph.rules.scatters import merge_scatters
+from dynexport.graph.rules.sorts import cut_sorts
+from dynexport.graph.rules.uniform import simplify_uniform
 from dynexport.graph.sizes import learn_sizes
-from dynexport.graph.sorts import cut_sorts
 from dynexport.graph.tidy import merge_duplicates
-from dynexport.graph.uniform import simplify_uniform
 
 
 @dataclass(frozen=True)

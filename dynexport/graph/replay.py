@@ -1,7 +1,8 @@
 """A choice made elsewhere, replayed in a graph: so that two forms are compared for numbers alone.
 
 A stage selects *rows*: among what the stage before left, in the order it left it. A choice is told
-as *positions*: of the patch grid, and behind them of appended tokens (`dynexport.keep.Selection`).
+as *positions*: of the patch grid, and behind them of appended tokens
+(`dynexport.schedule.Selection`).
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from dynexport.errors import ModelFileError
+from dynexport.formats.metadata import Metadata
 from dynexport.graph.batch import infer_shapes
 from dynexport.graph.selection import named_values
-from dynexport.metadata import Metadata
 
 NOWHERE = -1
 """In place of a position: a row that is no token, such as the class token's."""

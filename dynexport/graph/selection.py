@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 
 from dynexport.errors import DynexportError, ModelFileError
+from dynexport.formats.metadata import Metadata
 from dynexport.graph.batch import infer_shapes
 from dynexport.graph.constants import int64_constant
-from dynexport.metadata import Metadata
 
 
 def find_selected(model: ir.Model, sparsifiers: str, stages: int) -> tuple[str, ...]:
@@ -54,7 +54,7 @@ def kept_outputs(model: ir.Model) -> tuple[str, ...]:
 
 
 def add_kept_outputs(model: ir.Model, metadata: Metadata) -> tuple[str, ...]:
-    """Add outputs ``kept_0 ...``, int64 (B, K): positions kept, see `dynexport.keep.Selection`.
+    """Add outputs ``kept_0 ...``, int64 (B, K): positions kept, see `dynexport.schedule.Selection`.
 
     A stage selects rows: the ``leading`` ones, then tokens, and maybe more. So they are cut to
     what it keeps, shifted and, where the selection is nested, looked up in what the stage before

@@ -11,16 +11,17 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from dynexport.calibration import METHODS, ImageSet, Preprocessing, open_images, require_method
+from dynexport.calibration import METHODS, require_method
+from dynexport.calibration.trial import batch_size
 from dynexport.errors import InputError, unknown_choice
-from dynexport.metadata import Metadata
-from dynexport.precision.dynamic import quantise_dynamically
+from dynexport.formats.metadata import Metadata
+from dynexport.graph.linear_layers import find_products
+from dynexport.graph.quantise import store_in_half
+from dynexport.images import ImageSet, Preprocessing, open_images
 from dynexport.precision.half import Kind, ranking_nodes, to_half
-from dynexport.precision.int8 import store_in_half
+from dynexport.precision.int8 import Int8Report, calibrate
+from dynexport.precision.int8_dynamic import quantise_dynamically
 from dynexport.precision.overflow import find_overflow
-from dynexport.precision.products import find_products
-from dynexport.precision.static import Int8Report, calibrate
-from dynexport.precision.trial import batch_size
 from dynexport.progress import OnProgress
 
 PRECISIONS: Mapping[str, str] = MappingProxyType(

@@ -40,9 +40,9 @@ import numpy as np
 import onnx_ir as ir
 
 from dynexport.errors import ModelFileError
+from dynexport.formats.metadata import PREFIX, Metadata
 from dynexport.graph.constants import content_of
-from dynexport.metadata import PREFIX, Metadata
-from dynexport.precision.places import SINGLE, half_places
+from dynexport.graph.half_places import SINGLE, half_places
 
 Kind = Literal["fp16", "bf16"]
 Use = tuple[ir.Node, int]

@@ -1,189 +1,233 @@
-"""Static int8 written into the graph: QuantizeLinear and DequantizeLinear around each product.
-
-What is written, and why (figures: docs/precision.md):
-
-- x of each product gets symmetric int8 with one scale, 127 steps a side: TensorRT takes no zero
-  point. Values that are all positive but for a small dip (behind a GELU) therefore use little more
-  than half of the steps; ranges chosen by the error they cause make up for part of it.
-- Each product has a pair Q, DQ of its own, with a scale of its own. ONNX Runtime on x86 computes
-  with unsigned activations, and translates signed ones only where a pair has a single user; pairs
-  of equal scale it would merge into one.
-- Weights are int8, a scale for each output, but 63 steps a side, seven bits. Without VNNI, x86 adds
-  two products of 8 bits in 16, which saturate: on the MNIST model that trebles the error of the
-  logits (0.023 relative, 0.0095 where nothing saturates); seven bits cost little (0.011) on every
-  machine.
-- Biases stay float, with ones before their shape: ONNX Runtime would make product and bias a
-  Gemm, which it has no int8 form of without a quantised output.
-- Products of two activations (attention), convolutions, norms, softmax and all that ranks tokens
-  stay as they were. So nothing behind a softmax is quantised, whose values an int8 of equal steps
-  cannot hold well (PTQ4ViT, arXiv 2111.12293; FQ-ViT, arXiv 2111.13824).
-"""
+"""Static int8, calibrated: ranges from images, each choice made on images held out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from dynexport.errors import ModelFileError
-from dynexport.graph.batch import infer_shapes
-from dynexport.graph.constants import add_constant
-from dynexport.precision.places import SINGLE
-from dynexport.precision.products import operands_of, output_axis
+from dynexport.calibration import METHODS, Observation, RangeCache, choose_threshold
+from dynexport.calibration.sensitivity import Sensitivity, raise_layers, rank_layers
+from dynexport.calibration.smooth import choose_factors, find_norms, fold
+from dynexport.calibration.trial import Nearness, Trial, batch_size, observe
+from dynexport.errors import InputError
+from dynexport.formats.metadata import Metadata
+from dynexport.formats.onnx_file import to_bytes
+from dynexport.graph.linear_layers import Product, find_products
+from dynexport.graph.quantise import STEPS, WEIGHT_STEPS, quantise
+from dynexport.images import ImageSet
+from dynexport.progress import OnProgress
 
-STEPS = 127
-"""Steps a side of an activation."""
+HELD_OUT = 0.25
+"""Share of the calibration images that no range is taken from: choices are made on them."""
 
-WEIGHT_STEPS = 63
-"""Steps a side of a weight."""
+TRIAL_IMAGES = 64
+"""Of those, how many are run for each question asked of a whole graph, at most."""
 
-ROUNDING = 2.0**-11
-"""What half precision may lose of a stored constant, relative to its largest value."""
-
-LARGE = 1024
-"""Elements from which a constant that stays float32 is stored in half precision."""
+OVERLAP_LOST = 0.01
+"""A quantised predictor passes if no stage's kept set loses more than this share by it."""
 
 
-def quantise(model: ir.Model, thresholds: Mapping[str, float]) -> ir.Model:
-    """A typed copy of a float32 graph with int8 products.
+@dataclass(frozen=True)
+class Range:
+    """How one layer's activation is quantised.
 
-    thresholds: by the name of each product's node, the largest magnitude of x that is not clipped.
-    Values keep their names. ModelFileError if a node is not there, or is no product.
+    layer      the module
+    threshold  largest magnitude that is not clipped
+    method     that chose it
+    alpha      of the folding into the norm before it; None where nothing was folded
     """
-    typed = model.clone()
-    nodes = {str(node.name): node for node in typed.graph}
-    zero = add_constant(typed, "const/int8_zero", np.zeros((), np.int8))
-    taken: dict[str, set[float]] = {}
-    for name, threshold in thresholds.items():
-        operands = operands_of(nodes[name]) if name in nodes else None
-        if operands is None:
-            raise ModelFileError(f"{name} is no product with constant weights in the graph")
-        x, weights = operands
-        scale = _unlike(threshold / STEPS, taken.setdefault(str(x.name), set()))
-        _quantise_input(typed, nodes[name], x, scale, zero)
-        _quantise_weights(typed, nodes[name], weights)
-        _widen_bias(typed, nodes[name])
-    _remove_unused(typed)
-    infer_shapes(typed)
-    return typed
+
+    layer: str
+    threshold: float
+    method: str
+    alpha: float | None
 
 
-def quantise_weights(
-    weights: NDArray[np.float32], axis: int
-) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """int8 weights within `WEIGHT_STEPS`, and the scale of each output along ``axis``."""
-    largest = np.abs(weights).max(axis=1 - axis)
-    scales = (np.where(largest > 0, largest, 1.0) / WEIGHT_STEPS).astype(np.float32)
-    steps = np.rint(weights / np.expand_dims(scales, 1 - axis))
-    return np.clip(steps, -WEIGHT_STEPS, WEIGHT_STEPS).astype(np.int8), scales
+@dataclass(frozen=True)
+class Int8Report:
+    """What calibration chose, and why.
 
-
-def store_in_half(model: ir.Model) -> int:
-    """Store large float32 constants in half precision, a Cast behind each; returns how many.
-
-    Every runtime folds such a Cast when it loads the file, so it costs no time. Scales stay as
-    they are, and so do constants with values too large or too small for half precision.
+    images, held_out  how many ranges were taken from, and how many choices were made on
+    tried             how many of those were run through the whole graph
+    ranges            of every int8 layer, in the graph's order
+    predictors        whether the predictors are int8 as well: the outcome of the selection test
+    nearness          of the finished graph to the float32 one, on the images held out
+    smoothed          values that folding rescaled, so that they are not the float32 graph's
+    ranking           harm of each place by itself, the worst first; empty unless asked for
+    raised            layers raised back to float
     """
-    stored = 0
-    for value in list(model.graph.initializers.values()):
-        tensor = value.const_value
-        if value.dtype != SINGLE or tensor is None or tensor.size < LARGE or _is_scale(value):
-            continue
-        array = tensor.numpy()
-        with np.errstate(over="ignore", invalid="ignore"):
-            half = array.astype(np.float16)
-            lost = np.abs(half.astype(np.float32) - array).max() / np.abs(array).max()
-        if not lost <= ROUNDING:
-            continue
-        name = str(value.name)
-        kept = add_constant(model, f"{name}/fp16", half)
-        cast = ir.node("Cast", [kept], {"to": int(SINGLE)}, name=f"{name}/Cast")
-        single = cast.outputs[0]
-        single.shape, single.type = value.shape, ir.TensorType(SINGLE)
-        ir.convenience.replace_all_uses_with(value, single)
-        single.name = f"{name}/fp32"
-        model.graph.insert_before(model.graph[0], cast)
-        model.graph.initializers.pop(name)
-        stored += 1
-    return stored
+
+    images: int
+    held_out: int
+    tried: int
+    ranges: tuple[Range, ...]
+    predictors: bool
+    nearness: Nearness
+    smoothed: tuple[str, ...]
+    ranking: tuple[Sensitivity, ...]
+    raised: tuple[str, ...]
 
 
-def _is_scale(value: ir.Value) -> bool:
-    return all(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node, _ in value.uses())
-
-
-def _unlike(scale: float, taken: set[float]) -> np.float32:
-    """The scale, or the next float32 that no other pair on the same value has."""
-    result = np.float32(scale)
-    while float(result) in taken:
-        result = np.nextafter(result, np.float32(np.inf))
-    taken.add(float(result))
-    return result
-
-
-def _quantise_input(
-    model: ir.Model, node: ir.Node, x: ir.Value, scale: np.float32, zero: ir.Value
-) -> None:
-    """Q and DQ between x and one product."""
-    step = add_constant(model, f"{node.name}/x_scale", np.asarray(scale))
-    quantised = _insert(model, node, "QuantizeLinear", [x, step, zero], f"{node.name}/x_int8")
-    _type_as(quantised, ir.DataType.INT8, x)
-    restored = _insert(model, node, "DequantizeLinear", [quantised, step, zero], f"{node.name}/x")
-    _type_as(restored, SINGLE, x)
-    node.replace_input_with(0, restored)
-
-
-def _quantise_weights(model: ir.Model, node: ir.Node, weights: ir.Value) -> None:
-    """int8 weights and a DQ before one product."""
-    assert weights.const_value is not None
-    axis = output_axis(node)
-    steps, scales = quantise_weights(weights.const_value.numpy(), axis)
-    name = f"{node.name}/weights"
-    inputs = [add_constant(model, f"{name}_int8", steps)]
-    inputs.append(add_constant(model, f"{name}_scale", scales))
-    restored = _insert(model, node, "DequantizeLinear", inputs, name, axis=axis)
-    _type_as(restored, SINGLE, weights)
-    node.replace_input_with(1, restored)
-
-
-def _widen_bias(model: ir.Model, node: ir.Node) -> None:
-    """Ones before the shape of the bias that is added to a product, up to its rank."""
-    result = node.outputs[0]
-    uses = list(result.uses())
-    if node.op_type != "MatMul" or len(uses) != 1 or uses[0][0].op_type != "Add":
-        return
-    add, place = uses[0]
-    bias, rank = add.inputs[1 - place], len(result.shape or ())
-    if bias is None or bias.const_value is None or bias.const_value.numpy().ndim != 1 or rank < 3:
-        return
-    array = bias.const_value.numpy()
-    wide = add_constant(model, f"{node.name}/bias", array.reshape([1] * (rank - 1) + [-1]))
-    add.replace_input_with(1 - place, wide)
-
-
-def _insert(
+def calibrate(
     model: ir.Model,
-    before: ir.Node,
-    op_type: str,
-    inputs: list[ir.Value],
-    name: str,
-    **attributes: int,
-) -> ir.Value:
-    """A node in front of another; its output, both called ``name``."""
-    node = ir.node(op_type, inputs, attributes, name=name)
-    node.outputs[0].name = name
-    model.graph.insert_before(before, node)
-    return node.outputs[0]
+    metadata: Metadata,
+    images: ImageSet,
+    *,
+    methods: Collection[str] = METHODS,
+    target_agreement: float | None = None,
+    on_progress: OnProgress,
+) -> tuple[ir.Model, Int8Report]:
+    """An int8 graph of a float32 one, and what was chosen.
+
+    methods           ranges are chosen among these
+    target_agreement  rank the layers, and raise the most harmful back to float until this share
+                      of the images held out keeps its class; None raises none
+
+    Memory is bounded by one batch, whatever the number of images. InputError if there is nothing
+    to quantise.
+    """
+    seen_images, held_images = images.split(HELD_OUT)
+    size = batch_size(metadata)
+    model, products, ranges, smoothed = _choose_ranges(
+        model, seen_images, held_images, size, tuple(methods), on_progress
+    )
+    held = islice(held_images.batches(size), -(-TRIAL_IMAGES // size))
+    trial = Trial(model, metadata, held)
+    thresholds, near, predictors = _test_predictors(model, products, ranges, trial, on_progress)
+    ranking: tuple[Sensitivity, ...] = ()
+    raised: tuple[str, ...] = ()
+    if target_agreement is not None:
+        chosen = [product for product in products if product.node in thresholds]
+        ranking = rank_layers(model, chosen, thresholds, trial, on_progress)
+        thresholds, raised, near = raise_layers(
+            model, chosen, thresholds, ranking, trial, target_agreement
+        )
+    report = Int8Report(
+        images=seen_images.count,
+        held_out=held_images.count,
+        tried=trial.count,
+        ranges=tuple(ranges[node] for node in thresholds),
+        predictors=predictors,
+        nearness=near,
+        smoothed=smoothed,
+        ranking=ranking,
+        raised=raised,
+    )
+    return quantise(model, thresholds), report
 
 
-def _type_as(value: ir.Value, dtype: ir.DataType, like: ir.Value) -> None:
-    value.type, value.shape = ir.TensorType(dtype), like.shape
+def _choose_ranges(
+    model: ir.Model,
+    seen_images: ImageSet,
+    held_images: ImageSet,
+    size: int,
+    methods: tuple[str, ...],
+    on_progress: OnProgress,
+) -> tuple[ir.Model, tuple[Product, ...], dict[str, Range], tuple[str, ...]]:
+    """The graph, smoothed where it pays, its products, a range for each by its node, and the
+    values that were smoothed."""
+    products = find_products(model)
+    if not products:
+        raise InputError("the graph has no product with constant weights: nothing to quantise")
+    sources = {product.source for product in products}
+    both = (seen_images, held_images)
+    seen, held = _observe(model, sources, both, size, on_progress)
+    alphas, smoothed, model = _smooth(model, products, seen, held)
+    if alphas:
+        moved = {product.source for product in products if product.node in alphas}
+        seen_again, held_again = _observe(model, moved, both, size, on_progress)
+        seen, held = seen | seen_again, held | held_again
+        products = find_products(model)
+    ranges = {}
+    for done, product in enumerate(products):
+        on_progress("choose ranges", done, len(products))
+        rows = held[product.source].rows
+        histogram = seen[product.source].histogram
+        choice = choose_threshold(
+            histogram, rows, product.weights, methods, levels=STEPS, weight_levels=WEIGHT_STEPS
+        )
+        alpha = alphas.get(product.node)
+        ranges[product.node] = Range(product.layer, choice.threshold, choice.method, alpha)
+    on_progress("choose ranges", len(products), len(products))
+    return model, products, ranges, smoothed
 
 
-def _remove_unused(model: ir.Model) -> None:
-    """Constants that nothing uses any more: float weights and narrow biases."""
-    for name, value in list(model.graph.initializers.items()):
-        if not value.uses() and not value.is_graph_output():
-            model.graph.initializers.pop(name)
+def _observe(
+    model: ir.Model,
+    names: Collection[str],
+    sets: Sequence[ImageSet],
+    size: int,
+    on_progress: OnProgress,
+) -> Iterator[dict[str, Observation]]:
+    """What these values hold on each set of images, kept for the next time."""
+    digest = hashlib.sha256(to_bytes(model)).hexdigest()
+    for images in sets:
+        cache = RangeCache.keyed_by(digest, images.digest, {"names": sorted(names)})
+        known = cache.load()
+        if known.keys() != set(names):
+            told = f"observe {len(names)} activations on {images.count} images"
+            known = observe(model, names, _counted(images, size, told, on_progress))
+            cache.save(known)
+        yield known
+
+
+def _counted(
+    images: ImageSet, size: int, told: str, on_progress: OnProgress
+) -> Iterator[NDArray[np.float32]]:
+    """The images in batches, each told of when it is done."""
+    done = 0
+    for batch in images.batches(size):
+        on_progress(told, done, images.count)
+        yield batch
+        done += len(batch)
+    on_progress(told, done, images.count)
+
+
+def _test_predictors(
+    model: ir.Model,
+    products: Sequence[Product],
+    ranges: Mapping[str, Range],
+    trial: Trial,
+    on_progress: OnProgress,
+) -> tuple[dict[str, float], Nearness, bool]:
+    """Thresholds of what becomes int8, how near the graph comes then, and whether the predictors
+    are among them: where they select as they did."""
+    plain = {p.node: ranges[p.node].threshold for p in products if not p.ranks}
+    near = trial.judge(quantise(model, plain))
+    if not any(product.ranks for product in products):
+        return plain, near, False
+    on_progress("test whether int8 predictors select the same", 0, 1)
+    both = {p.node: ranges[p.node].threshold for p in products}
+    nearer = trial.judge(quantise(model, both))
+    on_progress("test whether int8 predictors select the same", 1, 1)
+    passed = all(
+        ours >= theirs - OVERLAP_LOST
+        for ours, theirs in zip(nearer.overlaps, near.overlaps, strict=True)
+    )
+    return (both, nearer, True) if passed else (plain, near, False)
+
+
+def _smooth(
+    model: ir.Model,
+    products: Sequence[Product],
+    seen: Mapping[str, Observation],
+    held: Mapping[str, Observation],
+) -> tuple[dict[str, float], tuple[str, ...], ir.Model]:
+    """Fold where it pays: alpha by product, the values this rescaled, and the graph, the same if
+    nothing was folded."""
+    smoothed: list[str] = []
+    factors: dict[str, NDArray[np.float32]] = {}
+    alphas: dict[str, float] = {}
+    for norm in find_norms(model, [product for product in products if not product.ranks]):
+        chosen = choose_factors(norm, seen, held)
+        if chosen is not None:
+            alpha, factors[norm.node] = chosen
+            alphas |= {product.node: alpha for product in norm.products}
+            smoothed.extend(norm.values)
+    return alphas, tuple(smoothed), fold(model, factors) if factors else model

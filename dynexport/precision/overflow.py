@@ -9,14 +9,14 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from dynexport.backends.onnxruntime import OnnxRuntimeRunner
-from dynexport.calibration import fill_batch
+from dynexport.calibration.trial import static_batch
 from dynexport.errors import ImageError, InputError, ModelFileError
+from dynexport.formats.onnx_file import to_bytes
 from dynexport.graph.constants import add_constant, content_of
-from dynexport.onnxfile import to_bytes
+from dynexport.graph.half_places import SINGLE
+from dynexport.images import fill_batch
 from dynexport.precision.half import Kind, overflowing_constants, require_float32
-from dynexport.precision.places import SINGLE
-from dynexport.precision.trial import static_batch
+from dynexport.runtimes.onnxruntime import OnnxRuntimeRunner
 
 LARGEST: Mapping[Kind, float] = MappingProxyType(
     {"fp16": 65504.0, "bf16": float.fromhex("0x1.fep127")}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from dynexport.backends import require_backend
+from dynexport.bench.timing import Plan
 from dynexport.errors import InputError
 from dynexport.files import require_kept, require_writable, written_whole
 from dynexport.progress import OnStep, silent
@@ -25,8 +25,8 @@ from dynexport.report.gather import (
 )
 from dynexport.report.page import load_template
 from dynexport.report.steps import report_step
+from dynexport.runtimes import require_backend
 from dynexport.sweep.rows import RESULT
-from dynexport.timing import Plan
 
 __all__ = ["Report", "write_report"]
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from dynexport.bench import BatchResult, BenchResult
-from dynexport.metadata import Metadata
-from dynexport.timing import Timing
+from dynexport.bench.timing import Timing
+from dynexport.formats.metadata import Metadata
 
 
 @dataclass(frozen=True)

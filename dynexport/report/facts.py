@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dynexport.bench import BenchResult
-from dynexport.gpu import GpuFacts
-from dynexport.metadata import Metadata
+from dynexport.formats.metadata import Metadata
+from dynexport.runtimes.nvml import GpuFacts
 from dynexport.sweep.rows import Sweep
 from dynexport.verify import Verification
 

@@ -14,21 +14,21 @@ from typing import TypeVar
 
 import numpy as np
 
+from dynexport.artifact import find_subject
 from dynexport.bench import BenchResult, bench_model
-from dynexport.calibration import synthetic_images
+from dynexport.bench.timing import Plan
+from dynexport.engine.sidecar import Sidecar
 from dynexport.errors import DynexportError, InputError, ModelFileError
-from dynexport.metadata import Metadata
-from dynexport.onnxfile import read_metadata, read_model
+from dynexport.formats.metadata import Metadata
+from dynexport.formats.onnx_file import read_metadata, read_model
+from dynexport.formats.reference import ReferenceBundle
+from dynexport.images import synthetic_images
 from dynexport.progress import OnStep, silent
-from dynexport.reference import ReferenceBundle
 from dynexport.report.facts import EngineFacts, ModelFacts, Picture
 from dynexport.report.pictures import draw_pictures, find_shown
 from dynexport.report.steps import Exported, list_engine_steps, list_steps
 from dynexport.report.sweeps import read_sweep
-from dynexport.sidecar import Sidecar
-from dynexport.subject import find_subject
 from dynexport.sweep.rows import RESULT, SEARCHES, Sweep
-from dynexport.timing import Plan
 from dynexport.verify import verify
 
 T = TypeVar("T")

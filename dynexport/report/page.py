@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dynexport.compare.numbers import Errors
+from dynexport.compare.tolerances import Tolerances
 from dynexport.errors import MissingExtraError
 from dynexport.report import charts, sweeps
 from dynexport.report.facts import Report
-from dynexport.verify import Tolerances
-from dynexport.verify.numbers import Errors
 
 if TYPE_CHECKING:
     from jinja2 import Template

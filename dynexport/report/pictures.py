@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dynexport.calibration import open_images
-from dynexport.metadata import Metadata
-from dynexport.reference import ReferenceBundle
+from dynexport.artifact import Subject
+from dynexport.formats.metadata import Metadata
+from dynexport.formats.reference import ReferenceBundle
+from dynexport.images import open_images
 from dynexport.report.facts import Picture, Tile
-from dynexport.subject import Subject
 from dynexport.visualize import look_at
 from dynexport.visualize.drawing import TILE, View, dim_dropped, enlarge
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dynexport.keep import KeepSchedule, Schedule, linear_schedule, power_schedule
-from dynexport.metadata import Metadata
+from dynexport.bench.timing import Plan
+from dynexport.engine.sidecar import Sidecar
+from dynexport.formats.metadata import Metadata
 from dynexport.report.facts import Step
-from dynexport.sidecar import Sidecar
+from dynexport.schedule import KeepSchedule, Schedule, linear_schedule, power_schedule
 from dynexport.sweep.ratios import ratios_of
-from dynexport.timing import Plan
 
 BUILT_IN: Mapping[str, Schedule] = {
     "convnext": linear_schedule,

@@ -14,15 +14,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dynexport.compare.numbers import divergences
+from dynexport.conversion import describe_model
 from dynexport.errors import InputError, VerificationError
-from dynexport.keep import KeepSchedule
-from dynexport.metadata import Batch
-from dynexport.onnxfile import read_metadata
-from dynexport.pipeline import describe_model
+from dynexport.formats.metadata import Batch
+from dynexport.formats.onnx_file import read_metadata
+from dynexport.schedule import KeepSchedule
 from dynexport.sweep.inputs import Opened, Pictures
 from dynexport.sweep.measure import answer_densely, answer_in_pytorch, share_of
 from dynexport.sweep.ratios import ratios_of
-from dynexport.verify.numbers import divergences
 
 Counts = tuple[int, ...]
 """Tokens kept after each stage, never rising."""
@@ -203,7 +203,7 @@ def _price(here: Point, there: Point) -> float:
 def judge_schedules(opened: Opened, pictures: Pictures) -> Callable[[Counts], Point]:
     """Judges schedules on these images, each once. InputError where the model's ratios are no
     shares of its grid, so that counts cannot be chosen freely."""
-    from dynexport.rewrite import keep_counts, rewrite
+    from dynexport.pytorch.rewrite import keep_counts, rewrite
 
     tokens, stages = opened.config.num_tokens, len(opened.config.prune_at)
     if (
@@ -236,8 +236,8 @@ def judge_schedules(opened: Opened, pictures: Pictures) -> Callable[[Counts], Po
 def count_exported(opened: Opened, counts: Counts) -> int:
     """Multiply-accumulates for one image of the graph that a schedule is exported to: less than
     PyTorch computes, as rows that nobody reads are left out."""
-    from dynexport.export import export_onnx
-    from dynexport.rewrite import Proof, rewrite
+    from dynexport.pytorch.export import export_onnx
+    from dynexport.pytorch.rewrite import Proof, rewrite
 
     keep = KeepSchedule(ratios_of(counts, opened.config.num_tokens))
     shapes = Proof(0, 0.0, 0.0, {"logits": (opened.config.num_classes,)}, ())

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from dynexport.backends import require_runtime
-from dynexport.calibration import Preprocessing, open_images, synthetic_images
+from dynexport.bench.timing import Plan
 from dynexport.errors import ImageError, InputError
-from dynexport.extras import require_convert_extras
-from dynexport.metadata import Batch
-from dynexport.timing import Plan
+from dynexport.formats.metadata import Batch
+from dynexport.images import Preprocessing, open_images, synthetic_images
+from dynexport.pytorch import require_convert_extras
+from dynexport.runtimes import require_runtime
 
 if TYPE_CHECKING:
-    from dynexport.checkpoint import Checkpoint
     from dynexport.models import Config, Family, SparseModel
+    from dynexport.pytorch.checkpoint import Checkpoint
 
 SYNTHETIC = 64
 """Images made up where none are given."""
@@ -27,7 +27,7 @@ SYNTHETIC = 64
 
 @dataclass(frozen=True)
 class Recipe:
-    """What `dynexport.pipeline.convert` is told whatever the configuration; see there."""
+    """What `dynexport.conversion.convert` is told whatever the configuration; see there."""
 
     checkpoint: str | Path
     model: str | None = None
@@ -83,8 +83,8 @@ class Pictures:
 def open_checkpoint(recipe: Recipe) -> Opened:
     """Read a checkpoint, as a conversion will."""
     require_convert_extras()
-    from dynexport.checkpoint import build_model, identify, load_checkpoint
     from dynexport.models import load_plugins
+    from dynexport.pytorch.checkpoint import build_model, identify, load_checkpoint
 
     load_plugins(recipe.plugins)
     loaded = load_checkpoint(recipe.checkpoint, recipe.weights)

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from dynexport.artifact import onnx_subject
 from dynexport.bench import bench_model
-from dynexport.calibration import fill_batch
+from dynexport.conversion import convert
+from dynexport.formats.metadata import Batch
+from dynexport.formats.onnx_file import read_metadata, read_model, to_bytes
+from dynexport.formats.reference import ReferenceBundle
 from dynexport.graph.batch import change_batch
-from dynexport.metadata import Batch
-from dynexport.onnxfile import read_metadata, read_model, to_bytes
-from dynexport.pipeline import convert
+from dynexport.images import fill_batch
 from dynexport.precision import Precision
 from dynexport.progress import OnStep, silent
-from dynexport.reference import ReferenceBundle
-from dynexport.subject import onnx_subject
 from dynexport.sweep.inputs import Opened, Pictures, Recipe, Rig
 
 if TYPE_CHECKING:
@@ -64,14 +64,14 @@ class Latency:
 
 def answer_densely(opened: Opened, pictures: Pictures) -> NDArray[np.float64]:
     """Logits (count, classes) of the model with nothing dropped, in PyTorch."""
-    from dynexport.rewrite import rewrite
+    from dynexport.pytorch.rewrite import rewrite
 
     return answer_in_pytorch(rewrite(opened.trained, None), pictures)
 
 
 def answer_in_pytorch(inference: SparseModel, pictures: Pictures) -> NDArray[np.float64]:
     """Logits (count, classes) of an inference form."""
-    from dynexport.backends.torch import open_module
+    from dynexport.pytorch.runner import open_module
 
     with open_module(inference) as runner:
         answers = [runner.run(images)["logits"] for images in pictures.batches(TORCH_BATCH)]

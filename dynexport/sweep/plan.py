@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dynexport.calibration import Preprocessing
 from dynexport.errors import InputError
 from dynexport.files import name_checkpoint, require_kept, require_writable
+from dynexport.images import Preprocessing
 from dynexport.precision import Precision
 from dynexport.sweep.inputs import (
     Opened,

@@ -13,9 +13,9 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from dynexport.calibration import DAMAGED_NPZ
 from dynexport.errors import DynexportError, InputError
 from dynexport.files import name_checkpoint, save
+from dynexport.images import DAMAGED_NPZ
 from dynexport.precision import Precision
 from dynexport.progress import OnStep, silent
 from dynexport.sweep.inputs import Opened, Pictures, Recipe, Rig

@@ -12,10 +12,22 @@ differ, and no tolerance tells a rounding tie from a fault. So four things are j
 A comparison that compared nothing has not passed.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dynexport.artifact import find_subject
+from dynexport.compare.original import Original
+from dynexport.compare.tolerances import Tolerances, choose_tolerances
+from dynexport.errors import InputError
+from dynexport.files import existing_file
+from dynexport.formats.onnx_file import read_metadata
+from dynexport.graph.precision import precision_of
+from dynexport.progress import OnStep, silent
+from dynexport.pytorch import require_convert_extras
 from dynexport.verify.comparing import compare, open_data, verify
-from dynexport.verify.original import Original
 from dynexport.verify.outcome import Verification
-from dynexport.verify.tolerances import Tolerances, choose_tolerances
 
 __all__ = [
     "Original",
@@ -25,4 +37,80 @@ __all__ = [
     "compare",
     "open_data",
     "verify",
+    "verify_model",
 ]
+
+
+def verify_model(
+    model: str | Path,
+    *,
+    reference: str | Path | None = None,
+    checkpoint: str | Path | None = None,
+    backend: str | None = None,
+    engine: str | Path | None = None,
+    trust: bool = False,
+    tolerance: float | None = None,
+    tie_margin: float | None = None,
+    min_agreement: float | None = None,
+    max_drop: float | None = None,
+    data: str | Path | None = None,
+    data_images: int | None = None,
+    bisect: bool = False,
+    plugins: Sequence[str | Path] = (),
+    on_step: OnStep = silent,
+) -> Verification:
+    """Verify an ONNX file against a reference bundle, or against a checkpoint run in PyTorch.
+
+    By default the bundle beside it. With ``checkpoint``, PyTorch answers afresh for the bundle's
+    images where there is one, else for synthetic ones; ``plugins`` are files of families. With
+    ``engine``, the TensorRT engine built from the file is run in its place; ``trust`` opens it
+    whatever its sidecar says of where it runs.
+
+    tolerance, tie_margin  accepted error of outputs, and how close to the cut scores may change
+                           places; by default those of the precision, see `Tolerances`
+    min_agreement          share of images, 0 to 1, that must be given PyTorch's class
+    max_drop               points of accuracy on ``data`` that may be lost against PyTorch
+    data, data_images      labelled images to measure accuracy on, all or up to so many
+    bisect                 name the first node that departs from a sound graph
+    """
+    if reference is not None and checkpoint is not None:
+        raise InputError("--reference and --checkpoint were both given: give one of the two")
+    for asked, option in ((bisect, "--bisect"), (max_drop is not None, "--max-drop")):
+        if asked and checkpoint is None:
+            raise InputError(f"{option} compares with PyTorch: give --checkpoint as well")
+    if max_drop is not None and data is None:
+        raise InputError("--max-drop is of accuracy: give labelled images, with --data")
+    if checkpoint is None:
+        return verify(
+            model,
+            reference,
+            backend=backend,
+            engine=engine,
+            trust=trust,
+            tolerance=tolerance,
+            tie_margin=tie_margin,
+            min_agreement=min_agreement,
+            data=data,
+            data_images=data_images,
+            on_step=on_step,
+        )
+    path = existing_file(model, "an ONNX file")
+    subject = find_subject(path, backend, engine, trust)
+    precision = precision_of(subject.graph)
+    limits = choose_tolerances(precision, tolerance, tie_margin, min_agreement, max_drop)
+    images = open_data(data, data_images, subject)
+    require_convert_extras()
+    from dynexport.pytorch.model import open_original, reference_images
+
+    metadata = read_metadata(path, subject.graph)
+    original = open_original(Path(checkpoint), metadata, path, plugins)
+    return compare(
+        subject,
+        original.answer(reference_images(path, metadata)),
+        str(checkpoint),
+        limits,
+        original=original,
+        data=images,
+        find_departure=bisect,
+        on_step=on_step,
+    )

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dynexport.calibration import ImageSet, fill_batch
+from dynexport.artifact import Subject
+from dynexport.compare.numbers import TOP, Agreement, hits
+from dynexport.compare.original import Original
+from dynexport.compare.tolerances import Tolerances
 from dynexport.errors import ImageError, InputError
-from dynexport.metadata import Metadata
-from dynexport.subject import Subject
-from dynexport.verify.numbers import TOP, Agreement, hits
-from dynexport.verify.original import Original
-from dynexport.verify.tolerances import Tolerances
+from dynexport.formats.metadata import Metadata
+from dynexport.images import ImageSet, fill_batch
 
 ROUNDING = 1e-9
 """A share that falls short by less does not: it is a quotient of two counts."""

@@ -9,11 +9,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from dynexport.backends import NO_INPUTS, Further, Runner
+from dynexport.artifact import Subject
 from dynexport.errors import ModelFileError
-from dynexport.metadata import Metadata
-from dynexport.reference import ReferenceBundle
-from dynexport.subject import Subject
+from dynexport.formats.metadata import Metadata
+from dynexport.formats.reference import ReferenceBundle
+from dynexport.runtimes import NO_INPUTS, Further, Runner
 
 Answers = dict[str, NDArray[np.generic]]
 """Outputs by name, a row for every image of every batch."""

@@ -16,15 +16,15 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from dynexport.backends import open_runner
+from dynexport.compare.numbers import FLOATS, relative_lengths
+from dynexport.compare.selection import PINNED
+from dynexport.compare.tolerances import Tolerances
+from dynexport.formats.onnx_file import read_metadata, to_bytes
 from dynexport.graph.probe import with_outputs
 from dynexport.graph.replay import replay_selection
-from dynexport.onnxfile import read_metadata, to_bytes
+from dynexport.runtimes import open_runner
 from dynexport.verify.batches import Feed, Trial, feed_nothing, run_batches
-from dynexport.verify.numbers import FLOATS, relative_lengths
 from dynexport.verify.replay import feed_choice
-from dynexport.verify.selection import PINNED
-from dynexport.verify.tolerances import Tolerances
 
 JUMP = 3.0
 """A node departs where it multiplies the error of what it is given by more: sound ones pass it on

@@ -7,33 +7,33 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dynexport.calibration import ImageSet, open_images
-from dynexport.errors import InputError
-from dynexport.graph.precision import precision_of
-from dynexport.onnxfile import read_metadata
-from dynexport.progress import OnStep, silent
-from dynexport.reference import ReferenceBundle
-from dynexport.subject import Subject, find_subject
-from dynexport.verify.accuracy import measure_accuracy, require_measurable, share_failures
-from dynexport.verify.batches import Trial, plan_batches, require_outputs, run_batches
-from dynexport.verify.bisect import bisect
-from dynexport.verify.numbers import (
+from dynexport.artifact import Subject, find_subject
+from dynexport.compare.numbers import (
     constant_failures,
     judge_agreement,
     judge_output,
     relative_lengths,
 )
-from dynexport.verify.original import Original
-from dynexport.verify.outcome import Verification
-from dynexport.verify.replay import FreeRun, SharedChoice, run_freely, share_choice
-from dynexport.verify.selection import (
+from dynexport.compare.original import Original
+from dynexport.compare.selection import (
     StageOverlap,
     judge_selection,
     largest_inversion,
     overlap_of,
     selection_failures,
 )
-from dynexport.verify.tolerances import Tolerances, choose_tolerances
+from dynexport.compare.tolerances import Tolerances, choose_tolerances
+from dynexport.errors import InputError
+from dynexport.formats.onnx_file import read_metadata
+from dynexport.formats.reference import ReferenceBundle
+from dynexport.graph.precision import precision_of
+from dynexport.images import ImageSet, open_images
+from dynexport.progress import OnStep, silent
+from dynexport.verify.accuracy import measure_accuracy, require_measurable, share_failures
+from dynexport.verify.batches import Trial, plan_batches, require_outputs, run_batches
+from dynexport.verify.bisect import bisect
+from dynexport.verify.outcome import Verification
+from dynexport.verify.replay import FreeRun, SharedChoice, run_freely, share_choice
 
 
 def verify(

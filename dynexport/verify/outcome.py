@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dynexport.compare.numbers import Agreement, Errors
+from dynexport.compare.selection import StageOverlap
+from dynexport.compare.tolerances import Tolerances
 from dynexport.errors import VerificationError
 from dynexport.verify.accuracy import Accuracy
 from dynexport.verify.bisect import Bisection
-from dynexport.verify.numbers import Agreement, Errors
-from dynexport.verify.selection import StageOverlap
-from dynexport.verify.tolerances import Tolerances
 
 
 @dataclass(frozen=True)

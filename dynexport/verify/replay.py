@@ -20,6 +20,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from dynexport.compare.original import Kept, Original
+from dynexport.compare.selection import best_of_own, possible_choices, same_sets, settled_choices
+from dynexport.formats.reference import ReferenceBundle
 from dynexport.graph.replay import (
     emit_choices,
     positions_of,
@@ -28,10 +31,7 @@ from dynexport.graph.replay import (
     scores_on_grid,
 )
 from dynexport.graph.selection import kept_outputs
-from dynexport.reference import ReferenceBundle
 from dynexport.verify.batches import Answers, Feed, Trial, run_batches
-from dynexport.verify.original import Kept, Original
-from dynexport.verify.selection import best_of_own, possible_choices, same_sets, settled_choices
 
 Number = TypeVar("Number", bound=np.generic)
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from dynexport.artifact import find_subject
 from dynexport.errors import InputError
 from dynexport.files import existing_file, require_kept, require_writable, written_whole
-from dynexport.onnxfile import read_metadata
+from dynexport.formats.onnx_file import read_metadata
 from dynexport.progress import OnStep, silent
-from dynexport.subject import find_subject
 from dynexport.visualize.images import COUNT, files_of, find_images, names_of
 from dynexport.visualize.labels import names_of_classes
 from dynexport.visualize.look import TOP, look_at

@@ -47,7 +47,7 @@ class View:
 
     picture  uint8 (H, W, 3), as the model sees it
     kept     per stage the positions kept, int64 (K,), best first; from N on they are no patches
-             (`dynexport.keep.Selection`)
+             (`dynexport.schedule.Selection`)
     scores   per stage the score of each patch, float64 (N,), NaN where it was not ranked; empty
              where they were not asked for
     classes  the most probable ones and their probabilities, best first; empty without logits

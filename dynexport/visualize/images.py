@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from dynexport.calibration import ImageSet, open_images
-from dynexport.calibration.folder import ImageFolder
 from dynexport.errors import InputError
 from dynexport.files import existing_file
-from dynexport.metadata import Metadata
+from dynexport.formats.metadata import Metadata
+from dynexport.images import ImageSet, open_images
+from dynexport.images.folder import ImageFolder
 
 COUNT = 8
 """Images of a folder or an .npz that are drawn where nobody says how many."""

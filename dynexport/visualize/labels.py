@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dynexport.errors import InputError
 from dynexport.files import existing_file
-from dynexport.metadata import Metadata
+from dynexport.formats.metadata import Metadata
 
 IMAGENET_CLASSES = 1000
 """A model with so many classes is taken to be one of ImageNet-1k, in its usual order: by synset."""

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dynexport.calibration import Preprocessing
+from dynexport.artifact import Subject
 from dynexport.errors import ModelFileError
+from dynexport.formats.metadata import Metadata
+from dynexport.formats.onnx_file import read_metadata
 from dynexport.graph.replay import NOWHERE, emit_choices, positions_of, scores_on_grid
 from dynexport.graph.selection import kept_outputs
-from dynexport.metadata import Metadata
-from dynexport.onnxfile import read_metadata
-from dynexport.subject import Subject
+from dynexport.images import Preprocessing
 from dynexport.verify.batches import Answers, plan_batches, run_batches
 from dynexport.visualize.drawing import View
 from dynexport.visualize.labels import names_of_classes

@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dynexport.errors import InputError
 from dynexport.files import existing_file
-from dynexport.keep import format_ratios
-from dynexport.metadata import Metadata
+from dynexport.formats.metadata import Metadata
+from dynexport.schedule import format_ratios
 from dynexport.visualize.drawing import (
     TILE,
     UNRANKED,

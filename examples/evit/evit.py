@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynexport.errors import ModelError, ScheduleError
-from dynexport.keep import KeepSchedule, Selection
 from dynexport.models import Family, Hints, Output, Shapes, SparseModel, Tokens
 from dynexport.models.deit import DeiTConfig, PatchEmbed
 from dynexport.models.layers import (
@@ -29,13 +28,9 @@ from dynexport.models.layers import (
     resize_positions,
 )
 from dynexport.models.operators import in_dense_twin, take_rows
-from dynexport.models.protocol import (
-    count_modules,
-    read_heads,
-    shape_of,
-    square_side,
-)
+from dynexport.models.protocol import count_modules, read_heads, shape_of, square_side
 from dynexport.models.sparsifiers import CLASS_TOKEN_SCORE, replayed_rows
+from dynexport.schedule import KeepSchedule, Selection
 
 
 @dataclass(frozen=True)

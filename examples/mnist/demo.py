@@ -20,14 +20,14 @@ from rich.console import Console
 from rich.table import Table
 
 import dynexport
-from dynexport.backends import open_runner
-from dynexport.checkpoint import build_model, identify, load_checkpoint
+from dynexport.artifact import onnx_subject
+from dynexport.bench.timing import Plan
+from dynexport.formats.metadata import Metadata
+from dynexport.formats.onnx_file import read_model, to_bytes
 from dynexport.graph.twin import dense_twin
-from dynexport.metadata import Metadata
-from dynexport.onnxfile import read_model, to_bytes
-from dynexport.rewrite import rewrite
-from dynexport.subject import onnx_subject
-from dynexport.timing import Plan
+from dynexport.pytorch.checkpoint import build_model, identify, load_checkpoint
+from dynexport.pytorch.rewrite import rewrite
+from dynexport.runtimes import open_runner
 from dynexport.verify.accuracy import Accuracy
 from dynexport.visualize import draw_strips, look_at
 

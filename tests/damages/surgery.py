@@ -10,9 +10,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from dynexport.formats.metadata import Metadata
 from dynexport.graph.constants import add_constant
-from dynexport.metadata import Metadata
-from dynexport.precision.int8 import quantise_weights
+from dynexport.graph.quantise import quantise_weights
 
 Array = NDArray[Any]
 Change = Callable[[Array], Array]

@@ -1,0 +1,199 @@
+"""What TensorRT will make of an ONNX file, told before an engine is built.
+
+The rules need the graph alone; where a TensorRT is installed its parser reads the file as well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from dynexport.check.attention import attention_operator, late_scale, unfused_attention
+from dynexport.check.operators import (
+    data_dependent,
+    expanded_index,
+    full_sort,
+    layer_norm,
+    open_dimensions,
+    random_numbers,
+    scatter_reduction,
+    top_k,
+)
+from dynexport.check.quantised import (
+    quantised_bias,
+    quantised_operators,
+    quantised_types,
+    zero_points,
+)
+from dynexport.check.view import SEVERITIES, Finding, View, given_name, label
+from dynexport.errors import BuildError, DeviceError, MissingExtraError
+from dynexport.formats.onnx_file import read_model
+from dynexport.graph.functions import standard_bytes
+from dynexport.graph.patterns import STANDARD
+from dynexport.runtimes import cuda
+from dynexport.runtimes.tensorrt import FLAVOURS, Flavour, find_flavour
+from dynexport.runtimes.tensorrt.builder import Problem, parse
+
+Rule = Callable[[View], Iterable[Finding]]
+
+RULES: tuple[Rule, ...] = (
+    open_dimensions,
+    top_k,
+    full_sort,
+    data_dependent,
+    random_numbers,
+    quantised_operators,
+    quantised_bias,
+    zero_points,
+    quantised_types,
+    layer_norm,
+    unfused_attention,
+    late_scale,
+    attention_operator,
+    expanded_index,
+    scatter_reduction,
+)
+
+TAKEN_BY_SOME = frozenset({"attention-operator", "data-dependent", "random", "scatter-reduction"})
+"""Rules that explain why one TensorRT refuses a node, where another takes it."""
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What was found; ``passed`` where nothing is refused.
+
+    nodes     in the graph
+    tensorrt  flavour and version whose parser read the file; None where none did
+    parsed    whether it took the file; None where none read it. It may stop at the first node it
+              refuses, so that others follow once that one is mended
+    unparsed  why none read it; empty where one did
+    findings  one a node, the worst first
+    """
+
+    model: str
+    nodes: int
+    tensorrt: str | None
+    parsed: bool | None
+    unparsed: str
+    findings: tuple[Finding, ...]
+    passed: bool
+
+
+def check_model(path: str | Path, *, backend: str = "auto") -> Preflight:
+    """Check an ONNX file, whoever wrote it.
+
+    ``backend``: "tensorrt", "tensorrt-rtx", or "auto": the first that can parse here, and where
+    none can, that is told. ModelFileError for a file that is no ONNX; MissingExtraError,
+    DeviceError or BuildError where a TensorRT asked for by name cannot parse.
+    """
+    model = read_model(path)
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        node.name = label(node)  # so that the parser tells of it by the same name
+    findings = check_graph(model)
+    tensorrt, unparsed, problems = None, "", None
+    try:
+        flavour = _parser(tuple(FLAVOURS) if backend == "auto" else (backend,))
+        tensorrt = f"{flavour.name} {flavour.version()}"
+        problems = parse(flavour, standard_bytes(model))
+        findings = _with_problems(model, findings, problems, flavour)
+    except (MissingExtraError, BuildError, DeviceError) as error:
+        if backend != "auto":
+            raise
+        unparsed = str(error)
+    return Preflight(
+        model=str(path),
+        nodes=model.graph.num_nodes(),
+        tensorrt=tensorrt,
+        parsed=None if problems is None else not problems,
+        unparsed=unparsed,
+        findings=findings,
+        passed=all(finding.severity != "refused" for finding in findings),
+    )
+
+
+def check_graph(model: ir.Model) -> tuple[Finding, ...]:
+    """What the rules find in a graph, the worst first; the graph is left as it is."""
+    view = View.of(model)
+    return _sorted(finding for rule in RULES for finding in rule(view))
+
+
+def mends_for(model: ir.Model, complaint: str) -> tuple[str, ...]:
+    """What to change about a graph that TensorRT refuses, by rules: about the nodes that its
+    complaint names, or where it names none of them, about all that it cannot take."""
+    refused = [finding for finding in check_graph(model) if finding.severity == "refused"]
+    other = {
+        label(node): given_name(node) for node in ir.traversal.RecursiveGraphIterator(model.graph)
+    }
+    named = [
+        finding
+        for finding in refused
+        if _names(complaint, finding.node)
+        or _names(complaint, other.get(finding.node, finding.node))
+    ]
+    return tuple(dict.fromkeys(finding.mend for finding in named or refused))
+
+
+def _names(text: str, node: str) -> bool:
+    """Whether a text tells of this node, and not of one whose name only holds this one's."""
+    return re.search(rf"(?<![\w./-]){re.escape(node)}(?![\w/-]|\.\w)", text) is not None
+
+
+def _sorted(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    return tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))
+
+
+def _parser(backends: Sequence[str]) -> Flavour:
+    """The first flavour whose parser runs here; raises what keeps the last one from it."""
+    try:
+        return _require_parser(find_flavour(backends[0]))
+    except (BuildError, DeviceError, MissingExtraError):
+        if len(backends) == 1:
+            raise
+        return _parser(backends[1:])
+
+
+def _require_parser(flavour: Flavour) -> Flavour:
+    flavour.load()
+    if not flavour.targets:
+        cuda.current_device()  # a flavour that builds for the GPU here cannot even parse without
+    return flavour
+
+
+def _with_problems(
+    model: ir.Model, findings: tuple[Finding, ...], problems: Iterable[Problem], flavour: Flavour
+) -> tuple[Finding, ...]:
+    """Findings, and what the parser refuses: told of with a rule's mend where a rule has one."""
+    told = list(findings)
+    domains = {label(n): n.domain for n in ir.traversal.RecursiveGraphIterator(model.graph)}
+    for problem in problems:
+        same = [
+            place
+            for place, finding in enumerate(told)
+            if finding.node == problem.node
+            and (finding.severity == "refused" or finding.rule in TAKEN_BY_SOME)
+        ]
+        for place in same:
+            if told[place].severity != "refused":
+                what = f"{told[place].what}; {flavour.name} refuses it"
+                told[place] = dataclasses.replace(told[place], severity="refused", what=what)
+        if not same:
+            told.append(_unexplained(problem, domains.get(problem.node, ""), flavour))
+    return _sorted(dict.fromkeys(told))
+
+
+def _unexplained(problem: Problem, domain: str, flavour: Flavour) -> Finding:
+    """What the parser refuses and no rule knows."""
+    if domain not in STANDARD:
+        mend = f"export with ONNX's own operators; {domain} is another runtime's, or a plugin's"
+    elif problem.node:
+        mend = "write it in operators of github.com/onnx/onnx-tensorrt/blob/main/docs/operators.md"
+    else:
+        mend = "remove what is named, or change its type"
+    operator = f"{problem.operator}: " if problem.operator else ""
+    what = f"{flavour.name} refuses it: {operator}{problem.reason}"
+    return Finding("parser", "refused", problem.node or "(the file)", what, mend)

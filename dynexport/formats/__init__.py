@@ -1,0 +1,1 @@
+"""What is on disk: ONNX files, the metadata in them, reference bundles beside them."""

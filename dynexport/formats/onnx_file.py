@@ -1,0 +1,62 @@
+"""Reading ONNX files: what is needed of one, or one clear sentence."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from dynexport.errors import ModelFileError
+from dynexport.files import existing_file
+from dynexport.formats.metadata import Metadata
+
+CHECKPOINT = re.compile(
+    rb"PK\x03\x04.{26}[^/]*/data\.pkl"  # a zip, whose first entry torch.save names so
+    rb"|\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19\."  # the number that torch.save began with before
+    rb'|.{4}\0{4}\{"',  # safetensors: the length of a JSON object, and the object
+    re.DOTALL,
+)
+"""How files of weights begin."""
+
+
+def read_model(path: str | Path) -> ir.Model:
+    """Load an ONNX file; ModelFileError if it is none, or is cut short."""
+    path = existing_file(path, "an ONNX file")
+    try:
+        proto = onnx.load(str(path))
+        if not proto.graph.node:
+            raise ValueError("no nodes")
+        return ir.serde.deserialize_model(proto)
+    except Exception:  # protobuf, onnx and ir each raise their own kinds for a damaged file
+        raise _unreadable(path) from None
+
+
+def _unreadable(path: Path) -> ModelFileError:
+    """The error for a file that holds no graph: of another kind, or damaged."""
+    with path.open("rb") as stream:
+        head = stream.read(1024)
+    if CHECKPOINT.match(head):
+        named = shlex.quote(str(path))
+        return ModelFileError(
+            f"{path} is a checkpoint, not an ONNX file: run  dynexport convert {named}  first, and "
+            "give the .onnx that it writes"
+        )
+    if head.startswith(b"PK\x03\x04"):
+        return ModelFileError(f"{path} is an .npz or another zip, not an ONNX file: give an .onnx")
+    return ModelFileError(f"{path} is not a complete ONNX file: export it again")
+
+
+def read_metadata(path: str | Path, model: ir.Model | None = None) -> Metadata:
+    """What dynexport wrote into an ONNX file; ModelFileError if it did not write it."""
+    model = model or read_model(path)
+    return Metadata.from_properties(dict(model.metadata_props), str(path))
+
+
+def to_bytes(model: ir.Model) -> bytes:
+    """The ONNX file of a graph, the same bytes for the same graph."""
+    proto: onnx.ModelProto = ir.serde.serialize_model(model)
+    content: bytes = proto.SerializeToString(deterministic=True)
+    return content

@@ -1,0 +1,156 @@
+"""The reference bundle: what PyTorch answered, kept in a file, so that `verify` needs no PyTorch.
+
+An .npz beside the ONNX file: images, PyTorch's outputs, and per pruning stage the positions it
+kept and the scores it ranked. Nothing in it is executed when it is read.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dynexport.errors import ModelFileError
+from dynexport.files import existing_file
+from dynexport.formats.metadata import Metadata
+from dynexport.images import DAMAGED_NPZ, Preprocessing
+
+FORMAT = 2
+
+REFERENCE_IMAGES = 8
+"""How many images a bundle holds, unless there are fewer."""
+
+OUTPUT = "output:"
+"""In front of an output's name in the file."""
+
+
+@dataclass(frozen=True)
+class ReferenceBundle:
+    """PyTorch's answers for P images.
+
+    images    uint8 (P, H, W, 3) cropped to the input size, or float32 (P, 3, H, W) normalised
+    outputs   by name, float32: logits (P, classes), or feat_0 ... (P, C, H, W)
+    kept      per stage int64 (P, K), positions, ascending; none for a dense model
+    scores    per stage float32 (P, positions), -inf where a stage did not rank a token
+    made_for  what it belongs to: checkpoint, weights, ratios
+    """
+
+    images: NDArray[Any]
+    outputs: dict[str, NDArray[np.float32]]
+    kept: tuple[NDArray[np.int64], ...]
+    scores: tuple[NDArray[np.float32], ...]
+    made_for: dict[str, Any]
+
+    @staticmethod
+    def identity(metadata: Metadata) -> dict[str, Any]:
+        """What must agree between a bundle and an ONNX file."""
+        ratios = None if metadata.ratios is None else list(metadata.ratios)
+        return {
+            "checkpoint_sha256": metadata.checkpoint_sha256,
+            "weights": metadata.weights,
+            "ratios": ratios,
+        }
+
+    @staticmethod
+    def path_beside(onnx: Path) -> Path:
+        """``NAME.onnx`` to ``NAME.reference.npz``."""
+        return onnx.with_suffix(".reference.npz")
+
+    def inputs(self, preprocessing: Preprocessing) -> NDArray[np.float32]:
+        """The model's input for every image, float32 (P, 3, H, W)."""
+        return preprocessing.to_input(self.images)
+
+    def save(self, path: Path) -> None:
+        """Write the .npz; the same answers give the same bytes."""
+        arrays: dict[str, NDArray[Any]] = {"images": self.images}
+        arrays |= {OUTPUT + name: values for name, values in self.outputs.items()}
+        for stage, (kept, scores) in enumerate(zip(self.kept, self.scores, strict=True)):
+            arrays[f"kept_{stage}"], arrays[f"scores_{stage}"] = kept, scores
+        facts = json.dumps({"format": FORMAT, **self.made_for}, sort_keys=True)
+        arrays["facts"] = np.frombuffer(facts.encode(), dtype=np.uint8)
+        with path.open("wb") as stream:
+            np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, path: str | Path) -> ReferenceBundle:
+        """Read a bundle; ModelFileError if the file is none or is damaged."""
+        path = existing_file(
+            path, "a reference bundle; give one with --reference, or ask PyTorch with --checkpoint"
+        )
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                facts = json.loads(arrays["facts"].tobytes().decode())
+                if facts.pop("format") != FORMAT:
+                    raise ValueError("format")
+                stages = range(sum(name.startswith("kept_") for name in arrays))
+                return cls(
+                    images=arrays["images"],
+                    outputs={
+                        name.removeprefix(OUTPUT): arrays[name]
+                        for name in arrays
+                        if name.startswith(OUTPUT)
+                    },
+                    kept=tuple(arrays[f"kept_{stage}"] for stage in stages),
+                    scores=tuple(arrays[f"scores_{stage}"] for stage in stages),
+                    made_for=facts,
+                )
+        except DAMAGED_NPZ:
+            raise _incomplete(path) from None
+
+    def require_made_for(self, metadata: Metadata, path: Path, model: Path) -> None:
+        """ModelFileError unless this bundle answers, in full, for the model described."""
+        expected = self.identity(metadata)
+        for key, value in expected.items():
+            if self.made_for.get(key) != value:
+                raise ModelFileError(
+                    f"{path} was recorded for {key} {self.made_for.get(key)}, but {model} has "
+                    f"{value}: give the bundle that was written with it"
+                )
+        if not self._complete(metadata):
+            raise _incomplete(path)
+
+    def _complete(self, metadata: Metadata) -> bool:
+        """Whether every array is there, of its type and shape, and every position on the grid."""
+        count, stages = len(self.images), len(metadata.keep_counts)
+        positions = metadata.selection.positions(metadata.num_tokens, stages)
+        size, channels = metadata.preprocessing.img_size, metadata.config.get("in_chans")
+        raw = self.images.dtype == np.uint8
+        shape = (count, size, size, channels) if raw else (count, channels, size, size)
+        outputs = {name: values.shape for name, values in self.outputs.items()}
+        kept = [(count, kept) for kept in metadata.keep_counts]
+        return (
+            count > 0
+            and (raw or self.images.dtype == np.float32)
+            and self.images.shape == shape
+            and outputs == {name: (count, *one) for name, one in metadata.outputs.items()}
+            and [array.shape for array in self.kept] == kept
+            and [array.shape for array in self.scores] == [(count, positions)] * stages
+            and all(((a >= 0) & (a < positions)).all() and a.dtype == np.int64 for a in self.kept)
+            and all((np.diff(a, axis=1) > 0).all() for a in self.kept)
+            and self._follows(metadata)
+        )
+
+    def _follows(self, metadata: Metadata) -> bool:
+        """Whether each stage kept what the one before left, where it ranks that."""
+        selection, tokens = metadata.selection, metadata.num_tokens
+        if not selection.nested:
+            return all((kept < tokens).all() for kept in self.kept)
+        left: NDArray[Any] = np.arange(tokens)[None]
+        for stage, kept in enumerate(self.kept):
+            if not (kept[:, :, None] == left[:, None, :]).any(axis=2).all():
+                return False
+            appended = np.array(selection.appended_by(stage, tokens), dtype=np.int64)
+            behind = np.broadcast_to(appended, (len(kept), len(appended)))
+            left = np.concatenate([kept, behind], axis=1)
+        return True
+
+
+def _incomplete(path: Path) -> ModelFileError:
+    return ModelFileError(
+        f"{path} is not a complete reference bundle: convert the checkpoint again, or give "
+        "another with --reference"
+    )

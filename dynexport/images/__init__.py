@@ -1,0 +1,21 @@
+"""Pictures to batches: folders, arrays and synthetic images, and the preprocessing of a model."""
+
+from dynexport.images.arrays import DAMAGED_NPZ
+from dynexport.images.image_set import (
+    ImageSet,
+    fill_batch,
+    load_images,
+    open_images,
+    synthetic_images,
+)
+from dynexport.images.preprocessing import Preprocessing
+
+__all__ = [
+    "DAMAGED_NPZ",
+    "ImageSet",
+    "Preprocessing",
+    "fill_batch",
+    "load_images",
+    "open_images",
+    "synthetic_images",
+]

@@ -1,0 +1,163 @@
+"""Images to batches: chosen from a folder of pictures or an .npz, or made from a seed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dynexport.errors import ImageError
+from dynexport.images.arrays import ImageArray
+from dynexport.images.folder import ImageFolder
+from dynexport.images.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images chosen from a source, at these ``places`` in it, ascending; read when asked for."""
+
+    images: ImageFolder | ImageArray
+    places: tuple[int, ...]
+    preprocessing: Preprocessing
+
+    @property
+    def source(self) -> Path:
+        return self.images.path
+
+    @property
+    def count(self) -> int:
+        return len(self.places)
+
+    @property
+    def labels(self) -> NDArray[np.int64] | None:
+        """The class of each, int64 (count,), where the source tells."""
+        if self.images.labels is None:
+            return None
+        return self.images.labels[list(self.places)]
+
+    def pictures(self) -> Iterator[NDArray[Any]]:
+        """One by one: uint8 (H, W, 3) of the model's input size, or float32 (3, H, W) where the
+        source holds normalised ones. ImageError if one cannot be read."""
+        return self.images.read(self.places, self.preprocessing)
+
+    def batches(self, size: int) -> Iterator[NDArray[np.float32]]:
+        """The model's input, float32 (B, 3, H, W), B = ``size`` but for a shorter last one.
+
+        No more than one batch is in memory. ImageError if an image cannot be read.
+        """
+        if size < 1:
+            raise ImageError(f"a batch of {size} images was asked for: the least is 1")
+        batch: list[NDArray[Any]] = []
+        for picture in self.pictures():
+            batch.append(picture)
+            if len(batch) == size:
+                yield self.preprocessing.to_input(np.stack(batch))
+                batch.clear()
+        if batch:
+            yield self.preprocessing.to_input(np.stack(batch))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of what the images hold, in order, hexadecimal: where they lie and what they
+        are called makes no difference. Reads every image once."""
+        whole = hashlib.sha256()
+        for one in self.images.fingerprints(self.places):
+            whole.update(one)
+        return whole.hexdigest()
+
+    def split(self, share: float) -> tuple[ImageSet, ImageSet]:
+        """Two sets of them, the second with about this ``share`` (between 0 and 1), spread evenly.
+
+        ImageError where there are fewer than two.
+        """
+        if not 0 < share < 1:
+            raise ImageError(f"a share of {share} was asked for: expected one between 0 and 1")
+        if self.count < 2:
+            raise ImageError(f"{self.source} gives 1 image, at least 2 are needed to set one apart")
+        apart = min(max(round(self.count * share), 1), self.count - 1)
+        first: list[int] = []
+        second: list[int] = []
+        for number, place in enumerate(self.places):
+            taken = (number + 1) * apart // self.count > number * apart // self.count
+            (second if taken else first).append(place)
+        return replace(self, places=tuple(first)), replace(self, places=tuple(second))
+
+
+def open_images(
+    source: str | Path,
+    preprocessing: Preprocessing,
+    *,
+    count: int | None = None,
+    seed: int | None = None,
+    at_least: int = 1,
+) -> ImageSet:
+    """Choose images for a model: all, or up to ``count`` of them.
+
+    ``source`` is a folder, searched through its subfolders, or an .npz with ``images`` uint8
+    (N, H, W, 3) or float32 (N, 3, H, W) already normalised, and maybe ``labels`` (N,). Those
+    chosen are spread evenly over it, or with a ``seed`` drawn at random; either way they come in
+    the order of the source. ImageError where there are fewer than ``at_least``, or some are seen
+    to be unusable without decoding them.
+    """
+    path = Path(source)
+    try:
+        there, folder = path.exists(), path.is_dir()
+    except (OSError, ValueError):  # a name no file can have
+        there = folder = False
+    if not there:
+        raise ImageError(f"{path} does not exist: give a folder of images or an .npz")
+    images = ImageFolder.open(path) if folder else ImageArray.open(path)
+    if count is not None and count < at_least:
+        raise ImageError(f"{count} images were asked for, at least {at_least} are needed")
+    if images.total < at_least:
+        raise ImageError(f"{path} holds {images.total} images, at least {at_least} are needed")
+    places = _choose(images.total, images.total if count is None else count, seed)
+    images.check(places, preprocessing)
+    return ImageSet(images, places, preprocessing)
+
+
+def fill_batch(images: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """Images (B, 3, H, W) made up to a batch of ``size``, from the front again."""
+    return np.take(images, np.arange(size) % len(images), axis=0)
+
+
+def load_images(source: Path, count: int, preprocessing: Preprocessing) -> NDArray[Any]:
+    """Up to ``count`` images at once, spread evenly over ``source``, as `open_images` takes it.
+
+    uint8 (B, H, W, 3) of the model's input size, or float32 (B, 3, H, W) where the source holds
+    normalised ones. ImageError where there are none or one cannot be read.
+    """
+    return np.stack(list(open_images(source, preprocessing, count=count).pictures()))
+
+
+def _choose(total: int, count: int, seed: int | None) -> tuple[int, ...]:
+    """Up to ``count`` of ``total`` places, ascending; evenly spread, since sorted folders are
+    sorted by class."""
+    taken = min(total, count)
+    if seed is None:
+        return tuple(place * total // taken for place in range(taken))
+    drawn = np.random.default_rng(seed).choice(total, taken, replace=False)
+    return tuple(sorted(drawn.tolist()))
+
+
+def synthetic_images(count: int, img_size: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Smooth coloured noise, uint8 (count, img_size, img_size, 3), the same for the same seed.
+
+    Smooth, because neighbouring patches of real images are alike; different from one image to
+    the next, so that a mix-up inside a batch shows.
+    """
+    rng = np.random.default_rng(seed)
+    images = []
+    for _ in range(count):
+        coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+        smooth = coarse.resize((img_size, img_size), Image.Resampling.BICUBIC)
+        noisy = np.asarray(smooth, dtype=np.float64) + rng.normal(0, 12, (img_size, img_size, 3))
+        images.append(np.clip(noisy, 0, 255).astype(np.uint8))
+    return np.stack(images)

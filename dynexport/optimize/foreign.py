@@ -1,0 +1,231 @@
+"""An ONNX file somebody else wrote: what it takes, and whether a changed copy gives the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from dynexport.compare.tolerances import Tolerances
+from dynexport.errors import ModelFileError
+from dynexport.formats.onnx_file import read_model, to_bytes
+from dynexport.graph.patterns import nodes_of, sizes_of
+from dynexport.graph.probe import with_outputs
+from dynexport.images import Preprocessing, fill_batch, load_images, synthetic_images
+from dynexport.runtimes import open_runner
+
+IMAGES = 8
+"""Images it is compared on, and as many arrays of random numbers."""
+
+FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
+LARGEST_FILE = 2**31 - 2**20
+"""Bytes of the largest ONNX file (protocol buffers), with some room."""
+
+Answers = Sequence[dict[str, NDArray[np.generic]]]
+"""What a graph gives, by name, batch after batch."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A TopK: the values that hold what it ranks, (B, N), and the order it gives, (B, K)."""
+
+    scores: str
+    order: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far two graphs' answers lie apart.
+
+    error   largest difference, relative to the largest value of its output (at least 1), on images
+            ranked alike
+    images  compared
+    ties    of them, those on which two near-tied scores changed places, which says nothing of the
+            outputs
+    failed  why the changed one gave no answers
+    """
+
+    error: float
+    images: int
+    ties: int
+    failed: str = ""
+
+    def passes(self, limits: Tolerances) -> bool:
+        """Whether the answers agree, on more than half of the images without a tie."""
+        return self.error <= limits.outputs and 2 * self.ties < self.images
+
+
+def read_foreign(path: Path) -> ir.Model:
+    """Load and check an ONNX file; ModelFileError if it is none, or one no runtime can take."""
+    model = read_model(path)
+    constants = (*model.graph.initializers.values(),)
+    size = sum(value.const_value.nbytes for value in constants if value.const_value is not None)
+    if size > LARGEST_FILE:
+        raise ModelFileError(
+            f"{path} holds {size / 2**30:.1f} GiB of weights: files up to 2 GiB are optimized"
+        )
+    try:
+        onnx.checker.check_model(str(path))
+    except Exception as error:  # the checker raises its own kind, and others for odd files
+        reason = str(error).strip().splitlines()[0]
+        raise ModelFileError(f"{path} is no valid ONNX file: {reason}; export it again") from None
+    return model
+
+
+def input_problem(model: ir.Model) -> str:
+    """Why a graph cannot be fed images, in one sentence; empty where it can."""
+    fed = [value for value in model.graph.inputs if not value.is_initializer()]
+    if len(fed) != 1:
+        return f"it takes {len(fed)} inputs, and images alone are known how to make"
+    sizes, name = sizes_of(fed[0]), fed[0].name
+    if sizes is None or len(sizes) != 4 or not all(isinstance(size, int) for size in sizes[1:]):
+        told = "no shape" if sizes is None else f"the shape {sizes}"
+        return f"its input {name} has {told}, where images are (B, channels, height, width)"
+    if fed[0].dtype not in FLOATS:
+        return f"its input {name} is of type {fed[0].dtype}, where images are float32 or float16"
+    if sizes[1] not in (1, 3):
+        return f"its input {name} has {sizes[1]} channels, where images have 1 or 3"
+    return ""
+
+
+def make_batches(model: ir.Model, source: Path | None) -> list[NDArray[np.float32]]:
+    """Images and random numbers as a graph takes them, float32 (B, C, H, W): batches of its size,
+    or of 1 and 3 where that is open.
+
+    source: folder of images or .npz; by default synthetic ones.
+    """
+    sizes = sizes_of(next(v for v in model.graph.inputs if not v.is_initializer())) or []
+    batch, channels, height, width = sizes
+    assert isinstance(channels, int)
+    assert isinstance(height, int)
+    assert isinstance(width, int)
+    side = max(height, width)
+    steps = Preprocessing.for_size(side)
+    pictures = (
+        synthetic_images(IMAGES, side) if source is None else load_images(source, IMAGES, steps)
+    )
+    images = steps.to_input(pictures)[:, :channels, :height, :width]
+    noise = np.random.default_rng(0).normal(0, 1, (IMAGES, channels, height, width))
+    if isinstance(batch, int):
+        given = np.concatenate([images, noise.astype(np.float32)])
+        parts = [given[start : start + batch] for start in range(0, len(given), batch)]
+        return [fill_batch(part, batch) for part in parts]
+    halves = (images, noise.astype(np.float32))
+    cut = [half[part] for half in halves for part in (slice(0, 1), slice(1, 4))]
+    return [part for part in cut if len(part)]
+
+
+def find_choices(model: ir.Model) -> tuple[Choice, ...]:
+    """What a graph ranks, in order: every TopK of matrices whose order is read."""
+    return tuple(
+        Choice(str(node.inputs[0].name), str(node.outputs[1].name))
+        for node in nodes_of(model, "TopK")
+        if node.inputs[0] is not None
+        and node.outputs[1].uses()
+        and len(sizes_of(node.inputs[0]) or ()) == 2
+        and node.attributes.get_int("axis", -1) in (1, -1)
+    )
+
+
+def answers_of(
+    model: ir.Model, batches: Sequence[NDArray[np.float32]], further: Sequence[str] = ()
+) -> Answers:
+    """What a graph gives in ONNX Runtime, with further values by name where it has them."""
+    there = {str(value.name) for node in model.graph for value in node.outputs}
+    probe = with_outputs(model, there.intersection(further))
+    fed = next(value for value in probe.graph.inputs if not value.is_initializer())
+    values = {str(value.name): value for node in probe.graph for value in node.outputs}
+    if fed.name != "images" and "images" in values:
+        values["images"].name = "images/computed"
+    fed.name = "images"
+    names = {str(value.name) for value in probe.graph.outputs}
+    with open_runner("onnxruntime", to_bytes(probe)) as runner:
+        told = [runner.run(images) for images in batches]
+    return [{name: array for name, array in one.items() if name in names} for one in told]
+
+
+def make_comparison(
+    model: ir.Model, batches: Sequence[NDArray[np.float32]], limits: Tolerances
+) -> Callable[[ir.Model], Comparison]:
+    """A function that compares a changed copy of a graph with the graph, whose answers are asked
+    for once."""
+    choices = find_choices(model)
+    outputs = [str(value.name) for value in model.graph.outputs]
+    names = [name for choice in choices for name in (choice.scores, choice.order)]
+    expected = answers_of(model, batches, names)
+
+    def compare(changed: ir.Model) -> Comparison:
+        try:
+            found = answers_of(changed, batches, [choice.order for choice in choices])
+        except ModelFileError as error:
+            return Comparison(float("inf"), sum(map(len, batches)), 0, str(error))
+        errors, ties, images = [0.0], 0, 0
+        for fed, want, got in zip(batches, expected, found, strict=True):
+            images += len(fed)
+            tied = _tied(want, got, choices, limits) if _error(want, got, outputs) else None
+            tied = np.zeros(len(fed), dtype=bool) if tied is None else tied
+            ties += int(tied.sum())
+            errors.append(_error(want, got, outputs, ~tied))
+        return Comparison(max(errors), images, ties)
+
+    return compare
+
+
+def _error(
+    want: dict[str, NDArray[np.generic]],
+    got: dict[str, NDArray[np.generic]],
+    outputs: Sequence[str],
+    images: NDArray[np.bool_] | None = None,
+) -> float:
+    """The largest difference over all outputs, on some images where they are told apart; infinite
+    where shapes, or what is finite, differ."""
+    worst = 0.0
+    for name in outputs:
+        first, second = np.asarray(want[name]), np.asarray(got[name])
+        if first.shape != second.shape or first.dtype != second.dtype:
+            return float("inf")
+        if images is not None and first.ndim and len(first) == len(images):
+            first, second = first[images], second[images]
+        if np.array_equal(first, second, equal_nan=first.dtype.kind == "f"):
+            continue
+        a, b = first.astype(np.float64), second.astype(np.float64)
+        finite = np.isfinite(a)
+        if first.dtype.kind != "f" or np.any(finite != np.isfinite(b)):
+            return float("inf")
+        scale = max(1.0, float(np.abs(a[finite]).max(initial=0.0)))
+        worst = max(worst, float(np.abs(a - b)[finite].max(initial=0.0)) / scale)
+    return worst
+
+
+def _tied(
+    want: dict[str, NDArray[np.generic]],
+    got: dict[str, NDArray[np.generic]],
+    choices: Sequence[Choice],
+    limits: Tolerances,
+) -> NDArray[np.bool_] | None:
+    """Images whose rows a graph first orders otherwise where scores lie within rounding."""
+    tied: NDArray[np.bool_] | None = None
+    decided: NDArray[np.bool_] | None = None
+    for choice in choices:
+        if choice.order not in got or choice.order not in want:
+            continue
+        scores = np.asarray(want[choice.scores], dtype=np.float64)
+        second = np.asarray(got[choice.order]).astype(np.int64)
+        first = np.asarray(want[choice.order]).astype(np.int64)[:, : second.shape[1]]
+        if first.shape != second.shape:
+            continue
+        if tied is None or decided is None:
+            tied = np.zeros(len(first), dtype=bool)
+            decided = np.zeros(len(first), dtype=bool)
+        scale = np.maximum(1.0, np.abs(scores).max(axis=1, keepdims=True))
+        ranked = [np.take_along_axis(scores, order, axis=1) for order in (first, second)]
+        near = (np.abs(ranked[0] - ranked[1]) <= limits.tie_margin * scale).all(axis=1)
+        differs = (first != second).any(axis=1) & ~decided
+        tied |= differs & near
+        decided |= differs
+    return tied

@@ -1,0 +1,276 @@
+"""Inference form to a lean ONNX graph.
+
+PyTorch's own exporter translates; what it leaves over is folded, freed from the batch it was
+traced with, and named after the model's modules. The graph is traced once, whatever batch sizes
+it will take: `dynexport.graph.batch` says how.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+import onnxscript.function_libs.torch_lib.ops  # torch.onnx would import it at its first export
+import onnxscript.optimizer
+import onnxscript.values
+import torch
+import torch._dynamo  # torch.export would import it at its first call
+import torch.fx.config
+import torch.onnx
+from numpy.typing import NDArray
+from onnx_ir.passes.common import (
+    CommonSubexpressionEliminationPass,
+    DeduplicateInitializersPass,
+    IdentityEliminationPass,
+    InlinePass,
+    LiftConstantsToInitializersPass,
+    RemoveUnusedNodesPass,
+    RemoveUnusedOpsetsPass,
+)
+from onnxscript import opset20
+from torch import Tensor, nn
+
+from dynexport.errors import DynexportError, InputError
+from dynexport.formats.metadata import Batch, Metadata
+from dynexport.formats.reference import ReferenceBundle
+from dynexport.graph.batch import free_batch, infer_shapes, set_batch
+from dynexport.graph.macs import count_macs
+from dynexport.graph.names import name_after_modules
+from dynexport.graph.rules.dead_rows import cut_dead_rows
+from dynexport.graph.selection import add_kept_outputs, find_selected
+from dynexport.graph.twin import MARK, dense_twin, read_marks
+from dynexport.models import SparseModel
+from dynexport.progress import unheard
+
+TRACED_BATCH = 2
+"""Any size but 1 would do: exporters treat 1 as a constant."""
+
+OPSETS = (20, 21, 22, 23)
+"""20 brought Gelu. Newer ones change nothing these graphs use."""
+
+
+def _take_rows(x: Any, rows: Any) -> Any:
+    return opset20.GatherND(x, rows, batch_dims=1)
+
+
+def _in_dense_twin(here: Any, there: Any) -> Any:
+    domain = onnxscript.values.Opset(MARK[0], 1)
+    return onnxscript.values.Op(domain, MARK[1], MARK_SCHEMA)(here, there)
+
+
+MARK_SCHEMA = onnx.defs.OpSchema(
+    MARK[1],
+    MARK[0],
+    1,
+    inputs=[onnx.defs.OpSchema.FormalParameter(name, "T") for name in ("here", "there")],
+    outputs=[onnx.defs.OpSchema.FormalParameter("out", "T")],
+    type_constraints=[("T", ["tensor(float)"], "")],
+)
+"""Of the node that marks a value for the dense twin; see `dynexport.graph.twin`."""
+
+TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
+    torch.ops.dynexport.take_rows.default: _take_rows,
+    torch.ops.dynexport.in_dense_twin.default: _in_dense_twin,
+}
+"""The operators of dynexport.models in ONNX: whole rows moved, one index a row."""
+
+
+VIEWS = (torch.ops.aten.flatten.using_ints, torch.ops.aten.unflatten.int)
+"""Their translations would compute at run time, or leave to be inferred, a size that is known."""
+
+
+class OutputsOnly(nn.Module):
+    """A model as the exporter should see it: images in, outputs out."""
+
+    def __init__(self, model: SparseModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.model(images).outputs.values())
+
+
+def export_onnx(
+    model: SparseModel,
+    metadata: Metadata,
+    batch: Batch,
+    *,
+    emit_kept: bool = False,
+    opset: int = OPSETS[0],
+) -> ir.Model:
+    """The graph of an inference form: ``images`` float32 (B, 3, H, W) -> its outputs by name.
+
+    With ``emit_kept`` also ``kept_0 ...`` int64 (B, K), see `dynexport.graph.selection`. The
+    graph carries ``metadata``, its multiply-accumulates and its dense twin's counted on the
+    graphs themselves. The same model gives the same bytes.
+    """
+    if opset not in OPSETS:
+        choices = ", ".join(map(str, OPSETS))
+        raise InputError(f"opset {opset} is not supported: choose from {choices}")
+    config = model.config
+    example = torch.zeros(TRACED_BATCH, config.in_chans, config.img_size, config.img_size)
+    graph = _translate(OutputsOnly(model), example, list(metadata.outputs), opset)
+    _fold_constants(graph)
+    free_batch(graph)
+    RemoveUnusedNodesPass()(graph)
+    name_after_modules(graph, root="model")
+    stages = len(metadata.keep_counts)
+    marks = read_marks(graph)
+    if stages and not marks:
+        raise DynexportError(
+            "the model drops tokens but marks nothing with in_dense_twin, so it has no dense twin: "
+            "this is a fault of its inference form"
+        )
+    metadata = dataclasses.replace(
+        metadata,
+        dense_twin=marks,
+        selected=find_selected(graph, model.sparsifiers, stages),
+    )
+    set_batch(graph, batch)
+    if cut_dead_rows(graph):
+        infer_shapes(graph)
+    if emit_kept:
+        add_kept_outputs(graph, metadata)
+    graph.producer_name = "dynexport"
+    graph.producer_version = metadata.versions["dynexport"]
+    graph.metadata_props.clear()
+    describe_graph(graph, metadata)
+    return graph
+
+
+def describe_graph(graph: ir.Model, metadata: Metadata) -> None:
+    """Write the metadata into the graph, with nodes and multiply-accumulates counted on it."""
+    graph.metadata_props.update(count_on(graph, metadata).to_properties())
+
+
+def count_on(graph: ir.Model, metadata: Metadata) -> Metadata:
+    """The metadata with nodes and multiply-accumulates of this graph and of its dense twin."""
+    marks = metadata.dense_twin
+    twin = dense_twin(graph.clone(), marks) if marks else graph
+    left = {value.name for node in twin.graph for value in node.outputs} & {*metadata.selected}
+    if left and marks:
+        raise DynexportError(
+            f"the dense twin still selects rows ({min(map(str, left))}): a value that selection "
+            "changes is not marked with in_dense_twin, a fault of the model's inference form"
+        )
+    return dataclasses.replace(
+        metadata,
+        macs_dense=count_macs(twin),
+        macs_sparse=count_macs(graph),
+        nodes_dense=twin.graph.num_nodes(),
+        nodes=graph.graph.num_nodes(),
+    )
+
+
+def _fold_constants(graph: ir.Model) -> None:
+    """Compute what does not depend on the images, at any size: transposed weights, shapes."""
+    InlinePass()(graph)
+    onnxscript.optimizer.fold_constants(
+        graph, onnx_shape_inference=False, input_size_limit=2**62, output_size_limit=2**62
+    )
+    passes: tuple[Any, ...] = (
+        IdentityEliminationPass(),
+        RemoveUnusedNodesPass(),
+        RemoveUnusedOpsetsPass(),
+        LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        DeduplicateInitializersPass(),
+        CommonSubexpressionEliminationPass(),
+    )
+    for tidy in passes:
+        tidy(graph)
+
+
+def _translate(module: nn.Module, example: Tensor, outputs: list[str], opset: int) -> ir.Model:
+    """PyTorch's exporter, quietly: its remarks are about operators these models do not use."""
+    traces = getattr(torch.fx.config, "do_not_emit_stack_traces", False)  # newer than PyTorch 2.9
+    torch.fx.config.do_not_emit_stack_traces = True  # one a node: nobody reads them here
+    try:
+        with torch.no_grad(), unheard("torch.onnx"):
+            program = torch.export.export(module, (example,), strict=False)
+            _decompose_only_if_needed(program)
+            exported = torch.onnx.export(
+                program,
+                dynamo=True,
+                opset_version=opset,
+                optimize=False,
+                verbose=False,
+                input_names=["images"],
+                output_names=outputs,
+                custom_translation_table=TRANSLATIONS,
+            )
+    finally:
+        torch.fx.config.do_not_emit_stack_traces = traces
+    assert exported is not None
+    return exported.model
+
+
+def _decompose_only_if_needed(program: torch.export.ExportedProgram) -> None:
+    """Let a program that has nothing to decompose be translated as it is.
+
+    The exporter traces every program anew, twice, to take apart the operators in its table: those
+    that have no translation. Models that use others alone, and none that writes in place, come
+    out as they went in, but for views, which get their size; a third of the export for that.
+    """
+    decompose = program.run_decompositions
+
+    def run_decompositions(table: Mapping[Any, Callable[..., Any]]) -> Any:
+        called = [node for node in program.graph.nodes if node.op == "call_function"]
+        for target in {node.target for node in called} - {operator.getitem}:
+            plain = isinstance(target, torch._ops.OpOverload) and not target._schema.is_mutable
+            if not plain or target in table:
+                return decompose(dict(table))
+        for node in called:
+            if node.target in VIEWS:
+                node.args = (node.args[0], list(node.meta["val"].shape))
+                node.target = torch.ops.aten.reshape.default
+        return program
+
+    program.run_decompositions = run_decompositions
+
+
+@torch.inference_mode()
+def record_reference(
+    model: SparseModel, metadata: Metadata, images: NDArray[Any]
+) -> ReferenceBundle:
+    """What an inference form says of images: outputs, kept sets and scores.
+
+    images: uint8 (P, H, W, 3), or float32 (P, 3, H, W) already normalised.
+    """
+    positions = metadata.selection.positions(metadata.num_tokens, len(metadata.keep_counts))
+    output = model(torch.from_numpy(metadata.preprocessing.to_input(images)))
+    return ReferenceBundle(
+        images=images,
+        outputs={name: value.numpy() for name, value in output.outputs.items()},
+        kept=tuple(kept.sort(dim=1).values.numpy() for kept in output.tokens.kept),
+        scores=tuple(
+            _on_grid(scores, ranked, positions).numpy()
+            for scores, ranked in zip(
+                output.tokens.scores, _ranked_positions(output.tokens.kept, metadata), strict=True
+            )
+        )
+        if output.tokens.kept
+        else (),
+        made_for=ReferenceBundle.identity(metadata),
+    )
+
+
+def _ranked_positions(kept: tuple[Tensor, ...], metadata: Metadata) -> list[Tensor]:
+    """Per stage the positions it ranked, in the order of its scores: int64 (B, N_left)."""
+    batch, selection, tokens = len(kept[0]), metadata.selection, metadata.num_tokens
+    ranked = [torch.arange(tokens).expand(batch, -1)]
+    for stage, chosen in enumerate(kept[:-1]):
+        behind = torch.tensor(selection.appended_by(stage, tokens), dtype=torch.int64)
+        appended = behind.expand(batch, -1)
+        ranked.append(torch.cat([chosen, appended], dim=1) if selection.nested else ranked[0])
+    return ranked
+
+
+def _on_grid(scores: Tensor, ranked: Tensor, positions: int) -> Tensor:
+    """Scores (B, N_left) of the tokens ``ranked`` put where they stand: (B, positions), -inf
+    where nothing was ranked."""
+    grid = scores.new_full((len(scores), positions), -torch.inf)
+    return grid.scatter(1, ranked, scores)

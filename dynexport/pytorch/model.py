@@ -1,0 +1,90 @@
+"""From an ONNX file back to the PyTorch model it was made from: to ask it again, or to time it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from dynexport.compare.original import Kept, Original
+from dynexport.errors import ModelFileError
+from dynexport.formats.metadata import Batch, Metadata
+from dynexport.formats.onnx_file import read_metadata
+from dynexport.formats.reference import REFERENCE_IMAGES, ReferenceBundle
+from dynexport.images import synthetic_images
+from dynexport.models import SparseModel, find_family, load_plugins
+from dynexport.pytorch.checkpoint import build_model, load_checkpoint
+from dynexport.pytorch.export import export_onnx, record_reference
+from dynexport.pytorch.rewrite import rewrite, takes_replay, with_replay
+from dynexport.pytorch.runner import TorchRunner, open_module
+from dynexport.schedule import KeepSchedule
+
+
+def open_original(
+    checkpoint: Path, metadata: Metadata, model: Path, plugins: Sequence[str | Path] = ()
+) -> Original:
+    """The checkpoint in PyTorch, at the ratios an ONNX file was exported with.
+
+    ModelFileError if the file was made from another checkpoint.
+    """
+    load_plugins(plugins)
+    weights = None if metadata.weights == "bare" else metadata.weights
+    loaded = load_checkpoint(checkpoint, weights)
+    if loaded.sha256 != metadata.checkpoint_sha256:
+        raise ModelFileError(
+            f"{model} was not made from {checkpoint}: it names a checkpoint with SHA-256 "
+            f"{metadata.checkpoint_sha256[:12]}, this one has {loaded.sha256[:12]}"
+        )
+    family = find_family(metadata.family)
+    trained = build_model(loaded, family, family.config(**metadata.config))
+    return describe_original(rewrite(trained, _schedule(metadata)), metadata)
+
+
+def describe_original(inference: SparseModel, metadata: Metadata) -> Original:
+    """What can be asked of an inference form in PyTorch, of which ``metadata`` speak."""
+
+    def replay(images: NDArray[Any], kept: Kept) -> ReferenceBundle:
+        told = with_replay(inference, tuple(torch.from_numpy(positions) for positions in kept))
+        return record_reference(told, metadata, images)
+
+    return Original(
+        answer=lambda images: record_reference(inference, metadata, images),
+        replay=replay if takes_replay(inference) else None,
+        export=lambda: export_onnx(inference, metadata, Batch.parse(metadata.batch)),
+    )
+
+
+def reference_images(model: Path, metadata: Metadata) -> NDArray[Any]:
+    """The images of the bundle beside an ONNX file where there is one, else synthetic ones."""
+    beside = ReferenceBundle.path_beside(model)
+    if not beside.exists():
+        return synthetic_images(REFERENCE_IMAGES, metadata.preprocessing.img_size)
+    recorded = ReferenceBundle.load(beside)
+    recorded.require_made_for(metadata, beside, model)
+    return recorded.images
+
+
+def open_pytorch(
+    model: str,
+    dense: bool,
+    threads: int | None = None,
+    plugins: Sequence[str] = (),
+    device: str = "cpu",
+    half: bool = False,
+    compiled: bool = False,
+) -> TorchRunner:
+    """The inference form an ONNX file was made from, with random weights, for timing only."""
+    load_plugins(plugins)
+    metadata = read_metadata(model)
+    torch.manual_seed(0)
+    family = find_family(metadata.family)
+    trained = family.model(family.config(**metadata.config))
+    lean = rewrite(trained, None if dense else _schedule(metadata))
+    return open_module(lean, threads, device=device, half=half, compiled=compiled)
+
+
+def _schedule(metadata: Metadata) -> KeepSchedule | None:
+    return None if metadata.ratios is None else KeepSchedule(metadata.ratios, metadata.align)

@@ -1,0 +1,251 @@
+"""What the documentation says: its commands run, its messages exist, its reference is current.
+
+Links are followed by `make docs`.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from made.foreign import export_foreign
+from PIL import Image
+from typer.testing import CliRunner
+
+from dynexport.cli import app
+from dynexport.conversion import Conversion
+from dynexport.models import registry
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[2]
+PAGES = {path.name: path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+NEEDS_GPU = 'title="needs a GPU"'
+"""The mark of a block, behind its language; nothing else keeps a command of ours from being run."""
+
+NOT_OURS = frozenset({"docker", "here", "alias", "apt-get", "nvpmodel", "jetson_clocks", "."})
+"""Programs of others, which are not run; pip, make and python are looked at more closely."""
+
+SHOWN = frozenset({"python", "text", "toml"})
+"""Languages of blocks that hold no commands; Python is run apart."""
+
+SHORTER = {
+    "bench": "--rounds 1 --round-seconds 0.01 --no-pytorch",
+    "report": "--no-bench",
+    "sweep": "--rounds 1 --round-seconds 0.01",
+}
+"""Added where a command would measure for long, or wait for PyTorch in four processes."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Code of a page: where it begins, its fence's language and mark, its lines."""
+
+    page: str
+    line: int
+    language: str
+    mark: str
+    lines: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}"
+
+    @property
+    def commands(self) -> list[list[str]]:
+        """The words of each command; behind `$ ` in a console, each line elsewhere."""
+        if self.language in SHOWN:
+            return []
+        lines = "\n".join(self.lines).replace("\\\n", " ").splitlines()
+        if self.language == "console":
+            lines = [line[2:] for line in lines if line.startswith("$ ")]
+        return [words for words in (shlex.split(line, comments=True) for line in lines) if words]
+
+
+def read_blocks(page: str) -> Iterator[Block]:
+    """Fenced and indented code, in order."""
+    lines = PAGES[page].read_text().splitlines()
+    place = 0
+    while place < len(lines):
+        start, line = place, lines[place]
+        place += 1
+        if line.startswith("```"):
+            language, _, mark = line[3:].partition(" ")
+            while lines[place] != "```":
+                place += 1
+            yield Block(page, start + 1, language, mark, tuple(lines[start + 1 : place]))
+            place += 1
+        elif line.startswith("    "):
+            while place < len(lines) and (lines[place].startswith("    ") or not lines[place]):
+                place += 1
+            inside = tuple(text[4:] for text in lines[start:place])
+            yield Block(page, start + 1, "sh", "", inside)
+
+
+BLOCKS = [block for page in PAGES for block in read_blocks(page)]
+
+
+def is_run(block: Block) -> bool:
+    """Whether something of a block is run by `test_what_a_page_shows_runs`."""
+    ours = any(words[0] == "dynexport" for words in block.commands)
+    return (ours or block.language == "python") and block.mark != NEEDS_GPU
+
+
+RUN = list(dict.fromkeys(block.page for block in BLOCKS if is_run(block)))
+
+
+@pytest.fixture(scope="module")
+def prepared(
+    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, tiny_conversion: Conversion
+) -> Path:
+    """A folder with what the pages take for granted, as small as it can be."""
+    folder = tmp_path_factory.mktemp("pages")
+    mnist = folder / "examples" / "mnist"
+    mnist.mkdir(parents=True)
+    for path in (folder / "ckpt.pth", folder / "deit-s.pth", mnist / "mnist-deit.pth"):
+        shutil.copy(tiny_checkpoint, path)
+    (folder / "DIR").mkdir()
+    for name in ("ckpt-0.7", "model", "DIR/model"):
+        shutil.copy(tiny_conversion.onnx, folder / f"{name}.onnx")
+        shutil.copy(tiny_conversion.reference, folder / f"{name}.reference.npz")
+    shutil.copy(ROOT / "examples" / "evit" / "evit.py", folder / "my_family.py")
+    Image.fromarray(np.full((28, 28, 3), 90, np.uint8)).save(folder / "photo.jpg")
+    export_foreign(folder / "plain.onnx", "dynamicvit", "dynamo", opset=20, batch=1)
+    with np.load(ROOT / "examples" / "mnist" / "test.npz") as test:
+        order = np.argsort(test["labels"], kind="stable")[::41]  # some of each digit
+        digits, labels = test["images"][order], test["labels"][order]
+    for name in ("test", "calibration"):
+        np.savez(mnist / f"{name}.npz", images=digits, labels=labels)
+    for number, (digit, label) in enumerate(zip(digits, labels, strict=True)):
+        for place in (folder / "images", folder / "train", folder / "val" / str(label)):
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(digit).save(place / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def unchanged_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Families that a page loads go with it."""
+    monkeypatch.setattr(registry, "_FAMILIES", dict(registry._FAMILIES))
+
+
+@pytest.mark.usefixtures("unchanged_registry")
+@pytest.mark.parametrize("page", RUN)
+def test_what_a_page_shows_runs(
+    page: str, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From top to bottom, as a reader would, in one folder."""
+    folder = tmp_path / "work"
+    shutil.copytree(prepared, folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(prepared.parent / "cache"))  # of all pages
+    for block in filter(is_run, read_blocks(page)):
+        if block.language == "python":
+            exec(compile("\n".join(block.lines), str(block), "exec"), {})
+        for _, *words in (words for words in block.commands if words[0] == "dynexport"):
+            done = CliRunner().invoke(app, [*words, *SHORTER.get(words[0], "").split()])
+            assert done.exit_code == 0, (str(block), words, done.output, done.exception)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+def test_every_command_is_known(block: Block) -> None:
+    """A command is ours and has the options it is given, or is known as somebody else's."""
+    assert block.mark in ("", NEEDS_GPU)
+    assert block.language in SHOWN | {"sh", "console"}
+    for words in block.commands:
+        program, *rest = words[1:] if words[0] == "sudo" else words
+        if program == "dynexport":
+            require_options(rest)
+        elif program == "pip":
+            require_extras(rest)
+        elif program == "make":
+            assert re.search(rf"^{rest[0]}:", (ROOT / "Makefile").read_text(), re.M), words
+        elif program in ("python", "python3"):
+            assert rest[0] == "-m" or (ROOT / rest[0]).is_file(), words
+        else:
+            assert program in NOT_OURS or (ROOT / program).is_file(), (str(block), words)
+        if program in ("docker", "here") and rest[0] not in ("build", "buildx"):
+            image = next(place for place, word in enumerate(rest) if word.startswith("dynexport"))
+            require_options(rest[image + 1 :])
+
+
+def require_options(words: list[str]) -> None:
+    """Parsed to the end, run not at all: `--help` comes first whatever stands before it."""
+    done = CliRunner().invoke(app, [*words, "--help"])
+    assert done.exit_code == 0, (words, done.output)
+    assert words[0] in done.output
+
+
+def require_extras(words: list[str]) -> None:
+    named = re.findall(r"dynexport\[([\w,]+)\]", " ".join(words))
+    extras = [extra for names in named for extra in names.split(",")]
+    assert set(extras) <= set(PROJECT["optional-dependencies"]), words
+
+
+def sentences() -> Iterator[str]:
+    """Every text in the code, with … for what is put in, and without backquotes."""
+    for folder in ("dynexport", "models", "calibration"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.JoinedStr):
+                    told = (
+                        str(part.value) if isinstance(part, ast.Constant) else "…"
+                        for part in node.values
+                    )
+                    yield "".join(told).replace("`", "")
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    yield node.value.replace("`", "")
+
+
+def test_every_message_is_in_the_code() -> None:
+    quoted = re.findall(r"^### `(.*)`$", PAGES["troubleshooting.md"].read_text(), re.M)
+    assert len(quoted) > 50
+    known = list(sentences())
+    lost = [message for message in quoted if not any(message in text for text in known)]
+    assert not lost
+
+
+def load_hook(name: str) -> ModuleType:
+    path = ROOT / "docs" / "hooks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_reference_of_the_command_line_is_current() -> None:
+    written = load_hook("cli_reference").describe_commands()
+    assert PAGES["cli.md"].read_text() == written, "run  make docs"
+
+
+def test_every_option_is_in_the_reference() -> None:
+    helps = "".join(
+        CliRunner().invoke(app, [command.callback.__name__, "--help"]).output
+        for command in app.registered_commands
+    )
+    options = set(re.findall(r"(?<![\w-])--[a-z][\w-]+", helps)) - {"--help"}
+    assert len(options) > 40
+    assert not [option for option in options if option not in PAGES["cli.md"].read_text()]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_to_elsewhere_are_well_formed(page: str) -> None:
+    """Whether anybody answers there is not asked: tests use no network."""
+    for address in re.findall(r"\]\((\w+:[^)]*)\)", PAGES[page].read_text()):
+        assert re.fullmatch(r"https://[\w-]+(\.[\w-]+)+(/[\w./%#?=&-]*)?", address), address

@@ -1,0 +1,37 @@
+"""The trained model in every precision: accuracy on digits never trained on, beside PyTorch's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dynexport.conversion import convert
+from dynexport.precision import PRECISIONS, Precision
+from dynexport.verify import verify_model
+
+MNIST = Path(__file__).parents[2] / "examples" / "mnist"
+
+DROPS = {"int8": 0.5, "int8-fp16": 0.5, "int8-dynamic": 0.5}
+"""Points of accuracy that a precision may lose; the others 0.1, one digit of the thousand."""
+
+
+@pytest.mark.parametrize("name", PRECISIONS)
+def test_accuracy_is_pytorchs(name: str, tmp_path: Path) -> None:
+    """Ranges are taken from training digits alone, and every test digit counts."""
+    checkpoint = MNIST / "mnist-deit.pth"
+    precision = Precision(name, calibration_data=MNIST / "calibration.npz", calibration_images=128)
+    converted = convert(
+        checkpoint, ratio=0.7, batch=50, precision=precision, output=tmp_path / "mnist.onnx"
+    )
+    result = verify_model(
+        converted.onnx,
+        checkpoint=checkpoint,
+        data=MNIST / "test.npz",
+        min_agreement=0.99,
+        max_drop=DROPS.get(name, 0.1),
+    )
+    assert result.passed, result.failures
+    assert result.accuracy is not None
+    assert result.accuracy.images == 1000
+    assert result.accuracy.pytorch_top1 == 0.982

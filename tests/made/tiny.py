@@ -1,0 +1,265 @@
+"""Tiny models of every family that behave like trained ones, converted once and typed.
+
+Random weights as they come give scores that are nearly equal, attention that is nearly flat and
+tokens of variance one, on which few faults show. Here scores spread, attention prefers, residual
+streams start small and grow slowly, and no scale, offset or bias is trivial.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dynexport.conversion import convert
+from dynexport.formats.metadata import Batch, Metadata
+from dynexport.formats.onnx_file import read_metadata, read_model, to_bytes
+from dynexport.formats.reference import ReferenceBundle
+from dynexport.graph.batch import change_batch, set_batch
+from dynexport.graph.linear_layers import find_products
+from dynexport.graph.probe import with_outputs
+from dynexport.graph.quantise import quantise
+from dynexport.images import synthetic_images
+from dynexport.models import SparseModel, find_family, load_plugins, registry
+from dynexport.models.convnext import ConvNeXtConfig
+from dynexport.models.deit import DeiTConfig
+from dynexport.models.layers import add_class_and_position
+from dynexport.models.lvvit import LVViTConfig
+from dynexport.models.swin import SwinConfig
+from dynexport.precision.half import to_half
+from dynexport.pytorch.export import record_reference
+from dynexport.pytorch.rewrite import rewrite
+from dynexport.runtimes import open_runner
+from dynexport.schedule import KeepSchedule
+
+EVIT = Path(__file__).parents[2] / "examples" / "evit" / "evit.py"
+
+TINY: Mapping[str, Callable[[], Any]] = {
+    "deit": lambda: DeiTConfig(32, 2, 4, (1, 2, 3), patch_size=4, img_size=28, num_classes=10),
+    "lvvit": lambda: LVViTConfig(32, 2, 4, (1, 2, 3), 4, 28, 10, stem_dim=8),
+    "swin": lambda: SwinConfig(
+        8, (1, 1, 4, 1), (1, 1, 2, 2), (1, 2, 3), (4, 4, 4, 4), 1, img_size=32, num_classes=10
+    ),
+    "convnext": lambda: ConvNeXtConfig(
+        (8, 16, 32, 32), (1, 1, 4, 1), (1, 2, 3), 32, 10, patch_size=1
+    ),
+    "evit": lambda: find_family("evit").config(
+        32, 2, 4, (1, 2, 3), patch_size=4, img_size=28, num_classes=10
+    ),
+}
+"""Family -> its configuration: 49 or 64 tokens, three stages, two heads where it prunes."""
+
+GAINS: Mapping[str, float] = {
+    "attn.qkv.weight": 1.6,
+    "attn.proj.weight": 0.5,
+    "mlp.fc2.weight": 0.4,
+    "fastmlp.fc1.1.weight": 0.5,
+    "fast_path.1.weight": 1.0,
+    "patch_embed.proj.weight": 0.12,
+    "out_conv.4.weight": 6.0,
+    "head.weight": 1.2,
+}
+"""Spread of a weight's product, inputs of variance one, by the end of its name; else 1.2."""
+
+
+def trained_like(model: nn.Module, seed: int) -> None:
+    """Weights of a model as training leaves them, drawn from a seed."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(tensor: Tensor, centre: float, spread: float) -> None:
+        tensor.copy_(centre + spread * torch.randn(tensor.shape, generator=generator))
+
+    with torch.no_grad():
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            leaf = name.rpartition(".")[2]
+            if leaf in ("cls_token", "pos_embed"):
+                draw(tensor, 0.0, 0.1)
+            elif leaf == "relative_position_bias_table":
+                draw(tensor, 0.0, 0.7)
+            elif "gamma" in leaf:
+                draw(tensor, 0.4, 0.1)
+            elif leaf == "running_var":
+                tensor.copy_(0.5 + torch.rand(tensor.shape, generator=generator))
+            elif not tensor.is_floating_point() or leaf == "attn_mask":
+                continue
+            elif tensor.ndim > 1:
+                gain = next((g for end, g in GAINS.items() if name.endswith(end)), 1.2)
+                draw(tensor, 0.0, gain / tensor[0].numel() ** 0.5)
+            else:
+                is_scale = leaf == "weight"
+                spread = 0.02 if name == "patch_embed.proj.bias" else 0.2
+                draw(tensor, float(is_scale), spread)
+
+
+def level_scores(model: SparseModel) -> None:
+    """Weights by which all tokens score alike, everywhere."""
+    with torch.no_grad():
+        for name, module in model.named_modules():
+            if name.endswith("out_conv.4"):
+                module.weight.copy_(module.weight[:1].expand_as(module.weight))
+            elif name.endswith("attn.qkv") and not hasattr(model, "score_predictor"):
+                dim = module.in_features
+                module.weight[: 2 * dim] = 0.0
+                module.bias[: 2 * dim] = 0.0
+
+
+def forget_positions(model: SparseModel) -> None:
+    """Weights that tell no position from another, so that equal patches score alike."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("pos_embed", "relative_position_bias_table")):
+                parameter.zero_()
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A tiny model converted: the float32 graph, and the inference form whose weights it holds."""
+
+    graph: ir.Model
+    metadata: Metadata
+    lean: SparseModel
+    bundle: ReferenceBundle
+
+
+@contextlib.contextmanager
+def evit_loaded() -> Iterator[None]:
+    """The plugin's family is known inside, and afterwards all is as it was."""
+    known, modules = dict(registry._FAMILIES), set(sys.modules)
+    load_plugins([EVIT])
+    try:
+        yield
+    finally:
+        registry._FAMILIES.clear()
+        registry._FAMILIES.update(known)
+        for name in set(sys.modules) - modules:
+            if name.startswith("dynexport_plugin_"):
+                del sys.modules[name]
+
+
+def build(family: str, seed: int, **changes: Any) -> SparseModel:
+    """A training form with trained-like weights; ``changes`` to its configuration."""
+    with evit_loaded() if family == "evit" else contextlib.nullcontext():
+        config = dataclasses.replace(TINY[family](), **changes)
+        model = find_family(family).model(config).eval()
+    trained_like(model, seed)
+    return model
+
+
+def convert_tiny(
+    folder: Path,
+    family: str,
+    ratios: tuple[float, ...] | None,
+    *,
+    batch: str,
+    target: str = "tensorrt",
+    **changes: Any,
+) -> Tiny:
+    """Through a checkpoint, as users do; ``ratios`` of None gives a dense model, the usual target
+    standard operators alone."""
+    trained = build(family, 0, **changes)
+    config = trained.config
+    args = {"pruning_loc": list(config.prune_at), "input_size": config.img_size}
+    heads = getattr(config, "num_heads", None)
+    checkpoint = folder / f"{family}.pth"
+    torch.save({"model": trained.state_dict(), "args": {**args, "num_heads": heads}}, checkpoint)
+    with evit_loaded() if family == "evit" else contextlib.nullcontext():
+        result = convert(
+            checkpoint,
+            ratios=ratios,
+            dense=ratios is None,
+            batch=batch,
+            target=target,
+            output=folder / f"{family}.onnx",
+        )
+    lean = rewrite(trained, None if ratios is None else KeepSchedule(ratios))
+    bundle = ReferenceBundle.load(result.reference)
+    return Tiny(read_model(result.onnx), result.metadata, lean, bundle)
+
+
+def typed(tiny: Tiny, precision: str) -> ir.Model:
+    """A copy of the float32 graph in a precision: fp32, fp16, bf16 or int8, whose ranges are read
+    off the bundle's images and a few more."""
+    if precision == "fp32":
+        return tiny.graph.clone()
+    if precision == "int8":
+        return quantise(tiny.graph, ranges_of(tiny))
+    return to_half(tiny.graph, precision)  # type: ignore[arg-type]
+
+
+def ranges_of(tiny: Tiny) -> dict[str, float]:
+    """By product, predictors' apart, the largest magnitude of what it takes."""
+    products = [product for product in find_products(tiny.graph) if not product.ranks]
+    steps = tiny.metadata.preprocessing
+    more = steps.normalise(synthetic_images(8, steps.img_size, seed=1))
+    images = np.concatenate([tiny.bundle.inputs(steps), more])
+    probe = with_outputs(tiny.graph, {product.source for product in products})
+    set_batch(probe, Batch.parse(f"1:{len(images)}:64"))
+    with open_runner("onnxruntime", to_bytes(probe)) as runner:
+        seen = runner.run(images)
+    return {p.node: float(np.abs(seen[p.source]).max()) for p in products}
+
+
+def refill(tiny: Tiny, trained: SparseModel) -> Tiny:
+    """The same graph with the weights of another training form of the same configuration, as if
+    it had been converted; nothing is recorded of it yet.
+
+    Each constant is found by its content among the old weights, as they are or transposed, and
+    replaced by the new ones there. What is not found depends on no weights.
+    """
+    ratios = tiny.metadata.ratios
+    lean = rewrite(trained, None if ratios is None else KeepSchedule(ratios))
+    pairs = zip(_tensors_of(tiny.lean), _tensors_of(lean), strict=True)
+    fresh = {_content(old): new for old, new in pairs}
+    graph = tiny.graph.clone()
+    for name, value in graph.graph.initializers.items():
+        assert value.const_value is not None
+        array = fresh.get(_content(value.const_value.numpy()))
+        if array is not None:
+            value.const_value = ir.tensor(array, name=name)
+    return dataclasses.replace(tiny, graph=graph, lean=lean)
+
+
+def take_batches(tiny: Tiny, batch: str) -> Tiny:
+    """The same for other batch sizes."""
+    graph = tiny.graph.clone()
+    change_batch(graph, tiny.metadata, Batch.parse(batch))
+    return dataclasses.replace(tiny, graph=graph, metadata=read_metadata("tiny", graph))
+
+
+def _tensors_of(lean: SparseModel) -> list[NDArray[Any]]:
+    """What an exporter may make constants of."""
+    tensors = [*lean.parameters(), *lean.buffers()]
+    named = dict(lean.named_parameters())
+    if "pos_embed" in named:
+        positions = named["pos_embed"]
+        nothing = torch.zeros_like(positions[:, 1:])
+        tensors.append(add_class_and_position(nothing, named["cls_token"], positions))
+    arrays = [tensor.detach().numpy() for tensor in tensors]
+    return [*arrays, *(np.ascontiguousarray(array.T) for array in arrays if array.ndim == 2)]
+
+
+def _content(array: NDArray[Any]) -> tuple[Any, ...]:
+    return array.dtype, array.shape, array.tobytes()
+
+
+def answers_for(tiny: Tiny, images: NDArray[Any]) -> Tiny:
+    """The same with PyTorch's answers for these images recorded; see `ReferenceBundle.images`."""
+    return dataclasses.replace(tiny, bundle=record_reference(tiny.lean, tiny.metadata, images))
+
+
+def write(folder: Path, graph: ir.Model, bundle: ReferenceBundle) -> Path:
+    """The ONNX file, its bundle beside it."""
+    path = folder / "tiny.onnx"
+    path.write_bytes(to_bytes(graph))
+    bundle.save(ReferenceBundle.path_beside(path))
+    return path

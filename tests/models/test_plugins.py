@@ -1,0 +1,316 @@
+"""Families from outside the package, and EViT as one: converted, verified, timed like any other."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dynexport.bench import bench_model
+from dynexport.bench.timing import Plan
+from dynexport.conversion import convert
+from dynexport.errors import DynexportError, InputError, ModelError, ScheduleError
+from dynexport.models import families, find_family, load_plugins, registry
+from dynexport.pytorch.checkpoint import build_model, identify, load_checkpoint
+from dynexport.pytorch.rewrite import oracle, rewrite
+from dynexport.runtimes import open_runner
+from dynexport.schedule import KeepSchedule
+from dynexport.verify import verify_model
+
+EVIT = Path(__file__).parents[2] / "examples" / "evit" / "evit.py"
+
+TINY = {
+    "embed_dim": 64,
+    "num_heads": 1,
+    "depth": 4,
+    "prune_at": (1, 2, 3),
+    "patch_size": 4,
+    "img_size": 28,
+    "num_classes": 10,
+}
+"""49 tokens: at 0.7 35 are kept, then 26 of 36, then 19 of 27."""
+
+
+@pytest.fixture(autouse=True)
+def unchanged_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Families and modules loaded by a test go with it."""
+    before = set(sys.modules)
+    monkeypatch.setattr(registry, "_FAMILIES", dict(registry._FAMILIES))
+    yield
+    for name in set(sys.modules) - before:
+        if name.startswith("dynexport_plugin_"):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def evit() -> nn.Module:
+    load_plugins([EVIT])
+    family = find_family("evit")
+    torch.manual_seed(0)
+    model = family.model(family.config(**TINY)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(0, 1.2 / parameter.shape[1] ** 0.5)
+            else:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.fixture
+def checkpoint(evit: nn.Module, tmp_path: Path) -> Path:
+    path = tmp_path / "deit.pth"
+    torch.save({"model": evit.state_dict()}, path)
+    return path
+
+
+def images(count: int) -> Tensor:
+    return torch.randn(count, 3, 28, 28, generator=torch.Generator().manual_seed(1))
+
+
+def published_forward(model: Any, pictures: Tensor, ratio: float) -> Tensor:
+    """The public code's evaluation, written plainly: top-k, its complement, a weighted sum."""
+    x = torch.cat([model.cls_token.expand(len(pictures), -1, -1), model.patch_embed(pictures)], 1)
+    x = x + model.pos_embed
+    for index, block in enumerate(model.blocks):
+        batch, count, dim = x.shape
+        heads = block.attn.num_heads
+        qkv = block.attn.qkv(block.norm1(x)).reshape(batch, count, 3, heads, dim // heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        weights = ((q @ k.transpose(-2, -1)) * (dim // heads) ** -0.5).softmax(-1)
+        x = x + block.attn.proj((weights @ v).transpose(1, 2).reshape(batch, count, dim))
+        if index in model.config.prune_at:
+            attention = weights[:, :, 0, 1:].mean(1)
+            best = attention.topk(math.ceil(ratio * (count - 1)), dim=1).indices
+            items = []
+            for item in range(batch):
+                rest = [n for n in range(count - 1) if n not in best[item].tolist()]
+                patches = x[item, 1:]
+                fused = (patches[rest] * attention[item, rest, None]).sum(0, keepdim=True)
+                items.append(torch.cat([x[item, :1], patches[best[item]], fused]))
+            x = torch.stack(items)
+        x = x + block.mlp(block.norm2(x))
+    return model.head(model.norm(x[:, 0]))
+
+
+def test_evit_gives_the_published_answers(evit: Any) -> None:
+    keep = KeepSchedule((0.7,) * 3)
+    with torch.no_grad():
+        expected = published_forward(evit, images(3), 0.7)
+        assert evit.keep_counts(keep) == (35, 26, 19)
+        for form in (evit, oracle(evit, keep), rewrite(evit, keep)):
+            assert torch.allclose(form(images(3)).logits, expected, atol=1e-4)
+
+
+def test_evit_keeps_positions_that_name_fused_tokens(evit: Any) -> None:
+    """With little dropped each time, a fused token is ranked and sometimes kept."""
+    keep = KeepSchedule((0.9,) * 3)
+    with torch.no_grad():
+        masked, gathered = (form(images(8)) for form in (oracle(evit, keep), rewrite(evit, keep)))
+    for ours, theirs in zip(gathered.tokens.kept, masked.tokens.kept, strict=True):
+        assert torch.equal(ours.sort(1).values, theirs.sort(1).values)
+    assert int(gathered.tokens.kept[2].max()) in (49, 50)
+
+
+@pytest.mark.parametrize("batch", ["1", "1:2:4"])
+def test_evit_goes_the_whole_way(checkpoint: Path, batch: str) -> None:
+    onnx = checkpoint.with_suffix(".onnx")
+    result = convert(checkpoint, ratio=0.9, batch=batch, output=onnx, plugins=[EVIT])
+    assert result.metadata.family == "evit"
+    assert result.verification.passed
+    assert [stage.overlap for stage in result.verification.stages] == [1.0, 1.0, 1.0]
+    assert verify_model(onnx).passed
+    assert verify_model(onnx, checkpoint=checkpoint, plugins=[EVIT]).passed
+    plan = Plan(rounds=1, round_seconds=0.01, warmup_seconds=0.0)
+    timed = bench_model(onnx, plan=plan, plugins=[EVIT])
+    assert [t.label for t in timed.batches[0].timings] == [
+        "onnxruntime sparse",
+        "onnxruntime dense",
+        "pytorch sparse",
+        "pytorch dense",
+    ]
+
+
+def test_evits_twin_is_its_dense_export(checkpoint: Path, tmp_path: Path) -> None:
+    from dynexport.formats.onnx_file import read_metadata, read_model, to_bytes
+    from dynexport.graph.twin import dense_twin
+
+    sparse, dense = tmp_path / "sparse.onnx", tmp_path / "dense.onnx"
+    convert(checkpoint, ratio=0.7, batch="1:2:4", output=sparse, plugins=[EVIT])
+    convert(checkpoint, dense=True, batch="1:2:4", output=dense, plugins=[EVIT])
+    twin = to_bytes(dense_twin(read_model(sparse), read_metadata(sparse).dense_twin))
+    with open_runner("onnxruntime", twin) as ours, open_runner("onnxruntime", dense) as theirs:
+        found, expected = (r.run(images(3).numpy())["logits"] for r in (ours, theirs))
+    assert np.abs(found - expected).max() < 1e-5
+
+
+HALF_MARKED = "torch.cat([in_dense_twin(x[:, :1], tokens.x[:, :1]), x[:, 1:]], dim=1)"
+
+
+@pytest.mark.parametrize(
+    ("mark", "problem"),
+    [
+        ("x", "marks nothing with in_dense_twin"),
+        (HALF_MARKED, "the dense twin still selects rows"),
+    ],
+)
+def test_a_family_that_forgets_a_mark_is_not_exported(
+    mark: str, problem: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    text = EVIT.read_text().replace('name="evit"', 'name="forgetful"').replace("evit-", "f-")
+    assert text.count("in_dense_twin(x, tokens.x)") == 1
+    plugin, output = tmp_path / "forgetful.py", tmp_path / "f.onnx"
+    plugin.write_text(text.replace("in_dense_twin(x, tokens.x)", mark))
+    with pytest.raises(DynexportError, match=problem):
+        convert(checkpoint, ratio=0.7, output=output, plugins=[plugin])
+    assert not output.exists()
+
+
+def test_a_plugin_comes_after_what_is_installed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """So the user's own family is the one taken where both match."""
+    theirs = EVIT.read_text().replace('name="evit"', 'name="theirs"').replace("evit-", "t-")
+    install(monkeypatch, tmp_path, theirs, "their_models:FAMILY")
+    try:
+        load_plugins([EVIT])
+        assert list(families())[-2:] == ["theirs", "evit"]
+    finally:
+        registry._load_installed.cache_clear()
+
+
+def test_the_command_line_takes_a_plugin(checkpoint: Path, tmp_path: Path) -> None:
+    """In processes of their own, as a user runs them; the name of a file may hold a space."""
+    plugin = tmp_path / "my family.py"
+    plugin.write_text(EVIT.read_text())
+    commands = [
+        ["inspect", checkpoint, "--json"],
+        ["convert", checkpoint, "--ratio", "0.7", "-o", "out.onnx", "--batch", "2", "--json"],
+        ["verify", "out.onnx", "--checkpoint", checkpoint, "--json"],
+        ["bench", "out.onnx", "--rounds", "1", "--round-seconds", "0.01", "--json"],
+        ["models", "--json"],
+    ]
+    answers = []
+    for command in commands:
+        done = subprocess.run(
+            [sys.executable, "-m", "dynexport", *map(str, command), "--plugin", plugin.name],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        answers.append(json.loads(done.stdout))
+    assert answers[0]["family"] == answers[1]["metadata"]["family"] == "evit"
+    assert len(answers[3]["batches"][0]["timings"]) == 4
+    assert {"evit-s", "deit-s"} <= {row["model"] for row in answers[4]}
+
+
+def test_a_plain_deit_without_the_plugin_is_told_what_it_lacks(checkpoint: Path) -> None:
+    del registry._FAMILIES["evit"]
+    with pytest.raises(InputError, match="no predictors"):
+        identify(load_checkpoint(checkpoint))
+
+
+def test_an_unknown_family_asks_for_its_plugin() -> None:
+    with pytest.raises(ModelError, match=r"unknown family 'evit'.*with --plugin$"):
+        find_family("evit")
+
+
+def test_evit_at_ratio_1_points_to_the_dense_twin(evit: Any) -> None:
+    with pytest.raises(ScheduleError, match=r"keeps all of 49 tokens.*--dense"):
+        evit.keep_counts(KeepSchedule((1.0,) * 3))
+
+
+def test_evit_at_another_image_size(checkpoint: Path) -> None:
+    load_plugins([EVIT])
+    loaded = load_checkpoint(checkpoint)
+    family, config = identify(loaded, img_size=36)
+    model = build_model(loaded, family, config)
+    assert rewrite(model, KeepSchedule((0.5,) * 3))(torch.zeros(1, 3, 36, 36)).logits.shape == (
+        1,
+        10,
+    )
+
+
+def test_a_plugin_is_loaded_once() -> None:
+    load_plugins([EVIT, EVIT])
+    load_plugins([EVIT])
+    assert list(families()) == ["deit", "lvvit", "swin", "convnext", "evit"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("gone.py", None, "does not exist"),
+        ("text.txt", "FAMILY = 1", r"text\.txt is no plugin: expected a Python file"),
+        ("empty.py", "", r"empty\.py defines no FAMILY: expected a .*Family, found NoneType"),
+        ("wrong.py", "FAMILY = 3", r"defines no FAMILY: .* found int"),
+        ("broken.py", "x = 1\nx.y", r"broken\.py, line 2: AttributeError: .*; mend the file"),
+        ("syntax.py", "def", r"syntax\.py.*SyntaxError: .*; mend the file"),
+        ("leaves.py", "raise SystemExit(3)", r"leaves\.py, line 1: SystemExit: 3; mend the file"),
+        (
+            "twice.py",
+            "from dynexport.models.deit import FAMILY",
+            r"twice\.py defines 'deit', which is there already: choose another name",
+        ),
+    ],
+)
+def test_a_file_that_is_no_plugin_is_refused(
+    name: str, content: str | None, problem: str, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    if content is not None:
+        path.write_text(content)
+    for _ in range(2):  # a failed load leaves nothing behind
+        with pytest.raises(InputError, match=problem):
+            load_plugins([path])
+
+
+class InstalledPackages:
+    """Stands for what pip installed: entry points by group."""
+
+    def __init__(self, **targets: str) -> None:
+        self.entries = [
+            importlib.metadata.EntryPoint(name, value, registry.ENTRY_POINTS)
+            for name, value in targets.items()
+        ]
+
+    def __call__(self, *, group: str) -> list[importlib.metadata.EntryPoint]:
+        return [entry for entry in self.entries if entry.group == group]
+
+
+def install(monkeypatch: pytest.MonkeyPatch, folder: Path, content: str, target: str) -> None:
+    (folder / "their_models.py").write_text(content)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delitem(sys.modules, "their_models", raising=False)
+    monkeypatch.setattr(importlib.metadata, "entry_points", InstalledPackages(evit=target))
+    registry._load_installed.cache_clear()
+
+
+def test_an_installed_family_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    install(monkeypatch, tmp_path, EVIT.read_text(), "their_models:FAMILY")
+    try:
+        assert find_family("evit").variants.keys() == {"evit-t", "evit-s", "evit-b"}
+    finally:
+        registry._load_installed.cache_clear()
+
+
+def test_a_broken_installed_family_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    install(monkeypatch, tmp_path, "import nothing_like_this", "their_models:FAMILY")
+    try:
+        with pytest.raises(InputError, match=r"entry point evit \(their_models:FAMILY\) could not"):
+            families()
+    finally:
+        registry._load_installed.cache_clear()

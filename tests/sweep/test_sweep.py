@@ -1,0 +1,540 @@
+"""Sweeps: the syntax of ratios, rows that outlive a kill, the front, and what a folder holds.
+
+No latency is asserted; whatever else a row says is the same whenever it is made.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from dynexport.bench.timing import Plan
+from dynexport.cli import main
+from dynexport.errors import ImageError, InputError, MissingExtraError, ScheduleError
+from dynexport.precision import Precision
+from dynexport.sweep import Recipe, Rig, sweep_checkpoint
+from dynexport.sweep.journal import identified, open_journal
+from dynexport.sweep.pareto import Mark, Panel, draw_front, find_front
+from dynexport.sweep.plan import name_precisions
+from dynexport.sweep.ratios import parse_ratio_list
+from dynexport.sweep.rows import FILES, Measured, Row, Sweep, draw_panels, find_best
+from dynexport.verify import verify_model
+
+RIG = Rig(plan=Plan(rounds=1, round_seconds=0.01, warmup_seconds=0.0))
+QUICK = ("--rounds", "1", "--round-seconds", "0.01")
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "labelled.npz"
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (20, 28, 28, 3), dtype=np.uint8)
+    np.savez(path, images=images, labels=generator.integers(0, 10, 20))
+    return path
+
+
+# ---------------------------------------------------------------- ratios
+
+
+@given(st.integers(1, 999), st.integers(1, 400), st.integers(0, 200))
+def test_ranges_hold_both_ends(first: int, step: int, more: int) -> None:
+    """In thousandths: 0.5:1.0:0.1 has six, whatever binary floats make of a tenth."""
+    steps = min(more, (1000 - first) // step)
+    last = first + steps * step
+    text = ":".join(str(Decimal(number) / 1000) for number in (first, last, step))
+    assert parse_ratio_list(text) == tuple(
+        float(Decimal(first + place * step) / 1000) for place in range(steps + 1)
+    )
+
+
+@given(st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=8))
+def test_lists_come_ascending_and_once(ratios: list[float]) -> None:
+    expected = tuple(sorted(set(ratios)))
+    assert parse_ratio_list(ratios) == expected
+    assert parse_ratio_list(", ".join(map(repr, ratios))) == expected
+
+
+def test_ranges_and_lists_mix() -> None:
+    assert parse_ratio_list("0.5:1.0:0.1") == (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    assert parse_ratio_list("0.9,0.5:0.75:0.1,0.6") == (0.5, 0.6, 0.7, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "keep ratios '' are not valid: write a range, 0.5:1.0:0.1, or a list"),
+        ("0.5:1.0", "are not valid"),
+        ("high", "'high' are not valid"),
+        ("0.5,", "are not valid"),
+        ("1.5", "keep ratio 1.5 is out of range"),
+        ("0:1:0.1", "keep ratio 0 is out of range"),
+        ("nan", "keep ratio NaN is out of range"),
+        ("0.5:1.0:0", "'0.5:1.0:0' make no range"),
+        ("0.5:1.0:nan", "are not valid"),
+        ("1.0:0.5:0.1", "make no range: write the least, the greatest"),
+        ("0.1:1.0:1e-9", "make no range"),
+    ],
+)
+def test_what_is_no_ratio_is_refused(text: str, problem: str) -> None:
+    with pytest.raises(ScheduleError) as refused:
+        parse_ratio_list(text)
+    assert problem in str(refused.value)
+
+
+# ---------------------------------------------------------------- the front
+
+POINTS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=30)
+
+
+@given(POINTS)
+def test_the_front_is_what_nothing_beats(points: list[tuple[float, float]]) -> None:
+    front = find_front(points)
+
+    def beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
+        return one != other and one[0] <= other[0] and one[1] >= other[1]
+
+    for place, point in enumerate(points):
+        beaten = any(beats(points[other], point) for other in front)
+        assert (place in front) != beaten
+    ordered = sorted(points[place] for place in front)
+    assert [quality for _, quality in ordered] == sorted(quality for _, quality in ordered)
+
+
+def test_a_machine_that_slows_down_does_not_decide_the_front() -> None:
+    """The same speed-ups on a machine that halves its speed on the way, and a row that failed."""
+
+    def front_of(*drifts: float) -> tuple[tuple[int, ...], list[list[float]]]:
+        rows = []
+        for drift, (ratio, precision, speedup, accuracy) in zip(drifts, found, strict=True):
+            twin = drift * (20.0 if precision == "fp32" else 12.0)
+            measured = Measured(
+                (34,), 49, 10, 20, 999, twin / speedup, twin, speedup, 1.0, accuracy
+            )
+            rows.append(Row(ratio, precision, 8, "", measured))
+        rows.append(Row(0.1, "fp32", 8, "", None, "keeps none"))
+        sweep = Sweep(
+            *("ckpt.pth", "out", "onnxruntime", None, "digits.npz", True, 0.98),
+            *(tuple(rows), (), 0, (), (), 0.0),
+        )
+        panels = draw_panels(sweep)
+        return find_best(rows), [[mark.cost for mark in panel.marks] for panel in panels]
+
+    found = (
+        (0.5, "fp32", 2.0, 0.90),  # 10 ms
+        (0.7, "fp32", 1.6, 0.95),  # 12.5 ms
+        (0.9, "fp32", 1.25, 0.94),  # 16 ms, and worse than 0.7
+        (0.7, "int8", 1.5, 0.93),  # 8 ms
+    )
+    steady = front_of(1.0, 1.0, 1.0, 1.0)
+    assert steady == ((1, 3), [[10.0, 12.5, 16.0, 8.0]])
+    assert front_of(1.0, 2.0, 1.0, 1.0) == steady  # 0.7 would take 25 ms, and 0.9 beat it
+
+
+def test_the_plot_is_drawn_alike_each_time(tmp_path: Path) -> None:
+    marks = (Mark("fp32", "0.5", 10.0, 0.97), Mark("int8", "0.5", 6.0, 0.96))
+    panels = (
+        Panel("batch 1", marks, Mark("", "dense, fp32", 20.0, 0.98)),
+        Panel("batch 8", marks[:1], None),
+    )
+    drawn = []
+    for number in range(2):
+        targets = [tmp_path / f"{number}.{kind}" for kind in ("png", "svg")]
+        draw_front(panels, "ms", "accuracy, %", targets)
+        drawn.append([target.read_bytes() for target in targets])
+    assert drawn[0] == drawn[1]
+    with Image.open(tmp_path / "0.png") as picture:
+        assert picture.width > 2 * picture.height
+    text = drawn[0][1].decode()
+    for label in ("batch 1", "batch 8", "dense, fp32", "int8", "accuracy, %"):
+        assert f">{label}<" in text
+
+
+def test_without_matplotlib_one_sentence_names_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    panel = Panel("", (Mark("fp32", "0.5", 10.0, 0.97),), None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'dynexport\[plots\]'"):
+        draw_front([panel], "ms", "accuracy, %", [tmp_path / "a.png"])
+    assert os.listdir(tmp_path) == []
+
+
+# ---------------------------------------------------------------- rows on disk
+
+
+def test_a_journal_keeps_whole_rows_and_drops_a_torn_one(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "rows.jsonl"
+    with open_journal(path, {"a": 1}, "do other") as journal:
+        assert journal.rows == ()
+        journal.append({"row": 1})
+        journal.append({"row": 2})
+    whole = path.read_bytes()
+    for torn in (b"{", b'{"row": 3', b'{"row": 3}'):
+        path.write_bytes(whole + torn)
+        with open_journal(path, {"a": 1}, "do other") as journal:
+            assert journal.rows == ({"row": 1}, {"row": 2})
+            assert path.read_bytes() == whole
+            journal.append({"row": 3})
+        assert path.read_bytes() == whole + b'{"row": 3}\n'
+
+
+def test_a_journal_of_something_else_is_refused_and_says_what_differs(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    with open_journal(path, {"on": identified("a.pth", "a" * 64), "cores": None, "b": (1,)}, "x"):
+        pass
+    with open_journal(path, {"on": identified("b.pth", "a" * 64), "cores": None, "b": (1,)}, "x"):
+        pass  # renamed
+    before = path.read_bytes()
+    with (
+        pytest.raises(
+            InputError,
+            match=r"on was a\.pth \(aaaaaaaa\) and is a\.pth \(bbbbbbbb\); cores was not given and "
+            r"is 2; take another$",
+        ),
+        open_journal(
+            path, {"on": identified("a.pth", "b" * 64), "cores": 2, "b": [1]}, "take another"
+        ),
+    ):
+        pass
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "does not say what its rows are of"),
+        (b"[]\n", "line 1 of"),
+        (b'{"format": 99, "of": {}}\n', "does not say what its rows are of"),
+        (b'{"format": 1, "of": {}}\n\xff\n{}\n', "line 2 of"),
+    ],
+)
+def test_a_damaged_journal_is_refused(tmp_path: Path, content: bytes, problem: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=problem), open_journal(path, {}, "take another"):
+        pass
+    assert path.read_bytes() == content
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such locks there")
+def test_a_journal_is_one_processes_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    with (
+        open_journal(path, {}, "x"),
+        pytest.raises(InputError, match="another process is writing to"),
+        open_journal(path, {}, "x"),
+    ):
+        pass
+
+
+# ---------------------------------------------------------------- sweeps
+
+
+def told(row: Row) -> dict[str, Any]:
+    """All of a row but how long things took."""
+    found = dataclasses.asdict(row)
+    found.pop("seconds")
+    for name in ("latency_ms", "dense_ms", "speedup"):
+        (found["measured"] or {name: None}).pop(name)
+    return found
+
+
+def convert_steps(steps: list[str]) -> list[str]:
+    return [step for step in steps if step.endswith(": convert")]
+
+
+@pytest.fixture(scope="module")
+def swept(
+    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, labelled: Path
+) -> tuple[Sweep, list[str]]:
+    """2 ratios x 2 precisions x 2 batch sizes, and what it told of."""
+    steps: list[str] = []
+    result = sweep_checkpoint(
+        tiny_checkpoint,
+        "0.7:1.0:0.3",
+        precisions=("fp32", "int8-dynamic"),
+        batches=(4, 1),
+        data=labelled,
+        rig=RIG,
+        output=tmp_path_factory.mktemp("sweep") / "out",
+        keep_models=True,
+        on_step=steps.append,
+    )
+    return result, steps
+
+
+def test_a_row_a_configuration(swept: tuple[Sweep, list[str]]) -> None:
+    result, steps = swept
+    assert [row.key for row in result.rows] == [
+        (ratio, precision, batch)
+        for precision in ("fp32", "int8-dynamic")
+        for batch in (1, 4)
+        for ratio in (0.7, 1.0)
+    ]
+    assert result.passed
+    assert result.resumed == 0
+    assert len(convert_steps(steps)) == 4  # once a ratio and precision
+    first, whole = result.rows[0].measured, result.rows[1].measured
+    assert first is not None
+    assert whole is not None
+    assert first.keep_counts == (34, 24, 16)
+    assert whole.keep_counts == (49, 49, 49)
+    assert whole.agreement == 1.0  # all that the dense model computes, in float32
+    assert whole.accuracy == result.dense_accuracy
+    assert first.macs < first.macs_dense < whole.macs
+    for row in result.rows:
+        assert row.measured is not None
+        assert row.measured.latency_ms > 0
+        assert row.measured.dense_ms > 0
+        assert row.measured.num_tokens == 49
+
+
+def test_files_are_kept_for_each_batch_size_and_are_sound(swept: tuple[Sweep, list[str]]) -> None:
+    result, _ = swept
+    names = [Path(row.model).name for row in result.rows]
+    assert names[0] == "tiny-0.7-fp32-b1.onnx"
+    assert len(set(names)) == 8
+    for row in result.rows:
+        assert row.measured is not None
+        assert Path(row.model).stat().st_size == row.measured.size_bytes
+        verified = verify_model(row.model)
+        assert verified.passed
+        assert verified.batch_sizes == (row.batch,)
+
+
+def test_accuracy_is_what_verify_measures(
+    swept: tuple[Sweep, list[str]], tiny_checkpoint: Path, labelled: Path
+) -> None:
+    row = swept[0].rows[2]
+    assert row.batch == 4
+    assert row.measured is not None
+    verified = verify_model(row.model, checkpoint=tiny_checkpoint, data=labelled)
+    assert verified.accuracy is not None
+    assert verified.accuracy.top1 == row.measured.accuracy
+
+
+def test_what_the_folder_holds(swept: tuple[Sweep, list[str]]) -> None:
+    result, _ = swept
+    folder = Path(result.folder)
+    assert {path.name for path in folder.iterdir()} == {*FILES, "dense.npz", "models"}
+    assert {Path(file).name for file in result.files} == set(FILES)
+    assert json.loads((folder / "sweep.json").read_text())["rows"] == [
+        json.loads(json.dumps(dataclasses.asdict(row))) for row in result.rows
+    ]
+    with (folder / "sweep.csv").open() as stream:
+        table = list(csv.DictReader(stream))
+    assert [(row["ratio"], row["precision"], row["batch"]) for row in table] == [
+        tuple(map(str, row.key)) for row in result.rows
+    ]
+    assert table[0]["keep_counts"] == "34 24 16"
+
+
+def test_a_finished_sweep_repeats_nothing(
+    swept: tuple[Sweep, list[str]], tiny_checkpoint: Path, labelled: Path
+) -> None:
+    result, _ = swept
+    steps: list[str] = []
+    again = sweep_checkpoint(
+        tiny_checkpoint,
+        "0.7,1.0",
+        precisions=("fp32", "int8-dynamic"),
+        batches=(1, 4),
+        data=labelled,
+        rig=RIG,
+        output=result.folder,
+        on_step=steps.append,
+    )
+    assert convert_steps(steps) == []
+    assert again.rows == result.rows
+    assert (again.front, again.resumed) == (result.front, 8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"data": None}, r"images was [\w ]+\.npz \(\w{8}\) and is 64 synthetic images; choose"),
+        ({"rig": Rig(threads=1, plan=RIG.plan)}, "threads was not given and is 1"),
+        ({"rig": Rig()}, r"rounds was 1 and is 5; seconds a round was 0.01 and is 0.5"),
+        ({"batches": (8,)}, "largest batch was 4 and is 8"),
+        ({"align": 8}, "align was 1 and is 8"),
+        (
+            {"precisions": (Precision("int8-dynamic", target_agreement=0.5),)},
+            "its int8-dynamic rows were made with other calibration images or settings",
+        ),
+    ],
+)
+def test_a_folder_of_another_sweep_is_refused(
+    swept: tuple[Sweep, list[str]],
+    tiny_checkpoint: Path,
+    labelled: Path,
+    changes: dict[str, Any],
+    problem: str,
+) -> None:
+    folder = Path(swept[0].folder)
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    given: dict[str, Any] = {"data": labelled, "rig": RIG, "batches": (4,), **changes}
+    recipe = Recipe(tiny_checkpoint, align=given.pop("align", 1))
+    with pytest.raises(InputError, match=problem):
+        sweep_checkpoint(recipe, "0.7", output=folder, **given)
+    assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+def test_what_fails_is_a_row_and_ends_nothing(
+    tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A ratio that keeps no token; bf16, which ONNX Runtime does not compute on a CPU."""
+    options = (
+        *("sweep", str(tiny_checkpoint), "--ratios", "0.1,0.7", "--precision", "fp32,bf16"),
+        *("--batch", "2", *QUICK, "-o", str(tmp_path / "out"), "--quiet"),
+    )
+    with pytest.raises(SystemExit) as left:
+        main([*options, "--json"])
+    assert left.value.code == 1
+    told = capsys.readouterr()
+    assert told.err == ""
+    rows = json.loads(told.out)["rows"]
+    assert [row["measured"] is not None for row in rows] == [False, True, False, False]
+    assert "of stage 2 keeps none of 49 tokens" in rows[0]["failure"]
+    assert "is bf16, which ONNX Runtime does not compute on a CPU" in rows[3]["failure"]
+    for retried, more in ((0, ()), (3, ("--retry-failed",))):
+        with pytest.raises(SystemExit) as left:
+            main([*options, *more])
+        assert left.value.code == 1
+        shown = capsys.readouterr().out
+        assert shown.count("failed:") == 3
+        assert f"{4 - retried} of 4 were on disk" in shown
+
+
+def test_bad_input_is_refused_before_anything_is_written(
+    tmp_path: Path, tiny_checkpoint: Path, labelled: Path
+) -> None:
+    output = tmp_path / "out"
+    wrong = tmp_path / "wrong.npz"
+    np.savez(wrong, images=np.zeros((2, 28, 28, 3), dtype=np.uint8), labels=np.array([3, 10]))
+    cases: list[tuple[type[Exception], str, dict[str, Any]]] = [
+        (InputError, "unknown precision 'int9'", {"precisions": ("int9",)}),
+        (InputError, "each once", {"precisions": ("fp32", "fp32")}),
+        (InputError, "none were given", {"precisions": ()}),
+        (InputError, "no batch size was given", {"batches": ()}),
+        (InputError, "sizes are at least 1", {"batches": (0,)}),
+        (ImageError, "does not exist", {"data": tmp_path / "none"}),
+        (ImageError, "has label 10, but the model knows 10 classes", {"data": wrong}),
+        (
+            ImageError,
+            "at least 1[67]",
+            {"precisions": (Precision("int8", calibration_data=wrong),)},
+        ),
+    ]
+    for kind, problem, options in cases:
+        with pytest.raises(kind, match=problem):
+            sweep_checkpoint(tiny_checkpoint, "0.7", rig=RIG, output=output, **options)
+    with pytest.raises(InputError, match="unknown backend 'onnx': did you mean"):
+        Rig("onnx")
+    with pytest.raises(InputError, match="0 threads were asked for"):
+        Rig(threads=0)
+    assert not output.exists()
+    assert name_precisions(["fp16"])["fp16"] == Precision("fp16")
+
+
+def test_without_matplotlib_a_sweep_runs_and_says_so(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = sweep_checkpoint(tiny_checkpoint, "0.7", rig=RIG, batches=(2,), output=tmp_path)
+    assert result.passed
+    assert "pip install 'dynexport[plots]'" in result.notes[0]
+    assert not any("pareto" in path.name for path in tmp_path.iterdir())
+    assert (result.labelled, result.dense_accuracy) == (False, None)
+    assert result.images == "64 synthetic images"
+
+
+def start_sweep(checkpoint: Path, data: Path, output: Path) -> subprocess.Popen[str]:
+    command = [
+        *(sys.executable, "-m", "dynexport", "sweep", str(checkpoint), "--ratios", "0.6,0.8"),
+        *("--precision", "fp32,int8-dynamic", "--batch", "1,3", "--data", str(data)),
+        *(*QUICK, "-o", str(output)),
+    ]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=output.parent
+    )
+
+
+def test_a_sweep_that_is_interrupted_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dynexport.sweep.sweep_checkpoint", interrupt)
+    with pytest.raises(SystemExit) as left:
+        main(["sweep", "ckpt.pth", "--ratios", "0.5"])
+    out, err = capsys.readouterr()
+    assert (left.value.code, out) == (130, "")
+    assert err == "stopped: the same command goes on with the rows that are finished\n"
+
+
+def rows_in(output: Path) -> list[str]:
+    """The whole rows of a sweep's folder."""
+    path = output / "rows.jsonl"
+    lines = path.read_text().splitlines(keepends=True)[1:] if path.exists() else []
+    return [line for line in lines if line.endswith("\n")]
+
+
+def kill_after(process: subprocess.Popen[str], output: Path, rows: int) -> None:
+    """SIGKILL it as soon as there are so many rows."""
+    until = time.monotonic() + 300
+    while len(rows_in(output)) < rows:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def test_a_sweep_that_is_killed_goes_on_where_it_stopped(
+    tmp_path: Path, tiny_checkpoint: Path, labelled: Path
+) -> None:
+    """Killed twice, between the batch sizes of a file and in the middle of a conversion."""
+    output = tmp_path / "out"
+    kill_after(start_sweep(tiny_checkpoint, labelled, output), output, 1)
+    first = rows_in(output)
+    with (output / "rows.jsonl").open("a") as stream:
+        stream.write('{"ratio": 0.6, "prec')  # as a kill may leave it
+    kill_after(start_sweep(tiny_checkpoint, labelled, output), output, len(first) + 1)
+    second = rows_in(output)
+    assert second[: len(first)] == first
+    process = start_sweep(tiny_checkpoint, labelled, output)
+    shown, steps = process.communicate()
+    assert process.returncode == 0, steps
+    finished = rows_in(output)
+    assert finished[: len(second)] == second
+    assert len(finished) == 8  # none twice
+    left = {(row["ratio"], row["precision"]) for row in map(json.loads, finished[len(second) :])}
+    assert len(convert_steps(steps.splitlines())) == len(left)
+    assert f"{len(second)} of 8 were on disk" in shown
+    assert not (output / ".making").exists()
+    whole = tmp_path / "whole"
+    assert start_sweep(tiny_checkpoint, labelled, whole).wait() == 0
+    tables = [
+        [
+            told(Row.read(row, folder))
+            for row in json.loads((folder / "sweep.json").read_text())["rows"]
+        ]
+        for folder in (output, whole)
+    ]
+    assert tables[0] == tables[1]

@@ -1,0 +1,181 @@
+"""Accuracy and agreement on images of the user's, and the limits set to them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import random_model, save_checkpoint
+from PIL import Image
+
+from dynexport.cli import main
+from dynexport.compare.numbers import Agreement
+from dynexport.compare.tolerances import choose_tolerances
+from dynexport.conversion import Conversion, convert
+from dynexport.errors import ImageError, InputError
+from dynexport.images import synthetic_images
+from dynexport.runtimes import open_runner
+from dynexport.verify import verify, verify_model
+from dynexport.verify.accuracy import Accuracy, share_failures
+
+COUNT = 7
+"""No multiple of the batch, which is 3."""
+
+
+@pytest.fixture(scope="module")
+def pictures() -> np.ndarray:
+    return synthetic_images(COUNT, 28, seed=5)
+
+
+@pytest.fixture(scope="module")
+def classes(tiny_conversion: Conversion, pictures: np.ndarray) -> np.ndarray:
+    """What the model gives them."""
+    with open_runner("onnxruntime", tiny_conversion.onnx) as runner:
+        ready = tiny_conversion.metadata.preprocessing.normalise(pictures)
+        logits = np.concatenate([runner.run(one[None])["logits"] for one in ready])
+    return logits.argmax(axis=1)
+
+
+def save(path: Path, pictures: np.ndarray, labels: Any = None) -> Path:
+    told = {} if labels is None else {"labels": np.asarray(labels)}
+    np.savez(path, images=pictures, **told)
+    return path
+
+
+def test_accuracy_counts_each_image_once(
+    tiny_conversion: Conversion, pictures: np.ndarray, classes: np.ndarray, tmp_path: Path
+) -> None:
+    labels = classes.copy()
+    labels[-1] = (labels[-1] + 1) % 10
+    found = verify(tiny_conversion.onnx, data=save(tmp_path / "d.npz", pictures, labels)).accuracy
+    assert found is not None
+    assert (found.images, found.top1) == (COUNT, pytest.approx((COUNT - 1) / COUNT))
+    assert found.top5 is not None
+    assert found.top5 >= found.top1
+    assert (found.pytorch_top1, found.agreement, found.drop) == (None, None, None)
+
+
+def test_beside_pytorch(
+    tiny_conversion: Conversion,
+    tiny_checkpoint: Path,
+    pictures: np.ndarray,
+    classes: np.ndarray,
+    tmp_path: Path,
+) -> None:
+    result = verify_model(
+        tiny_conversion.onnx,
+        checkpoint=tiny_checkpoint,
+        data=save(tmp_path / "d.npz", pictures, classes),
+        max_drop=0.0,
+        min_agreement=1.0,
+    )
+    assert result.passed
+    assert result.accuracy is not None
+    assert result.accuracy.top1 == result.accuracy.pytorch_top1 == result.accuracy.agreement == 1.0
+    assert result.accuracy.drop == 0.0
+
+
+def test_agreement_needs_no_labels_but_pytorch(
+    tiny_conversion: Conversion, tiny_checkpoint: Path, pictures: np.ndarray, tmp_path: Path
+) -> None:
+    data = save(tmp_path / "d.npz", pictures)
+    with pytest.raises(ImageError, match="holds no labels, and PyTorch is not at hand"):
+        verify(tiny_conversion.onnx, data=data)
+    found = verify_model(tiny_conversion.onnx, checkpoint=tiny_checkpoint, data=data).accuracy
+    assert found is not None
+    assert (found.top1, found.agreement) == (None, 1.0)
+
+
+@pytest.mark.parametrize("batch", ["3", "1"])
+def test_a_fixed_batch_and_a_folder_of_classes(
+    batch: str, pictures: np.ndarray, tmp_path: Path
+) -> None:
+    """The last batch is filled up; a folder's classes are numbered in their order."""
+    checkpoint = save_checkpoint(tmp_path / "tiny.pth", random_model())
+    onnx = convert(checkpoint, ratio=0.7, batch=batch, output=tmp_path / "t.onnx").onnx
+    for number, picture in enumerate(pictures):
+        folder = tmp_path / "my data" / f"class {number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(folder / f"{number}.png")
+    found = verify(onnx, data=tmp_path / "my data").accuracy
+    few = verify(onnx, data=tmp_path / "my data", data_images=4).accuracy
+    assert found is not None
+    assert found.images == COUNT
+    assert few is not None
+    assert few.images == 4
+
+
+@pytest.mark.parametrize("wrong", [-1, 10])
+def test_labels_the_model_does_not_know_are_refused(
+    tiny_conversion: Conversion, pictures: np.ndarray, tmp_path: Path, wrong: int
+) -> None:
+    data = save(tmp_path / "d.npz", pictures, [0] * (COUNT - 1) + [wrong])
+    with pytest.raises(ImageError, match="label"):
+        verify(tiny_conversion.onnx, data=data)
+
+
+@pytest.mark.parametrize(
+    ("asked", "problem"),
+    [
+        ({"max_drop": 0.5}, "--max-drop compares with PyTorch: give --checkpoint as well"),
+        ({"bisect": True}, "--bisect compares with PyTorch: give --checkpoint as well"),
+        ({"data_images": 5}, "--data-images limits the images of --data: give both"),
+        ({"max_drop": 0.5, "checkpoint": "c.pth"}, "--max-drop is of accuracy: give labelled"),
+    ],
+)
+def test_options_that_need_others(
+    tiny_conversion: Conversion, asked: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(InputError, match=problem):
+        verify_model(tiny_conversion.onnx, **asked)
+
+
+def agreement(top1: float | None) -> Agreement:
+    return Agreement(1.0, 1.0, top1, None, None, None)
+
+
+def test_shares_that_fall_short() -> None:
+    limits = choose_tolerances("fp32", min_agreement=0.9, max_drop=0.5)
+    assert share_failures({"logits": agreement(0.9)}, None, limits) == ()
+    assert share_failures({"feat_0": agreement(None)}, None, limits) == ()
+    assert share_failures({"logits": agreement(0.875)}, None, limits) == (
+        "logits give PyTorch's class for 87.5% of the images, less than 90.0%",
+    )
+    many = Accuracy("d.npz", 1000, 0.975, 1.0, 0.982, 1.0, 0.95)
+    assert share_failures({"logits": agreement(0.5)}, many, limits) == (
+        "accuracy is 0.70 points below PyTorch's, more than 0.5 allows",
+    )
+    better = Accuracy("d.npz", 1000, 0.99, 1.0, 0.98, 1.0, 0.95)
+    assert share_failures({}, better, choose_tolerances("fp32", max_drop=0.0)) == ()
+
+
+def test_the_command_line_tells_all_of_it(
+    tiny_conversion: Conversion,
+    tiny_checkpoint: Path,
+    pictures: np.ndarray,
+    classes: np.ndarray,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = save(tmp_path / "d.npz", pictures, classes)
+    asked = ["verify", tiny_conversion.onnx, "--checkpoint", str(tiny_checkpoint)]
+    asked += ["--data", str(data), "--bisect", "--tie-margin", "1e-3", "--min-agreement", "0.9"]
+    asked += ["--max-drop", "0.5", "-q"]
+    with pytest.raises(SystemExit) as ended:
+        main(asked)
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    assert f"{COUNT} images of {data}: accuracy top-1 100.00%" in out
+    assert "PyTorch's top-1 100.00%" in out
+    assert "the same class as PyTorch 100.00%" in out
+    assert "nothing departs: " in out
+    with pytest.raises(SystemExit):
+        main([*asked, "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert told["accuracy"]["agreement"] == 1.0
+    assert told["bisection"]["first"] is None
+    assert told["tolerances"]["tie_margin"] == told["tolerances"]["ranking"] == 1e-3
+    assert told["tolerances"]["min_agreement"] == 0.9

@@ -1,0 +1,151 @@
+"""Where a candidate departs: the damaged node is named, in every precision."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from made.tiny import Tiny, convert_tiny, ranges_of, write
+
+from dynexport.artifact import onnx_subject
+from dynexport.graph.linear_layers import find_products
+from dynexport.graph.quantise import quantise
+from dynexport.precision.half import to_half
+from dynexport.pytorch.model import describe_original
+from dynexport.verify import bisect as bisecting
+from dynexport.verify import compare, verify_model
+from dynexport.verify.bisect import Bisection, relative_error
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return convert_tiny(tmp_path_factory.mktemp("deit"), "deit", (0.7, 0.5, 0.3), batch="1:3:5")
+
+
+def typed(tiny: Tiny, graph: ir.Model, precision: str) -> ir.Model:
+    if precision == "fp32":
+        return graph
+    if precision == "int8":
+        return quantise(graph, ranges_of(tiny))
+    return to_half(graph, precision)  # type: ignore[arg-type]
+
+
+def departure(
+    tiny: Tiny, folder: Path, change: Callable[[ir.Model], None], precision: str = "fp32"
+) -> Bisection:
+    graph = tiny.graph.clone()
+    change(graph)
+    path = write(folder, typed(tiny, graph, precision), tiny.bundle)
+    original = describe_original(tiny.lean, tiny.metadata)
+    result = compare(
+        onnx_subject(path), tiny.bundle, "memory", original=original, find_departure=True
+    )
+    assert result.bisection is not None
+    return result.bisection
+
+
+def scale(name: str, factor: float) -> Callable[[ir.Model], None]:
+    def change(graph: ir.Model) -> None:
+        value = graph.graph.initializers[name]
+        assert value.const_value is not None
+        array = value.const_value.numpy() * np.float32(factor)
+        value.const_value = ir.tensor(array.astype(np.float32), name=name)
+
+    return change
+
+
+def nothing(graph: ir.Model) -> None:
+    pass
+
+
+def test_nothing_departs_in_a_sound_file(tiny: Tiny, tmp_path: Path) -> None:
+    found = departure(tiny, tmp_path, nothing)
+    assert found.first is None
+    assert found.following == ()
+    assert found.compared > 100
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
+@pytest.mark.parametrize(
+    ("weight", "node"),
+    [
+        ("blocks.1.mlp.fc1/constant", "blocks.1.mlp.fc1/MatMul"),
+        ("head.weight", "head/Gemm"),
+    ],
+)
+def test_the_damaged_node_is_named(
+    tiny: Tiny, tmp_path: Path, weight: str, node: str, precision: str
+) -> None:
+    """Though values go through Casts or through int8 where the sound graph has none."""
+    found = departure(tiny, tmp_path, scale(weight, 1.5), precision)
+    assert found.first is not None
+    assert found.sudden
+    assert (found.first.node, found.first.operator) == (node, node.rpartition("/")[2])
+    assert found.first.error == pytest.approx(0.5, rel=0.3)
+    assert found.first.inputs < 0.15
+    assert len(found.following) <= 3
+
+
+def test_a_wrong_choice_is_named_too(tiny: Tiny, tmp_path: Path) -> None:
+    def change(graph: ir.Model) -> None:
+        top_k = [node for node in graph.graph if node.op_type == "TopK"]
+        top_k[1].attributes["largest"] = ir.AttrInt64("largest", 0)
+
+    found = departure(tiny, tmp_path, change)
+    assert found.first is not None
+    assert (found.first.node, found.first.error) == ("score_predictor.1/TopK", math.inf)
+
+
+def test_another_shape_is_a_departure(tiny: Tiny, tmp_path: Path) -> None:
+    found = relative_error(np.zeros((2, 3)), np.zeros((2, 4)), 2)
+    assert found == math.inf
+
+
+@pytest.mark.parametrize(
+    ("found", "error"),
+    [
+        ([[3.0, 4.0, 1e30], [6.0, 8.0, -np.inf]], 0.0),
+        ([[3.0, 4.0, 1e30], [6.0, 9.0, -np.inf]], 0.1),
+        ([[3.0, 4.0, 0.0], [6.0, 8.0, -np.inf]], math.inf),
+        ([[3.0, np.nan, 1e30], [6.0, 8.0, -np.inf]], math.inf),
+        ([[3.0, 4.0, 1e30], [6.0, 8.0, 0.0]], math.inf),
+    ],
+    ids=["same", "worst image", "pin gone", "nan", "infinity gone"],
+)
+def test_errors_beside_pinned_scores(found: list[list[float]], error: float) -> None:
+    sound = np.array([[3.0, 4.0, 1e30], [6.0, 8.0, -np.inf]])
+    assert relative_error(sound, np.array(found), 2) == pytest.approx(error)
+
+
+def test_values_are_fetched_in_bounded_runs(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = departure(tiny, tmp_path, scale("blocks.1.mlp.fc1/constant", 1.5))
+    monkeypatch.setattr(bisecting, "AT_ONCE", 1 << 20)
+    assert departure(tiny, tmp_path, scale("blocks.1.mlp.fc1/constant", 1.5)) == whole
+
+
+@pytest.mark.parametrize("family", ["convnext", "evit"])
+def test_other_families_are_bisected(family: str, tmp_path: Path) -> None:
+    ratios = (0.7, 0.5, 0.3)
+    tiny = convert_tiny(tmp_path, family, ratios, batch="2")
+    assert departure(tiny, tmp_path, nothing).first is None
+    products = [p.node for p in find_products(tiny.graph) if not p.ranks]
+    node = next(n for n in tiny.graph.graph if n.name == products[len(products) // 2])
+    weight = node.inputs[1]
+    assert weight is not None
+    found = departure(tiny, tmp_path, scale(str(weight.name), 1.5))
+    assert found.first is not None
+    assert found.first.node == node.name
+
+
+def test_a_dense_model_is_bisected(tmp_path: Path) -> None:
+    tiny = convert_tiny(tmp_path, "deit", None, batch="2")
+    found = departure(tiny, tmp_path, scale("blocks.3.attn.proj/constant", 2.0))
+    assert found.first is not None
+    assert found.first.node == "blocks.3.attn.proj/MatMul"
+    assert verify_model(tmp_path / "tiny.onnx").failures != ()

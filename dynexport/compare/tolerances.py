@@ -11,6 +11,42 @@ from dynexport.errors import InputError
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What a user asks for in place of the usual; None leaves it as the precision has it.
+
+    tolerance      accepted error of outputs, see `Tolerances.outputs`
+    tie_margin     how close to the cut scores may change places, see `Tolerances.tie_margin`
+    min_agreement  share of images that must be given PyTorch's class
+    max_drop       points of accuracy that may be lost against PyTorch
+    """
+
+    tolerance: float | None = None
+    tie_margin: float | None = None
+    min_agreement: float | None = None
+    max_drop: float | None = None
+
+    def __post_init__(self) -> None:
+        error, margin = self.tolerance, self.tie_margin
+        if error is not None and not (math.isfinite(error) and error > 0):
+            raise InputError(f"tolerance {error:g} is not valid: give a number above 0")
+        if margin is not None and not (math.isfinite(margin) and margin >= 0):
+            raise InputError(f"tie margin {margin:g} is not valid: give 0 or more")
+        if self.min_agreement is not None and not 0 <= self.min_agreement <= 1:
+            raise InputError(
+                f"an agreement of {self.min_agreement:g} is not valid: give a share of the images, "
+                "0 to 1"
+            )
+        if self.max_drop is not None and not 0 <= self.max_drop <= 100:
+            raise InputError(
+                f"a drop of {self.max_drop:g} points is not valid: give 0 to 100, as in 0.5"
+            )
+
+
+AS_USUAL = Limits()
+"""Nothing asked for."""
+
+
+@dataclass(frozen=True)
 class Tolerances:
     """What counts as agreement.
 
@@ -32,21 +68,6 @@ class Tolerances:
     min_agreement: float | None = None
     max_drop: float | None = None
 
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.outputs) and self.outputs > 0):
-            raise InputError(f"tolerance {self.outputs:g} is not valid: give a number above 0")
-        if not (math.isfinite(self.tie_margin) and self.tie_margin >= 0):
-            raise InputError(f"tie margin {self.tie_margin:g} is not valid: give 0 or more")
-        if self.min_agreement is not None and not 0 <= self.min_agreement <= 1:
-            raise InputError(
-                f"an agreement of {self.min_agreement:g} is not valid: give a share of the images, "
-                "0 to 1"
-            )
-        if self.max_drop is not None and not 0 <= self.max_drop <= 100:
-            raise InputError(
-                f"a drop of {self.max_drop:g} points is not valid: give 0 to 100, as in 0.5"
-            )
-
 
 BY_PRECISION: Mapping[str, Tolerances] = MappingProxyType(
     {
@@ -59,21 +80,15 @@ BY_PRECISION: Mapping[str, Tolerances] = MappingProxyType(
 """What a sound file stays within, with room; docs/verification.md has what was measured."""
 
 
-def choose_tolerances(
-    precision: str,
-    tolerance: float | None = None,
-    tie_margin: float | None = None,
-    min_agreement: float | None = None,
-    max_drop: float | None = None,
-) -> Tolerances:
+def choose_tolerances(precision: str, limits: Limits = AS_USUAL) -> Tolerances:
     """Those of a precision (of fp32 where it has none), with what was asked for in their place: a
     wider tie margin widens that of the ranking."""
     usual = BY_PRECISION.get(precision, BY_PRECISION["fp32"])
     return replace(
         usual,
-        outputs=usual.outputs if tolerance is None else tolerance,
-        tie_margin=usual.tie_margin if tie_margin is None else tie_margin,
-        ranking=max(usual.ranking, tie_margin or 0.0),
-        min_agreement=min_agreement,
-        max_drop=max_drop,
+        outputs=usual.outputs if limits.tolerance is None else limits.tolerance,
+        tie_margin=usual.tie_margin if limits.tie_margin is None else limits.tie_margin,
+        ranking=max(usual.ranking, limits.tie_margin or 0.0),
+        min_agreement=limits.min_agreement,
+        max_drop=limits.max_drop,
     )

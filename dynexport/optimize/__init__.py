@@ -10,7 +10,7 @@ from time import perf_counter
 import onnx
 import onnx_ir as ir
 
-from dynexport.compare.tolerances import Tolerances, choose_tolerances
+from dynexport.compare.tolerances import Limits, Tolerances, choose_tolerances
 from dynexport.errors import ModelFileError, VerificationError
 from dynexport.files import existing_file, require_kept, require_onnx_target, save
 from dynexport.formats.metadata import PREFIX
@@ -105,7 +105,7 @@ def optimize_model(
     reason = _nothing_to_do(original)
     if reason:
         return _copy(path, target, original, reason, (), start)
-    limits = choose_tolerances(precision_of(original), tolerance)
+    limits = choose_tolerances(precision_of(original), Limits(tolerance))
     batches = make_batches(original, None if images is None else Path(images))
     opened = original.clone()
     open_up(opened)

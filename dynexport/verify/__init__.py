@@ -19,7 +19,7 @@ from pathlib import Path
 
 from dynexport.artifact import find_subject
 from dynexport.compare.original import Original
-from dynexport.compare.tolerances import Tolerances, choose_tolerances
+from dynexport.compare.tolerances import Limits, Tolerances, choose_tolerances
 from dynexport.errors import InputError
 from dynexport.files import existing_file
 from dynexport.formats.onnx_file import read_metadata
@@ -30,6 +30,7 @@ from dynexport.verify.comparing import compare, open_data, verify
 from dynexport.verify.outcome import Verification
 
 __all__ = [
+    "Limits",
     "Original",
     "Tolerances",
     "Verification",
@@ -95,9 +96,9 @@ def verify_model(
             on_step=on_step,
         )
     path = existing_file(model, "an ONNX file")
+    limits = Limits(tolerance, tie_margin, min_agreement, max_drop)
     subject = find_subject(path, backend, engine, trust)
-    precision = precision_of(subject.graph)
-    limits = choose_tolerances(precision, tolerance, tie_margin, min_agreement, max_drop)
+    tolerances = choose_tolerances(precision_of(subject.graph), limits)
     images = open_data(data, data_images, subject)
     require_convert_extras()
     from dynexport.pytorch.model import open_original, reference_images
@@ -108,7 +109,7 @@ def verify_model(
         subject,
         original.answer(reference_images(path, metadata)),
         str(checkpoint),
-        limits,
+        tolerances,
         original=original,
         data=images,
         find_departure=bisect,

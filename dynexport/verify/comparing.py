@@ -22,7 +22,7 @@ from dynexport.compare.selection import (
     overlap_of,
     selection_failures,
 )
-from dynexport.compare.tolerances import Tolerances, choose_tolerances
+from dynexport.compare.tolerances import Limits, Tolerances, choose_tolerances
 from dynexport.errors import InputError
 from dynexport.formats.onnx_file import read_metadata
 from dynexport.formats.reference import ReferenceBundle
@@ -53,14 +53,15 @@ def verify(
     """Compare an ONNX file, or an engine that was built from it, with PyTorch's recorded answers
     (by default the bundle beside it); ``data``: labelled images to measure accuracy on."""
     model = Path(model)
+    limits = Limits(tolerance, tie_margin, min_agreement)
     subject = find_subject(model, backend, engine, trust)
-    limits = choose_tolerances(precision_of(subject.graph), tolerance, tie_margin, min_agreement)
+    tolerances = choose_tolerances(precision_of(subject.graph), limits)
     metadata = read_metadata(model, subject.graph)
     path = Path(reference) if reference else ReferenceBundle.path_beside(model)
     bundle = ReferenceBundle.load(path)
     bundle.require_made_for(metadata, path, model)
     images = open_data(data, data_images, subject)
-    return compare(subject, bundle, str(path), limits, data=images, on_step=on_step)
+    return compare(subject, bundle, str(path), tolerances, data=images, on_step=on_step)
 
 
 def open_data(

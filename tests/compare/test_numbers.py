@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dynexport.compare.numbers import hits, judge_agreement, judge_output, relative_lengths
-from dynexport.compare.tolerances import Tolerances, choose_tolerances
+from dynexport.compare.tolerances import Limits, Tolerances, choose_tolerances
 from dynexport.conversion import Conversion
 from dynexport.errors import InputError
 from dynexport.verify import verify
@@ -113,11 +113,11 @@ def test_tolerances_widen_with_the_precision_and_are_replaced_one_by_one() -> No
     usual = [choose_tolerances(name) for name in names]
     assert sorted(usual, key=lambda t: (t.outputs, t.tie_margin, t.ranking)) == usual
     assert choose_tolerances("of another tool") == usual[0]
-    asked = choose_tolerances("int8", tie_margin=0.5, min_agreement=0.9, max_drop=1.0)
+    asked = choose_tolerances("int8", Limits(tie_margin=0.5, min_agreement=0.9, max_drop=1.0))
     assert asked == dataclasses.replace(
         INT8, tie_margin=0.5, ranking=0.5, min_agreement=0.9, max_drop=1.0
     )
-    assert choose_tolerances("int8", tie_margin=0.0).ranking == INT8.ranking
+    assert choose_tolerances("int8", Limits(tie_margin=0.0)).ranking == INT8.ranking
 
 
 @pytest.mark.parametrize(
@@ -138,4 +138,4 @@ def test_a_tolerance_that_is_none_is_refused(
 @pytest.mark.parametrize("drop", [-0.5, 101.0, math.nan])
 def test_a_drop_that_is_none_is_refused(drop: float) -> None:
     with pytest.raises(InputError, match="points is not valid: give 0 to 100"):
-        choose_tolerances("fp32", max_drop=drop)
+        Limits(max_drop=drop)

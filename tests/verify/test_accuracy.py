@@ -13,7 +13,7 @@ from PIL import Image
 
 from dynexport.cli import main
 from dynexport.compare.numbers import Agreement
-from dynexport.compare.tolerances import choose_tolerances
+from dynexport.compare.tolerances import Limits, choose_tolerances
 from dynexport.conversion import Conversion, convert
 from dynexport.errors import ImageError, InputError
 from dynexport.images import synthetic_images
@@ -138,7 +138,7 @@ def agreement(top1: float | None) -> Agreement:
 
 
 def test_shares_that_fall_short() -> None:
-    limits = choose_tolerances("fp32", min_agreement=0.9, max_drop=0.5)
+    limits = choose_tolerances("fp32", Limits(min_agreement=0.9, max_drop=0.5))
     assert share_failures({"logits": agreement(0.9)}, None, limits) == ()
     assert share_failures({"feat_0": agreement(None)}, None, limits) == ()
     assert share_failures({"logits": agreement(0.875)}, None, limits) == (
@@ -149,7 +149,7 @@ def test_shares_that_fall_short() -> None:
         "accuracy is 0.70 points below PyTorch's, more than 0.5 allows",
     )
     better = Accuracy("d.npz", 1000, 0.99, 1.0, 0.98, 1.0, 0.95)
-    assert share_failures({}, better, choose_tolerances("fp32", max_drop=0.0)) == ()
+    assert share_failures({}, better, choose_tolerances("fp32", Limits(max_drop=0.0))) == ()
 
 
 def test_the_command_line_tells_all_of_it(

@@ -15,7 +15,7 @@ from made.tiny import Tiny, convert_tiny, evit_loaded, write
 from torch import nn
 
 from dynexport.artifact import Subject, onnx_subject
-from dynexport.compare.tolerances import choose_tolerances
+from dynexport.compare.tolerances import Limits, choose_tolerances
 from dynexport.conversion import Conversion
 from dynexport.engine import batch_ranges, build_plan
 from dynexport.errors import InputError, ModelFileError
@@ -190,7 +190,7 @@ def blur_scores(size: float) -> Callable[[ir.Model], ir.Model]:
 
 def judged(tiny: Tiny, subject: Subject, in_pytorch: bool, **asked: float) -> Verification:
     original = describe_original(tiny.lean, tiny.metadata) if in_pytorch else None
-    limits = choose_tolerances("fp32", **asked)
+    limits = choose_tolerances("fp32", Limits(**asked))
     return compare(subject, tiny.bundle, "memory", limits, original=original)
 
 
@@ -311,7 +311,7 @@ def test_a_family_that_takes_no_replay_is_asked_the_other_way(tmp_path: Path) ->
         original = describe_original(tiny.lean, tiny.metadata)
     assert original.replay is None
     subject = candidate(tiny, tmp_path, blur_scores(0.03))
-    limits = choose_tolerances("fp32", tie_margin=0.1)
+    limits = choose_tolerances("fp32", Limits(tie_margin=0.1))
     result = compare(subject, tiny.bundle, "memory", limits, original=original)
     assert result.passed, result.failures
     assert result.replayed_in == "candidate"

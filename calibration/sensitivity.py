@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from dynexport.calibration.trial import Nearness, Trial
-from dynexport.graph.linear_layers import Product
+from dynexport.graph.linear_layers import LinearLayer
 from dynexport.graph.quantise import quantise
 from dynexport.progress import OnProgress
 
@@ -29,29 +29,29 @@ class Sensitivity:
 
 def rank_layers(
     model: ir.Model,
-    products: Sequence[Product],
+    layers: Sequence[LinearLayer],
     thresholds: Mapping[str, float],
     trial: Trial,
     on_progress: OnProgress,
 ) -> tuple[Sensitivity, ...]:
     """Each place quantised by itself, the most harmful first."""
-    places: dict[str, list[Product]] = {}
-    for product in products:
-        places.setdefault(product.source, []).append(product)
+    places: dict[str, list[LinearLayer]] = {}
+    for layer in layers:
+        places.setdefault(layer.source, []).append(layer)
     ranking = []
     for done, group in enumerate(places.values()):
         on_progress("rank layers by the harm of int8", done, len(places))
-        alone = {product.node: thresholds[product.node] for product in group}
+        alone = {layer.node: thresholds[layer.node] for layer in group}
         near = trial.judge(quantise(model, alone))
-        layers = tuple(product.layer for product in group)
-        ranking.append(Sensitivity(layers, near.divergence, near.agreement))
+        names = tuple(layer.name for layer in group)
+        ranking.append(Sensitivity(names, near.divergence, near.agreement))
     on_progress("rank layers by the harm of int8", len(places), len(places))
     return tuple(sorted(ranking, key=lambda one: -one.divergence))
 
 
 def raise_layers(
     model: ir.Model,
-    products: Sequence[Product],
+    layers: Sequence[LinearLayer],
     thresholds: Mapping[str, float],
     ranking: Sequence[Sensitivity],
     trial: Trial,
@@ -67,9 +67,9 @@ def raise_layers(
     for worst in ranking:
         if near.agreement >= target:
             break
-        for product in products:
-            if product.layer in worst.layers:
-                left.pop(product.node, None)
+        for layer in layers:
+            if layer.name in worst.layers:
+                left.pop(layer.node, None)
         raised.extend(worst.layers)
         near = trial.judge(quantise(model, left))
     return left, tuple(raised), near

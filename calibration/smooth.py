@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dynexport.calibration import Observation
 from dynexport.graph.constants import add_constant
-from dynexport.graph.linear_layers import Product, find_products, operands_of, output_axis
+from dynexport.graph.linear_layers import LinearLayer, find_linear_layers, operands_of, output_axis
 from dynexport.graph.quantise import STEPS, quantise_weights
 
 ALPHAS = (0.25, 0.5, 0.75)
@@ -33,21 +33,21 @@ MOVERS = frozenset({"GatherND", "Reshape", "Transpose", "Split"})
 
 @dataclass(frozen=True, eq=False)
 class SmoothedNorm:
-    """A LayerNormalization that only quantised products read, maybe through moved rows.
+    """A LayerNormalization that only quantised layers read, maybe through moved rows.
 
     node      its name
     values    names of what it gives, and of its rows where they are moved
-    products  that read it
+    layers    that read it
     """
 
     node: str
     values: tuple[str, ...]
-    products: tuple[Product, ...]
+    layers: tuple[LinearLayer, ...]
 
 
-def find_norms(model: ir.Model, products: Sequence[Product]) -> tuple[SmoothedNorm, ...]:
-    """The norms whose every reader is one of these products."""
-    by_node = {product.node: product for product in products}
+def find_norms(model: ir.Model, layers: Sequence[LinearLayer]) -> tuple[SmoothedNorm, ...]:
+    """The norms whose every reader is one of these layers."""
+    by_node = {layer.node: layer for layer in layers}
     norms = []
     for node in model.graph:
         if node.op_type == "LayerNormalization":
@@ -65,10 +65,10 @@ def find_norms(model: ir.Model, products: Sequence[Product]) -> tuple[SmoothedNo
 def choose_factors(
     norm: SmoothedNorm, seen: Mapping[str, Observation], held_out: Mapping[str, Observation]
 ) -> tuple[float, NDArray[np.float32]] | None:
-    """(alpha, factor of each channel (C,)) that takes most of the products' error; None where
-    folding does not pay. ``seen`` and ``held_out`` by the products' sources."""
-    largest = np.max([seen[product.source].channel_maximum for product in norm.products], axis=0)
-    rows = {product.source: held_out[product.source].rows for product in norm.products}
+    """(alpha, factor of each channel (C,)) that takes most of the layers' error; None where
+    folding does not pay. ``seen`` and ``held_out`` by the layers' sources."""
+    largest = np.max([seen[layer.source].channel_maximum for layer in norm.layers], axis=0)
+    rows = {layer.source: held_out[layer.source].rows for layer in norm.layers}
     plain = _error(norm, rows, largest, np.ones_like(largest))
     tried = {alpha: _factors(norm, largest, alpha) for alpha in ALPHAS}
     errors = {alpha: _error(norm, rows, largest, factors) for alpha, factors in tried.items()}
@@ -79,8 +79,8 @@ def choose_factors(
 def fold(model: ir.Model, factors: Mapping[str, NDArray[np.float32]]) -> ir.Model:
     """A copy with the factors (C,) of these norms, by name, moved into the weights behind them."""
     folded = model.clone()
-    products = {product.node: product for product in find_products(folded)}
-    norms = find_norms(folded, list(products.values()))
+    layers = {layer.node: layer for layer in find_linear_layers(folded)}
+    norms = find_norms(folded, list(layers.values()))
     nodes = {str(node.name): node for node in folded.graph}
     for norm in norms:
         if norm.node not in factors:
@@ -88,15 +88,15 @@ def fold(model: ir.Model, factors: Mapping[str, NDArray[np.float32]]) -> ir.Mode
         by = factors[norm.node]
         for place in (1, 2):
             _multiply(folded, nodes[norm.node], place, 1.0 / by)
-        for product in norm.products:
-            reader = nodes[product.node]
+        for layer in norm.layers:
+            reader = nodes[layer.node]
             rows_first = output_axis(reader) == 1
             _multiply(folded, reader, 1, by[:, None] if rows_first else by)
     return folded
 
 
 def _moved_values(value: ir.Value) -> list[ir.Value]:
-    """A value and its rows where they are moved, up to the products that read them; none if
+    """A value and its rows where they are moved, up to the layers that read them; none if
     anything else reads one of them."""
     if value.is_graph_output() or value.shape is None:
         return []
@@ -134,7 +134,7 @@ def _keeps_channels(node: ir.Node) -> bool:
 
 def _factors(norm: SmoothedNorm, largest: NDArray[np.float32], alpha: float) -> NDArray[np.float32]:
     """max|x_c| ** alpha / max|w_c| ** (1 - alpha), around one."""
-    weights = np.max([np.abs(product.weights).max(axis=1) for product in norm.products], axis=0)
+    weights = np.max([np.abs(layer.weights).max(axis=1) for layer in norm.layers], axis=0)
     usable = (largest > 0) & (weights > 0)
     factors = np.ones(len(largest), dtype=np.float64)
     factors[usable] = largest[usable] ** alpha / weights[usable] ** (1 - alpha)
@@ -149,14 +149,14 @@ def _error(
     largest: NDArray[np.float32],
     factors: NDArray[np.float32],
 ) -> float:
-    """Squared error of the products on these rows, quantised after division by the factors."""
+    """Squared error of the layers on these rows, quantised after division by the factors."""
     step = max(float((largest / factors).max()), float(np.finfo(np.float32).tiny)) / STEPS
     total = 0.0
-    for product in norm.products:
-        x = rows[product.source]
-        scaled, scales = quantise_weights(product.weights * factors[:, None], 1)
+    for layer in norm.layers:
+        x = rows[layer.source]
+        scaled, scales = quantise_weights(layer.weights * factors[:, None], 1)
         quantised = np.clip(np.rint(x / factors / step), -STEPS, STEPS) * step
-        difference = quantised @ (scaled * scales) - x @ product.weights
+        difference = quantised @ (scaled * scales) - x @ layer.weights
         total += float(np.square(difference, dtype=np.float64).sum())
     return total
 

@@ -68,7 +68,7 @@ def quantise(values: NDArray[Any], limit: Any, levels: int = LEVELS) -> NDArray[
 
 @dataclass(frozen=True)
 class Choice:
-    """A method, its threshold, and what each method gave: the relative L2 error of a product."""
+    """A method, its threshold, and what each method gave: the relative L2 error of a layer."""
 
     method: str
     threshold: float
@@ -85,7 +85,7 @@ def choose_threshold(
     weight_levels: int = LEVELS,
     percentile: float = 99.99,
 ) -> Choice:
-    """The method (of all, or of ``methods``) that quantises a product best.
+    """The method (of all, or of ``methods``) that quantises a layer best.
 
     ``histogram`` holds the left factor's values on some images, ``rows`` (R, C) a few of its rows
     on others, held out; ``weights`` are (C, N). Each method's threshold is judged by the L2

@@ -1,4 +1,4 @@
-"""The products of a graph that can be quantised: activations times constant weights."""
+"""The linear layers of a graph, which can be quantised: activations times constant weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dynexport.graph.half_places import SINGLE
 
 
 @dataclass(frozen=True, eq=False)
-class Product:
+class LinearLayer:
     """A MatMul or Gemm of float32: x (..., C) times constant weights.
 
     node     its name, such as ``blocks.3.mlp.fc1/MatMul``
@@ -28,16 +28,16 @@ class Product:
     ranks: bool
 
     @property
-    def layer(self) -> str:
+    def name(self) -> str:
         """The module it is called after, ``blocks.3.mlp.fc1``."""
         return self.node.rpartition("/")[0] or self.node
 
 
-def find_products(model: ir.Model) -> tuple[Product, ...]:
-    """Every product with constant two-dimensional weights on its right, in the graph's order."""
+def find_linear_layers(model: ir.Model) -> tuple[LinearLayer, ...]:
+    """Every linear layer, its weights two-dimensional and on its right, in the graph's order."""
     ranking = _ranking_nodes(model)
     return tuple(
-        Product(str(node.name), str(x.name), _as_multiplied(node, weights), node in ranking)
+        LinearLayer(str(node.name), str(x.name), _as_multiplied(node, weights), node in ranking)
         for node in model.graph
         if (operands := operands_of(node)) is not None
         for x, weights in [operands]
@@ -45,7 +45,7 @@ def find_products(model: ir.Model) -> tuple[Product, ...]:
 
 
 def operands_of(node: ir.Node) -> tuple[ir.Value, ir.Value] | None:
-    """x and the constant weights of a product; None where a node is none."""
+    """x and the constant weights of a linear layer; None where a node is none."""
     if node.op_type not in ("MatMul", "Gemm") or node.domain:
         return None
     x, weights = node.inputs[0], node.inputs[1]
@@ -58,7 +58,7 @@ def operands_of(node: ir.Node) -> tuple[ir.Value, ir.Value] | None:
 
 
 def output_axis(node: ir.Node) -> int:
-    """Which axis of a product's weights counts its outputs."""
+    """Which axis of a linear layer's weights counts its outputs."""
     return 0 if node.attributes.get_int("transB") else 1
 
 

@@ -15,7 +15,7 @@ from dynexport.calibration import METHODS, require_method
 from dynexport.calibration.trial import batch_size
 from dynexport.errors import InputError, unknown_choice
 from dynexport.formats.metadata import Metadata
-from dynexport.graph.linear_layers import find_products
+from dynexport.graph.linear_layers import find_linear_layers
 from dynexport.graph.quantise import store_in_half
 from dynexport.images import ImageSet, Preprocessing, open_images
 from dynexport.precision.half import Kind, ranking_nodes, to_half
@@ -147,8 +147,8 @@ def convert_precision(
     if precision.name == "fp32":
         return model, PrecisionReport("fp32")
     if precision.name == "int8-dynamic":
-        products = [product for product in find_products(model) if not product.ranks]
-        typed = quantise_dynamically(model, products)
+        layers = [layer for layer in find_linear_layers(model) if not layer.ranks]
+        typed = quantise_dynamically(model, layers)
         store_in_half(typed)
         return typed, PrecisionReport(precision.name)
     named = f"{len(pictures)} reference images"

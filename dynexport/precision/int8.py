@@ -18,7 +18,7 @@ from dynexport.calibration.trial import Nearness, Trial, batch_size, observe
 from dynexport.errors import InputError
 from dynexport.formats.metadata import Metadata
 from dynexport.formats.onnx_file import to_bytes
-from dynexport.graph.linear_layers import Product, find_products
+from dynexport.graph.linear_layers import LinearLayer, find_linear_layers
 from dynexport.graph.quantise import STEPS, WEIGHT_STEPS, quantise
 from dynexport.images import ImageSet
 from dynexport.progress import OnProgress
@@ -94,16 +94,16 @@ def calibrate(
     """
     seen_images, held_images = images.split(HELD_OUT)
     size = batch_size(metadata)
-    model, products, ranges, smoothed = _choose_ranges(
+    model, layers, ranges, smoothed = _choose_ranges(
         model, seen_images, held_images, size, tuple(methods), on_progress
     )
     held = islice(held_images.batches(size), -(-TRIAL_IMAGES // size))
     trial = Trial(model, metadata, held)
-    thresholds, near, predictors = _test_predictors(model, products, ranges, trial, on_progress)
+    thresholds, near, predictors = _test_predictors(model, layers, ranges, trial, on_progress)
     ranking: tuple[Sensitivity, ...] = ()
     raised: tuple[str, ...] = ()
     if target_agreement is not None:
-        chosen = [product for product in products if product.node in thresholds]
+        chosen = [layer for layer in layers if layer.node in thresholds]
         ranking = rank_layers(model, chosen, thresholds, trial, on_progress)
         thresholds, raised, near = raise_layers(
             model, chosen, thresholds, ranking, trial, target_agreement
@@ -129,33 +129,33 @@ def _choose_ranges(
     size: int,
     methods: tuple[str, ...],
     on_progress: OnProgress,
-) -> tuple[ir.Model, tuple[Product, ...], dict[str, Range], tuple[str, ...]]:
-    """The graph, smoothed where it pays, its products, a range for each by its node, and the
+) -> tuple[ir.Model, tuple[LinearLayer, ...], dict[str, Range], tuple[str, ...]]:
+    """The graph, smoothed where it pays, its layers, a range for each by its node, and the
     values that were smoothed."""
-    products = find_products(model)
-    if not products:
+    layers = find_linear_layers(model)
+    if not layers:
         raise InputError("the graph has no product with constant weights: nothing to quantise")
-    sources = {product.source for product in products}
+    sources = {layer.source for layer in layers}
     both = (seen_images, held_images)
     seen, held = _observe(model, sources, both, size, on_progress)
-    alphas, smoothed, model = _smooth(model, products, seen, held)
+    alphas, smoothed, model = _smooth(model, layers, seen, held)
     if alphas:
-        moved = {product.source for product in products if product.node in alphas}
+        moved = {layer.source for layer in layers if layer.node in alphas}
         seen_again, held_again = _observe(model, moved, both, size, on_progress)
         seen, held = seen | seen_again, held | held_again
-        products = find_products(model)
+        layers = find_linear_layers(model)
     ranges = {}
-    for done, product in enumerate(products):
-        on_progress("choose ranges", done, len(products))
-        rows = held[product.source].rows
-        histogram = seen[product.source].histogram
+    for done, layer in enumerate(layers):
+        on_progress("choose ranges", done, len(layers))
+        rows = held[layer.source].rows
+        histogram = seen[layer.source].histogram
         choice = choose_threshold(
-            histogram, rows, product.weights, methods, levels=STEPS, weight_levels=WEIGHT_STEPS
+            histogram, rows, layer.weights, methods, levels=STEPS, weight_levels=WEIGHT_STEPS
         )
-        alpha = alphas.get(product.node)
-        ranges[product.node] = Range(product.layer, choice.threshold, choice.method, alpha)
-    on_progress("choose ranges", len(products), len(products))
-    return model, products, ranges, smoothed
+        alpha = alphas.get(layer.node)
+        ranges[layer.node] = Range(layer.name, choice.threshold, choice.method, alpha)
+    on_progress("choose ranges", len(layers), len(layers))
+    return model, layers, ranges, smoothed
 
 
 def _observe(
@@ -191,19 +191,19 @@ def _counted(
 
 def _test_predictors(
     model: ir.Model,
-    products: Sequence[Product],
+    layers: Sequence[LinearLayer],
     ranges: Mapping[str, Range],
     trial: Trial,
     on_progress: OnProgress,
 ) -> tuple[dict[str, float], Nearness, bool]:
     """Thresholds of what becomes int8, how near the graph comes then, and whether the predictors
     are among them: where they select as they did."""
-    plain = {p.node: ranges[p.node].threshold for p in products if not p.ranks}
+    plain = {p.node: ranges[p.node].threshold for p in layers if not p.ranks}
     near = trial.judge(quantise(model, plain))
-    if not any(product.ranks for product in products):
+    if not any(layer.ranks for layer in layers):
         return plain, near, False
     on_progress("test whether int8 predictors select the same", 0, 1)
-    both = {p.node: ranges[p.node].threshold for p in products}
+    both = {p.node: ranges[p.node].threshold for p in layers}
     nearer = trial.judge(quantise(model, both))
     on_progress("test whether int8 predictors select the same", 1, 1)
     passed = all(
@@ -215,19 +215,19 @@ def _test_predictors(
 
 def _smooth(
     model: ir.Model,
-    products: Sequence[Product],
+    layers: Sequence[LinearLayer],
     seen: Mapping[str, Observation],
     held: Mapping[str, Observation],
 ) -> tuple[dict[str, float], tuple[str, ...], ir.Model]:
-    """Fold where it pays: alpha by product, the values this rescaled, and the graph, the same if
+    """Fold where it pays: alpha by layer, the values this rescaled, and the graph, the same if
     nothing was folded."""
     smoothed: list[str] = []
     factors: dict[str, NDArray[np.float32]] = {}
     alphas: dict[str, float] = {}
-    for norm in find_norms(model, [product for product in products if not product.ranks]):
+    for norm in find_norms(model, [layer for layer in layers if not layer.ranks]):
         chosen = choose_factors(norm, seen, held)
         if chosen is not None:
             alpha, factors[norm.node] = chosen
-            alphas |= {product.node: alpha for product in norm.products}
+            alphas |= {layer.node: alpha for layer in norm.layers}
             smoothed.extend(norm.values)
     return alphas, tuple(smoothed), fold(model, factors) if factors else model

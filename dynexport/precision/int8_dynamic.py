@@ -14,12 +14,12 @@ import onnx_ir as ir
 
 from dynexport.errors import MissingExtraError
 from dynexport.graph.batch import infer_shapes
-from dynexport.graph.linear_layers import Product
+from dynexport.graph.linear_layers import LinearLayer
 from dynexport.progress import unheard
 
 
-def quantise_dynamically(model: ir.Model, products: Sequence[Product]) -> ir.Model:
-    """A copy of a float32 graph with these products in int8, quantised at run time.
+def quantise_dynamically(model: ir.Model, layers: Sequence[LinearLayer]) -> ir.Model:
+    """A copy of a float32 graph with these layers in int8, quantised at run time.
 
     Weights have a scale for each output and seven bits, for the reason that
     `dynexport.graph.quantise` gives. MissingExtraError without ONNX Runtime.
@@ -34,7 +34,7 @@ def quantise_dynamically(model: ir.Model, products: Sequence[Product]) -> ir.Mod
             ir.serde.serialize_model(model),
             path,
             op_types_to_quantize=["MatMul", "Gemm"],
-            nodes_to_quantize=[product.node for product in products],
+            nodes_to_quantize=[layer.node for layer in layers],
             per_channel=True,
             reduce_range=True,
             weight_type=QuantType.QInt8,

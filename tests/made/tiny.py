@@ -26,7 +26,7 @@ from dynexport.formats.metadata import Batch, Metadata
 from dynexport.formats.onnx_file import read_metadata, read_model, to_bytes
 from dynexport.formats.reference import ReferenceBundle
 from dynexport.graph.batch import change_batch, set_batch
-from dynexport.graph.linear_layers import find_products
+from dynexport.graph.linear_layers import find_linear_layers
 from dynexport.graph.probe import with_outputs
 from dynexport.graph.quantise import quantise
 from dynexport.images import synthetic_images
@@ -197,16 +197,16 @@ def typed(tiny: Tiny, precision: str) -> ir.Model:
 
 
 def ranges_of(tiny: Tiny) -> dict[str, float]:
-    """By product, predictors' apart, the largest magnitude of what it takes."""
-    products = [product for product in find_products(tiny.graph) if not product.ranks]
+    """By layer, predictors' apart, the largest magnitude of what it takes."""
+    layers = [layer for layer in find_linear_layers(tiny.graph) if not layer.ranks]
     steps = tiny.metadata.preprocessing
     more = steps.normalise(synthetic_images(8, steps.img_size, seed=1))
     images = np.concatenate([tiny.bundle.inputs(steps), more])
-    probe = with_outputs(tiny.graph, {product.source for product in products})
+    probe = with_outputs(tiny.graph, {layer.source for layer in layers})
     set_batch(probe, Batch.parse(f"1:{len(images)}:64"))
     with open_runner("onnxruntime", to_bytes(probe)) as runner:
         seen = runner.run(images)
-    return {p.node: float(np.abs(seen[p.source]).max()) for p in products}
+    return {p.node: float(np.abs(seen[p.source]).max()) for p in layers}
 
 
 def refill(tiny: Tiny, trained: SparseModel) -> Tiny:

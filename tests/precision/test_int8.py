@@ -26,7 +26,7 @@ from dynexport.conversion import Conversion, convert
 from dynexport.errors import ImageError, InputError, ModelFileError
 from dynexport.formats.onnx_file import read_metadata, read_model, to_bytes
 from dynexport.graph.batch import infer_shapes
-from dynexport.graph.linear_layers import find_products
+from dynexport.graph.linear_layers import find_linear_layers
 from dynexport.graph.macs import count_macs
 from dynexport.graph.precision import precision_of
 from dynexport.graph.quantise import WEIGHT_STEPS, quantise, quantise_weights, store_in_half
@@ -72,9 +72,9 @@ def run(model: ir.Model, images: np.ndarray = IMAGES) -> np.ndarray:
 
 def ranges_of(model: ir.Model, predictors: bool = False) -> dict[str, float]:
     """Thresholds that clip nothing on `IMAGES`."""
-    products = [p for p in find_products(model) if predictors or not p.ranks]
-    seen = observe(model, {p.source for p in products}, [IMAGES])
-    return {p.node: seen[p.source].histogram.maximum for p in products}
+    layers = [p for p in find_linear_layers(model) if predictors or not p.ranks]
+    seen = observe(model, {p.source for p in layers}, [IMAGES])
+    return {p.node: seen[p.source].histogram.maximum for p in layers}
 
 
 def scales(model: ir.Model, ending: str) -> dict[str, np.ndarray]:
@@ -91,13 +91,13 @@ def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def test_every_product_with_constant_weights_is_found(model: ir.Model) -> None:
-    products = find_products(model)
-    assert Counter(p.layer.rpartition(".")[2] for p in products if not p.ranks) == Counter(
+    layers = find_linear_layers(model)
+    assert Counter(p.name.rpartition(".")[2] for p in layers if not p.ranks) == Counter(
         {"q": 4, "k": 4, "v": 4, "proj": 4, "fc1": 4, "fc2": 4, "head": 1}
     )
-    ranking = Counter(p.layer.partition(".")[2][2:] for p in products if p.ranks)
+    ranking = Counter(p.name.partition(".")[2][2:] for p in layers if p.ranks)
     assert ranking == Counter({"hidden": 3, "mean": 3, "local": 3, "narrow": 3, "score": 3})
-    head = next(p for p in products if p.layer == "head")
+    head = next(p for p in layers if p.name == "head")
     assert head.weights.shape == (64, 10)
 
 
@@ -121,7 +121,7 @@ def test_each_product_gets_a_pair_of_its_own(model: ir.Model) -> None:
 
 def test_weights_have_seven_bits_and_a_scale_for_each_output(model: ir.Model) -> None:
     typed = quantise(model, ranges_of(model))
-    products = {p.node: p for p in find_products(model)}
+    layers = {p.node: p for p in find_linear_layers(model)}
     stored = scales(typed, "/weights_int8")
     assert stored
     for name, array in stored.items():
@@ -129,7 +129,7 @@ def test_weights_have_seven_bits_and_a_scale_for_each_output(model: ir.Model) ->
         assert array.dtype == np.int8
         assert np.abs(array).max() == WEIGHT_STEPS
         scale = scales(typed, f"{node}/weights_scale")[f"{node}/weights_scale"]
-        weights = products[node].weights
+        weights = layers[node].weights
         restored = (array.T if array.shape != weights.shape else array) * scale
         assert np.abs(restored - weights).max() <= 0.51 * scale.max()
 
@@ -232,7 +232,7 @@ def test_what_half_precision_cannot_hold_is_not_stored_in_it() -> None:
 
 
 def hard_norm() -> ir.Model:
-    """A norm that one channel dominates, read by two products, one through moved rows."""
+    """A norm that one channel dominates, read by two layers, one through moved rows."""
     rng = np.random.default_rng(0)
     gamma = np.full(16, 0.1, np.float32)
     gamma[3] = 20.0
@@ -253,14 +253,14 @@ def hard_norm() -> ir.Model:
 
 
 def seen_on(model: ir.Model, images: np.ndarray) -> dict[str, Observation]:
-    return observe(model, {p.source for p in find_products(model)}, [images])
+    return observe(model, {p.source for p in find_linear_layers(model)}, [images])
 
 
 def test_folding_changes_nothing_but_rounding_and_takes_most_of_the_error() -> None:
     model = hard_norm()
     images = np.random.default_rng(1).standard_normal((2, 8, 16)).astype(np.float32)
-    (norm,) = find_norms(model, find_products(model))
-    assert [product.node for product in norm.products] == ["y", "z"]
+    (norm,) = find_norms(model, find_linear_layers(model))
+    assert [layer.node for layer in norm.layers] == ["y", "z"]
     assert norm.values == ("n", "m")
     seen = seen_on(model, images)
     chosen = choose_factors(norm, seen, seen)
@@ -270,7 +270,8 @@ def test_folding_changes_nothing_but_rounding_and_takes_most_of_the_error() -> N
 
     def error(graph: ir.Model) -> float:
         ranges = {
-            p.node: seen_on(graph, images)[p.source].histogram.maximum for p in find_products(graph)
+            p.node: seen_on(graph, images)[p.source].histogram.maximum
+            for p in find_linear_layers(graph)
         }
         return relative_error(run(quantise(graph, ranges), images), run(model, images))
 
@@ -285,7 +286,7 @@ def test_a_norm_that_something_else_reads_is_left_alone() -> None:
     }"""
     constants = {"gamma": np.ones(16, np.float32), "w": np.eye(16, dtype=np.float32)}
     model = small_graph(text, **constants)
-    assert find_norms(model, find_products(model)) == ()
+    assert find_norms(model, find_linear_layers(model)) == ()
 
 
 def test_folding_one_norm_leaves_another_that_shares_its_scale() -> None:
@@ -301,20 +302,20 @@ def test_folding_one_norm_leaves_another_that_shares_its_scale() -> None:
     factors = np.linspace(0.5, 2.0, 16, dtype=np.float32)
     folded = fold(model, {"n": factors})
     assert run(folded, images) == pytest.approx(run(model, images), rel=1e-4, abs=1e-4)
-    names = {p.node: p.weights for p in find_products(folded)}
+    names = {p.node: p.weights for p in find_linear_layers(folded)}
     assert np.array_equal(names["z"], weights)
     assert not np.array_equal(names["y"], weights)
 
 
 def test_dynamic_int8_needs_no_ranges(model: ir.Model) -> None:
-    products = [p for p in find_products(model) if not p.ranks]
+    layers = [p for p in find_linear_layers(model) if not p.ranks]
     before = to_bytes(model)
-    typed = quantise_dynamically(model, products)
+    typed = quantise_dynamically(model, layers)
     assert to_bytes(model) == before
     assert precision_of(typed) == "int8"
     assert read_metadata("typed", typed) == read_metadata("tiny", model)
     kinds = Counter(node.op_type for node in typed.graph)
-    assert kinds["MatMulInteger"] == len(products) - 1  # ONNX Runtime's quantiser takes no Gemm
+    assert kinds["MatMulInteger"] == len(layers) - 1  # ONNX Runtime's quantiser takes no Gemm
     infer_shapes(typed)
     assert count_macs(typed) == count_macs(model)
     marks = read_metadata("tiny", model).dense_twin
@@ -340,7 +341,7 @@ def test_calibration_chooses_and_reports(model: ir.Model, npz: Path) -> None:
     )
     assert (report.images, report.held_out) == (30, 10)
     layers = [chosen.layer for chosen in report.ranges]
-    expected = [p.layer for p in find_products(model) if report.predictors or not p.ranks]
+    expected = [p.name for p in find_linear_layers(model) if report.predictors or not p.ranks]
     assert layers == expected
     assert {chosen.method for chosen in report.ranges} <= {
         "min-max",
@@ -373,27 +374,27 @@ def test_the_most_harmful_layers_are_raised_first(model: ir.Model) -> None:
     metadata = read_metadata("tiny", model)
     thresholds = ranges_of(model)
     thresholds["blocks.1.mlp.fc1/MatMul"] /= 50
-    products = [p for p in find_products(model) if p.node in thresholds]
+    layers = [p for p in find_linear_layers(model) if p.node in thresholds]
     trial = Trial(model, metadata, [IMAGES])
     counted: list[tuple[str, int, int]] = []
-    ranking = rank_layers(model, products, thresholds, trial, lambda *at: counted.append(at))
+    ranking = rank_layers(model, layers, thresholds, trial, lambda *at: counted.append(at))
     assert ranking[0].layers == ("blocks.1.mlp.fc1",)
     assert any(set(place.layers) == {f"blocks.0.attn.{one}" for one in "qkv"} for place in ranking)
     assert counted[-1][1:] == (len(ranking), len(ranking))
     plain = trial.judge(quantise(model, thresholds))
     assert plain.agreement < 1.0
-    left, raised, near = raise_layers(model, products, thresholds, ranking, trial, 1.0)
+    left, raised, near = raise_layers(model, layers, thresholds, ranking, trial, 1.0)
     assert raised[0] == "blocks.1.mlp.fc1"
     assert near.agreement == 1.0
-    assert left.keys() == thresholds.keys() - {p.node for p in products if p.layer in raised}
+    assert left.keys() == thresholds.keys() - {p.node for p in layers if p.name in raised}
 
 
 def test_nothing_is_raised_where_the_target_is_met(model: ir.Model) -> None:
     thresholds = ranges_of(model)
-    products = [p for p in find_products(model) if p.node in thresholds]
+    layers = [p for p in find_linear_layers(model) if p.node in thresholds]
     trial = Trial(model, read_metadata("tiny", model), [IMAGES])
-    ranking = (Sensitivity((products[0].layer,), 1.0, 0.0),)
-    left, raised, _ = raise_layers(model, products, thresholds, ranking, trial, 0.01)
+    ranking = (Sensitivity((layers[0].name,), 1.0, 0.0),)
+    left, raised, _ = raise_layers(model, layers, thresholds, ranking, trial, 0.01)
     assert (left, raised) == (thresholds, ())
 
 
@@ -401,10 +402,10 @@ def test_all_raised_is_float32_again(model: ir.Model) -> None:
     """Where no int8 will do, the graph ends as it began."""
     metadata = read_metadata("tiny", model)
     thresholds = dict.fromkeys(ranges_of(model), 1e-6)
-    products = [p for p in find_products(model) if p.node in thresholds]
+    layers = [p for p in find_linear_layers(model) if p.node in thresholds]
     trial = Trial(model, metadata, [IMAGES])
-    ranking = rank_layers(model, products, thresholds, trial, lambda *at: None)
-    left, _, near = raise_layers(model, products, thresholds, ranking, trial, 1.0)
+    ranking = rank_layers(model, layers, thresholds, trial, lambda *at: None)
+    left, _, near = raise_layers(model, layers, thresholds, ranking, trial, 1.0)
     assert near.agreement == 1.0
     assert len(left) < len(thresholds)
 

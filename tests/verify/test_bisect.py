@@ -12,7 +12,7 @@ import pytest
 from made.tiny import Tiny, convert_tiny, ranges_of, write
 
 from dynexport.artifact import onnx_subject
-from dynexport.graph.linear_layers import find_products
+from dynexport.graph.linear_layers import find_linear_layers
 from dynexport.graph.quantise import quantise
 from dynexport.precision.half import to_half
 from dynexport.pytorch.model import describe_original
@@ -134,8 +134,8 @@ def test_other_families_are_bisected(family: str, tmp_path: Path) -> None:
     ratios = (0.7, 0.5, 0.3)
     tiny = convert_tiny(tmp_path, family, ratios, batch="2")
     assert departure(tiny, tmp_path, nothing).first is None
-    products = [p.node for p in find_products(tiny.graph) if not p.ranks]
-    node = next(n for n in tiny.graph.graph if n.name == products[len(products) // 2])
+    layers = [p.node for p in find_linear_layers(tiny.graph) if not p.ranks]
+    node = next(n for n in tiny.graph.graph if n.name == layers[len(layers) // 2])
     weight = node.inputs[1]
     assert weight is not None
     found = departure(tiny, tmp_path, scale(str(weight.name), 1.5))

@@ -13,7 +13,7 @@ from dynexport.errors import InputError
 from dynexport.formats.metadata import Batch
 from dynexport.formats.onnx_file import read_metadata, read_model, to_bytes
 from dynexport.graph.emulation import computes_in_half, emulate_half
-from dynexport.runtimes import BACKENDS, Runner, open_runner, require_backend
+from dynexport.runtimes import Runner, find_runtime, open_runner
 
 
 @dataclass(frozen=True)
@@ -56,16 +56,15 @@ def find_subject(
 def onnx_subject(model: Path, backend: str = "onnxruntime") -> Subject:
     """An ONNX file in a runtime that takes ONNX.
 
-    ONNX Runtime's CPU provider does not compute in half precision: there such a file is emulated.
-    OpenVINO computes it in a precision of its own, whatever Casts it holds.
+    A file in half precision is emulated where the runtime does not compute in it (`Runtime.half`).
     """
-    require_backend(backend)
+    runtime = find_runtime(backend)
     graph = read_model(model)
     batch = Batch.parse(read_metadata(model, graph).batch)
     half = computes_in_half(graph)
-    emulated = half and backend == "onnxruntime"
+    emulated = half and runtime.half == "emulated"
     told = ", half precision emulated" if emulated else ""
-    if half and backend == "openvino":
+    if half and runtime.half == "float32":
         told = ", half precision computed in float32"
 
     def open_graph(changed: ir.Model) -> Runner:
@@ -79,7 +78,7 @@ def onnx_subject(model: Path, backend: str = "onnxruntime") -> Subject:
         backend=f"{backend}{told}",
         open=lambda: open_graph(graph) if emulated else open_runner(backend, model),
         open_probe=open_graph,
-        rebuilt=BACKENDS[backend].compiles,
+        rebuilt=runtime.compiles,
     )
 
 

@@ -64,12 +64,12 @@ class CalibrationError(InputError):
 
 
 class MissingExtraError(DynexportError):
-    """An optional dependency is not installed."""
+    """An optional dependency is not installed: of an extra of dynexport, or of none."""
 
-    def __init__(self, package: str, extra: str) -> None:
+    def __init__(self, package: str, extra: str | None) -> None:
+        what = package if extra is None else f"dynexport[{extra}]"
         super().__init__(
-            f"{package} is not installed, and this step needs it: "
-            f"run  pip install 'dynexport[{extra}]'"
+            f"{package} is not installed, and this step needs it: run  pip install '{what}'"
         )
 
 

@@ -1,13 +1,17 @@
-"""Files written whole or not at all, and what identifies them."""
+"""Files written whole or not at all, what identifies them, and what modules declare."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
+import pkgutil
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from dynexport.errors import InputError
 
@@ -143,3 +147,28 @@ def sha256_of(path: Path) -> str:
         while chunk := stream.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def folders_of(package: str, own: Iterable[str]) -> list[str]:
+    """The folders a package's modules stand in: its own, and each of its name on the search path.
+
+    A folder with an ``__init__.py`` is no such addition, but another copy of the package.
+    """
+    parts = package.split(".")
+    further = [Path(entry, *parts) for entry in sys.path]
+    return [
+        *own,
+        *(
+            str(folder)
+            for folder in further
+            if folder.is_dir() and not (folder / "__init__.py").exists()
+        ),
+    ]
+
+
+def declared_in(package: str, folders: Iterable[str], name: str) -> list[Any]:
+    """What the modules of a package declare under a name, as ``NAME = (one, another)`` at their
+    top, in the order of the folders and of their file names. The modules are imported."""
+    found = pkgutil.iter_modules(folders, f"{package}.")
+    modules = [importlib.import_module(module.name) for module in found]
+    return [declared for module in modules for declared in getattr(module, name, ())]

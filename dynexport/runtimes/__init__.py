@@ -1,20 +1,49 @@
-"""Runtimes behind one interface: open a model, run batches, close. One file a runtime."""
+"""Runtimes behind one interface: open a model, run batches, close. One file a runtime.
+
+A file of this folder says at its top what it is: a `Library` that is installed, and in ``RUNTIMES``
+a `Runtime` for each way to use it (in ``LIBRARIES`` what has none). Nothing else lists them: names,
+help, completion, `doctor`, versions and messages are read off the declarations. So a file imports
+nothing slow until a session is opened. One that stands in ``dynexport/runtimes/`` elsewhere on the
+search path counts as one of this folder (`dynexport.files.folders_of`).
+"""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol, runtime_checkable
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
 from dynexport.errors import InputError, unknown_choice
+from dynexport.files import declared_in, folders_of
+from dynexport.runtimes.library import Library, Machine, Use
 
-Further = Mapping[str, NDArray[np.int64]]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = [
+    "NO_INPUTS",
+    "Further",
+    "GpuRunner",
+    "LayerRunner",
+    "Library",
+    "Machine",
+    "Runner",
+    "Runtime",
+    "Use",
+    "find_runtime",
+    "libraries",
+    "open_runner",
+    "require_runtime",
+    "runtimes",
+]
+
+__path__ = folders_of(__name__, __path__)
+
+Further: TypeAlias = "Mapping[str, NDArray[np.int64]]"
 """Inputs beside the images, by name, their first dimension the batch: a choice to be replayed
 (`dynexport.graph.replay`)."""
 
@@ -55,67 +84,77 @@ class LayerRunner(Protocol):
 
 
 @dataclass(frozen=True)
-class Backend:
-    """A runtime of ONNX files.
+class Runtime:
+    """A runtime of ONNX files. Engines are opened by `dynexport.engine`.
 
-    module    in this folder; has ``open_session(model, option, threads, profile)``, which returns a
-              `Runner`, and ``require_installed(option)``
-    option    what of the runtime is meant: an execution provider, a precision to compute in
+    name      on the command line
+    library   that must be installed
+    open      opens a session: a file or its bytes, cores to use (None: its choice), whether to
+              time layers; MissingExtraError where the library is not installed, ModelFileError
+              where the model cannot be loaded
+    require   MissingExtraError unless it is installed, as far as can be told without a model; by
+              default the library's
     on_gpu    whether it computes on the GPU
     compiles  whether it makes a program of a graph as a whole: then a changed copy of the graph
               may round otherwise
+    half      what a graph in half precision is there: "computed" as the file says; "emulated",
+              where it has no such arithmetic: to compare, values are rounded to half between
+              float32 operators, and bf16 is not timed; "float32": computed in that, whatever the
+              file says
     """
 
-    module: str
-    option: str
+    name: str
+    library: Library
+    open: Callable[[str | Path | bytes, int | None, bool], Runner]
+    require: Callable[[], object] | None = None
     on_gpu: bool = False
     compiles: bool = False
+    half: Literal["computed", "emulated", "float32"] = "computed"
 
 
-BACKENDS: Mapping[str, Backend] = MappingProxyType(
-    {
-        "onnxruntime": Backend("onnxruntime", "CPUExecutionProvider"),
-        "onnxruntime-cuda": Backend("onnxruntime", "CUDAExecutionProvider", on_gpu=True),
-        "onnxruntime-tensorrt": Backend(
-            "onnxruntime", "TensorrtExecutionProvider", on_gpu=True, compiles=True
-        ),
-        "openvino": Backend("openvino", "f32", compiles=True),
-        "openvino-bf16": Backend("openvino", "bf16", compiles=True),
-    }
-)
-"""By name on the command line. Engines are opened by `dynexport.engine`."""
+@cache
+def runtimes() -> Mapping[str, Runtime]:
+    """Every runtime of ONNX files that is declared, by its name, in the order of their files."""
+    declared: list[Runtime] = declared_in(__name__, __path__, "RUNTIMES")
+    return MappingProxyType({runtime.name: runtime for runtime in declared})
 
 
-def runs_on_gpu(backend: str) -> bool:
+@cache
+def libraries() -> tuple[Library, ...]:
+    """What can be installed of all runtimes, those of engines too, each once."""
+    others: list[Library] = declared_in(__name__, __path__, "LIBRARIES")
+    return tuple(dict.fromkeys([*(each.library for each in runtimes().values()), *others]))
+
+
+def find_runtime(name: str) -> Runtime:
+    """The runtime of a name; InputError if there is none, with the nearest name."""
+    if name not in runtimes():
+        raise InputError(unknown_choice("backend", name, runtimes()))
+    return runtimes()[name]
+
+
+def runs_on_gpu(name: str) -> bool:
     """Whether a backend computes on the GPU."""
-    return BACKENDS[backend].on_gpu
+    return find_runtime(name).on_gpu
 
 
-def require_backend(backend: str) -> None:
+def require_backend(name: str) -> None:
     """InputError unless there is a backend of this name."""
-    if backend not in BACKENDS:
-        raise InputError(unknown_choice("backend", backend, BACKENDS))
+    find_runtime(name)
 
 
-def require_runtime(backend: str) -> None:
-    """MissingExtraError unless the runtime of a backend is installed, as far as can be told without
-    opening a model."""
-    require_backend(backend)
-    _module_of(backend).require_installed(BACKENDS[backend].option)
+def require_runtime(name: str) -> None:
+    """MissingExtraError unless a runtime is installed, as far as can be told without opening a
+    model."""
+    runtime = find_runtime(name)
+    (runtime.require or runtime.library.require)()
 
 
 def open_runner(
-    backend: str, model: str | Path | bytes, threads: int | None = None, profile: bool = False
+    name: str, model: str | Path | bytes, threads: int | None = None, profile: bool = False
 ) -> Runner:
     """Open an ONNX file (or its bytes); MissingExtraError if the runtime is not installed.
 
     threads: cores to use, None for the runtime's choice; profile: time layers, see `LayerRunner`.
     """
-    require_backend(backend)
-    option = BACKENDS[backend].option
-    runner: Runner = _module_of(backend).open_session(model, option, threads, profile)
-    return runner
-
-
-def _module_of(backend: str) -> Any:
-    return importlib.import_module(f"dynexport.runtimes.{BACKENDS[backend].module}")
+    return find_runtime(name).open(model, threads, profile)

@@ -8,17 +8,16 @@ when it closes.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
-from uuid import UUID
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from dynexport.errors import DeviceError, MissingExtraError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,8 @@ def current_device() -> Device:
         )
     )
     (identity,) = _call(driver, driver.cuDeviceGetUuid, handle)
+    from uuid import UUID  # beside a declaration nothing slow is imported
+
     uuid = UUID(bytes=bytes(identity.bytes))
     return Device(name.split(b"\0")[0].decode(), f"{major}.{minor}", f"GPU-{uuid}")
 
@@ -86,6 +87,10 @@ class Cuda:
 
     def pinned_memory(self, size: int) -> NDArray[np.uint8]:
         """``size`` bytes of the host that the GPU copies from and to without a detour."""
+        import ctypes
+
+        import numpy as np
+
         (pointer,) = self._make("cuMemHostAlloc", max(size, 1), 0)
         self._free_with("cuMemFreeHost", pointer)
         return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(int(pointer)))

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from statistics import median
 from threading import Event, Thread
 from types import MappingProxyType
 from typing import Any
@@ -203,6 +202,8 @@ def clock_reasons(bits: int) -> tuple[str, ...]:
 
 
 def _range(values: Sequence[float | None]) -> Range | None:
+    from statistics import median  # beside a declaration nothing slow is imported
+
     told = [float(value) for value in values if value is not None]
     return Range(min(told), median(told), max(told)) if told else None
 

@@ -2,31 +2,93 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from time import perf_counter
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from dynexport.errors import DeviceError, MissingExtraError, ModelFileError
 from dynexport.progress import are_heard
-from dynexport.runtimes import NO_INPUTS, Further
+from dynexport.runtimes import NO_INPUTS, Further, Library, Machine, Runtime, Use
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 WARNINGS, ERRORS = 2, 3
 """onnxruntime's log severities. Its warnings are about its own optimiser."""
 
 CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
 
 PROVIDER_OPTIONS: dict[str, dict[str, str]] = {
-    "TensorrtExecutionProvider": {"trt_engine_cache_enable": "0"},
-    "CUDAExecutionProvider": {"use_tf32": "0"},
+    TENSORRT: {"trt_engine_cache_enable": "0"},
+    CUDA: {"use_tf32": "0"},
 }
 """float32 means float32: outputs are compared with PyTorch's."""
+
+
+@dataclass(frozen=True)
+class OnnxRuntime(Library):
+    """ONNX Runtime, whichever of its distributions it is from."""
+
+    def examine(self) -> tuple[str | None, tuple[str, ...]]:
+        """Its version and execution providers."""
+        if super().examine()[0] is None:
+            return None, ()
+        import onnxruntime
+
+        return onnxruntime.__version__, tuple(onnxruntime.get_available_providers())
+
+    def judge(self, machine: Machine, providers: tuple[str, ...]) -> Use:
+        """What it runs models on, and how it would come to use a GPU that is there."""
+        names = [
+            name.removesuffix("ExecutionProvider") for name in providers if "Azure" not in name
+        ]
+        note = f"{self.note} {', '.join(names)}"
+        if machine.gpu and "CUDA" not in names:
+            note += (
+                "; to use the GPU too, replace it: pip uninstall onnxruntime, then "
+                "pip install 'dynexport[gpu]'"
+            )
+        return Use(runs=True, builds=False, note=note)
+
+
+LIBRARY = OnnxRuntime(
+    name="onnxruntime",
+    module="onnxruntime",
+    extra="cpu",
+    distributions=("onnxruntime", "onnxruntime-gpu"),
+    note="runs models on",
+    compares=True,
+)
+
+RUNTIMES = (
+    Runtime(
+        "onnxruntime",
+        LIBRARY,
+        open=lambda *given: open_session(CPU, *given),
+        require=lambda: _load(CPU),
+        half="emulated",
+    ),
+    Runtime(
+        "onnxruntime-cuda",
+        LIBRARY,
+        open=lambda *given: open_session(CUDA, *given),
+        require=lambda: _load(CUDA),
+        on_gpu=True,
+    ),
+    Runtime(
+        "onnxruntime-tensorrt",
+        LIBRARY,
+        open=lambda *given: open_session(TENSORRT, *given),
+        require=lambda: _load(TENSORRT),
+        on_gpu=True,
+        compiles=True,
+    ),
+)
 
 
 class OnnxRuntimeRunner:
@@ -54,6 +116,8 @@ class OnnxRuntimeRunner:
         if in_order:
             options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
         if profile:
+            import tempfile
+
             folder = self._owned.enter_context(tempfile.TemporaryDirectory())
             options.enable_profiling, options.profile_file_prefix = True, f"{folder}/layers"
         providers = [(name, PROVIDER_OPTIONS.get(name, {})) for name in _with_fallback(provider)]
@@ -96,6 +160,9 @@ class OnnxRuntimeRunner:
 
     def layers(self) -> dict[str, float]:
         """See `dynexport.runtimes.LayerRunner`."""
+        import json
+        from statistics import median
+
         times: dict[str, list[float]] = {}
         for event in json.loads(Path(self._session.end_profiling()).read_text()):
             name = event.get("name", "")
@@ -150,20 +217,17 @@ class OnnxRuntimeGpuRunner(OnnxRuntimeRunner):
 
 
 def open_session(
-    model: str | Path | bytes, provider: str, threads: int | None, profile: bool
+    provider: str, model: str | Path | bytes, threads: int | None, profile: bool
 ) -> OnnxRuntimeRunner:
     """A runner for an execution provider."""
     kind = OnnxRuntimeRunner if provider == CPU else OnnxRuntimeGpuRunner
     return kind(model, provider, threads, profile)
 
 
-def require_installed(provider: str) -> None:
-    """MissingExtraError unless ONNX Runtime is installed with an execution provider."""
-    _load(provider)
-
-
 def _images_dtype(session: Any) -> np.dtype[Any] | None:
     """What the graph takes its images as, float32 or half; None if numpy has no such type."""
+    import numpy as np
+
     kinds = {value.name: value.type for value in session.get_inputs()}
     dtypes: dict[str, np.dtype[Any]] = {
         "tensor(float)": np.dtype(np.float32),
@@ -174,8 +238,8 @@ def _images_dtype(session: Any) -> np.dtype[Any] | None:
 
 def _with_fallback(provider: str) -> tuple[str, ...]:
     """A provider, and where what it does not take may run: TensorRT's leaves nodes to CUDA."""
-    if provider == "TensorrtExecutionProvider":
-        return provider, "CUDAExecutionProvider"
+    if provider == TENSORRT:
+        return provider, CUDA
     return (provider,)
 
 

@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
-from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
+from dynexport.errors import DeviceError, ModelFileError
+from dynexport.runtimes import NO_INPUTS, Further, Library, Runtime
 
-from dynexport.errors import DeviceError, MissingExtraError, ModelFileError
-from dynexport.runtimes import NO_INPUTS, Further
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+LIBRARY = Library(
+    name="openvino",
+    module="openvino",
+    extra="openvino",
+    note="runs models on the CPU, with --backend openvino",
+)
+RUNTIMES = (
+    Runtime(
+        "openvino",
+        LIBRARY,
+        open=lambda *given: OpenVinoRunner("f32", *given),
+        compiles=True,
+        half="float32",
+    ),
+    Runtime(
+        "openvino-bf16",
+        LIBRARY,
+        open=lambda *given: OpenVinoRunner("bf16", *given),
+        compiles=True,
+    ),
+)
 
 DEVICE = "CPU"
 
@@ -30,8 +52,8 @@ class OpenVinoRunner:
 
     def __init__(
         self,
+        precision: str,
         model: str | Path | bytes,
-        precision: str = "f32",
         threads: int | None = None,
         profile: bool = False,
     ) -> None:
@@ -92,6 +114,8 @@ class OpenVinoRunner:
 
     def layers(self) -> dict[str, float]:
         """See `dynexport.runtimes.LayerRunner`."""
+        from statistics import median
+
         return {layer: median(runs) for layer, runs in self._times.items()}
 
     def __enter__(self) -> OpenVinoRunner:
@@ -148,18 +172,6 @@ class OpenVinoRunner:
             self._times.setdefault(name, []).append(milliseconds)
 
 
-def open_session(
-    model: str | Path | bytes, precision: str, threads: int | None, profile: bool
-) -> OpenVinoRunner:
-    """A runner that computes in a precision, f32 or bf16."""
-    return OpenVinoRunner(model, precision, threads, profile)
-
-
-def require_installed(precision: str) -> None:
-    """MissingExtraError unless OpenVINO is installed, whichever precision it is to compute in."""
-    _load()
-
-
 def _layer_names(program: Any) -> dict[str, str]:
     """By layer the name of a node of the graph that it was made of, the last one, as they are named
     after modules. Of itself a layer bears the name of whatever OpenVINO made the node into."""
@@ -175,6 +187,8 @@ def _layer_names(program: Any) -> dict[str, str]:
 
 def _images_dtype(model: Any) -> np.dtype[Any]:
     """What the graph takes its images as, float32 or half."""
+    import numpy as np
+
     dtypes: dict[str, np.dtype[Any]] = {
         "f32": np.dtype(np.float32),
         "f16": np.dtype(np.float16),
@@ -193,6 +207,8 @@ def _in_numpy(values: NDArray[Any], kind: str) -> NDArray[np.generic]:
     """An output: OpenVINO hands out the bits of bf16 as if they were float16's."""
     if kind != "bf16":
         return values
+    import numpy as np
+
     return (values.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
 
 
@@ -204,8 +220,7 @@ def _reason(error: RuntimeError) -> str:
 
 
 def _load() -> Any:
-    try:
-        import openvino
-    except ImportError:
-        raise MissingExtraError("openvino", "openvino") from None
+    LIBRARY.require()
+    import openvino
+
     return openvino

@@ -25,7 +25,7 @@ from dynexport.graph.fuse import TARGETS
 from dynexport.models import families, variants
 from dynexport.precision import PRECISIONS
 from dynexport.progress import are_heard, let_through, unheard
-from dynexport.runtimes import BACKENDS
+from dynexport.runtimes import runtimes
 from dynexport.runtimes.tensorrt import FLAVOURS
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-7]m")
@@ -407,7 +407,7 @@ def test_the_completion_script_is_there_for_each_shell(shell: str) -> None:
 def test_names_that_complete_are_those_that_exist() -> None:
     assert tuple(variants()) == choices.MODELS
     assert tuple(PRECISIONS) == choices.PRECISIONS
-    assert tuple(BACKENDS) == choices.BACKENDS
+    assert tuple(runtimes()) == choices.BACKENDS
     assert (*FLAVOURS, "auto") == choices.BUILDERS
     assert set(METHODS) == set(choices.METHODS)
     assert TARGETS == choices.TARGETS

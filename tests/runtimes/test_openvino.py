@@ -20,7 +20,7 @@ from dynexport.bench.timing import Plan
 from dynexport.errors import DeviceError, InputError, MissingExtraError, ModelFileError
 from dynexport.formats.onnx_file import to_bytes
 from dynexport.graph.replay import replay_selection, rows_of
-from dynexport.runtimes import BACKENDS, LayerRunner, open_runner, require_runtime
+from dynexport.runtimes import LayerRunner, open_runner, require_runtime, runtimes
 from dynexport.verify import verify_model
 
 RATIOS = (0.7, 0.5, 0.3)
@@ -273,7 +273,7 @@ def test_bf16_is_computed_where_the_processor_does(deit: Tiny) -> None:
 
 
 def test_an_unknown_backend_is_told_their_names(folder: Path, deit: Tiny) -> None:
-    assert {"openvino", "openvino-bf16"} < set(BACKENDS)
+    assert {"openvino", "openvino-bf16"} < set(runtimes())
     words = "unknown backend 'openvin': did you mean 'openvino'.* openvino, openvino-bf16$"
     for ask in (
         lambda: verify_model(folder / "deit.onnx", backend="openvin"),

@@ -6,9 +6,9 @@ from dynexport.images.image_set import (
     fill_batch,
     load_images,
     open_images,
-    synthetic_images,
 )
 from dynexport.images.preprocessing import Preprocessing
+from dynexport.images.synthetic import synthetic_images
 
 __all__ = [
     "DAMAGED_NPZ",

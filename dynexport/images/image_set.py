@@ -11,25 +11,41 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from dynexport.errors import ImageError
 from dynexport.images.arrays import ImageArray
 from dynexport.images.folder import ImageFolder
 from dynexport.images.preprocessing import Preprocessing
+from dynexport.images.synthetic import SyntheticImages
+
+SYNTHETIC = 64
+"""Images made up where none are given, and it is not said how many."""
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
     """Images chosen from a source, at these ``places`` in it, ascending; read when asked for."""
 
-    images: ImageFolder | ImageArray
+    images: ImageFolder | ImageArray | SyntheticImages
     places: tuple[int, ...]
     preprocessing: Preprocessing
 
     @property
     def source(self) -> Path:
+        """The folder or .npz; ImageError if they are synthetic."""
         return self.images.path
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether they are made up."""
+        return isinstance(self.images, SyntheticImages)
+
+    @property
+    def described(self) -> str:
+        """How reports call them: how many, and of what."""
+        if self.synthetic:
+            return f"{self.count} synthetic images"
+        return f"{self.count:,} images of {self.source.name or self.source}"
 
     @property
     def count(self) -> int:
@@ -91,7 +107,7 @@ class ImageSet:
 
 
 def open_images(
-    source: str | Path,
+    source: str | Path | None,
     preprocessing: Preprocessing,
     *,
     count: int | None = None,
@@ -101,11 +117,16 @@ def open_images(
     """Choose images for a model: all, or up to ``count`` of them.
 
     ``source`` is a folder, searched through its subfolders, or an .npz with ``images`` uint8
-    (N, H, W, 3) or float32 (N, 3, H, W) already normalised, and maybe ``labels`` (N,). Those
-    chosen are spread evenly over it, or with a ``seed`` drawn at random; either way they come in
-    the order of the source. ImageError where there are fewer than ``at_least``, or some are seen
-    to be unusable without decoding them.
+    (N, H, W, 3) or float32 (N, 3, H, W) already normalised, and maybe ``labels`` (N,); None for
+    ``count`` synthetic ones, or `SYNTHETIC`. Those chosen are spread evenly over it, or with a
+    ``seed`` drawn at random; either way they come in the order of the source. ImageError where
+    there are fewer than ``at_least``, or some are seen to be unusable without decoding them.
     """
+    if count is not None and count < at_least:
+        raise ImageError(f"{count} images were asked for, at least {at_least} are needed")
+    if source is None:
+        made = SYNTHETIC if count is None else count
+        return ImageSet(SyntheticImages(made, seed or 0), tuple(range(made)), preprocessing)
     path = Path(source)
     try:
         there, folder = path.exists(), path.is_dir()
@@ -114,8 +135,6 @@ def open_images(
     if not there:
         raise ImageError(f"{path} does not exist: give a folder of images or an .npz")
     images = ImageFolder.open(path) if folder else ImageArray.open(path)
-    if count is not None and count < at_least:
-        raise ImageError(f"{count} images were asked for, at least {at_least} are needed")
     if images.total < at_least:
         raise ImageError(f"{path} holds {images.total} images, at least {at_least} are needed")
     places = _choose(images.total, images.total if count is None else count, seed)
@@ -128,7 +147,9 @@ def fill_batch(images: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     return np.take(images, np.arange(size) % len(images), axis=0)
 
 
-def load_images(source: Path, count: int, preprocessing: Preprocessing) -> NDArray[Any]:
+def load_images(
+    source: str | Path | None, count: int, preprocessing: Preprocessing
+) -> NDArray[Any]:
     """Up to ``count`` images at once, spread evenly over ``source``, as `open_images` takes it.
 
     uint8 (B, H, W, 3) of the model's input size, or float32 (B, 3, H, W) where the source holds
@@ -145,19 +166,3 @@ def _choose(total: int, count: int, seed: int | None) -> tuple[int, ...]:
         return tuple(place * total // taken for place in range(taken))
     drawn = np.random.default_rng(seed).choice(total, taken, replace=False)
     return tuple(sorted(drawn.tolist()))
-
-
-def synthetic_images(count: int, img_size: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Smooth coloured noise, uint8 (count, img_size, img_size, 3), the same for the same seed.
-
-    Smooth, because neighbouring patches of real images are alike; different from one image to
-    the next, so that a mix-up inside a batch shows.
-    """
-    rng = np.random.default_rng(seed)
-    images = []
-    for _ in range(count):
-        coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
-        smooth = coarse.resize((img_size, img_size), Image.Resampling.BICUBIC)
-        noisy = np.asarray(smooth, dtype=np.float64) + rng.normal(0, 12, (img_size, img_size, 3))
-        images.append(np.clip(noisy, 0, 255).astype(np.uint8))
-    return np.stack(images)

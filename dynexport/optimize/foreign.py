@@ -16,7 +16,7 @@ from dynexport.errors import ModelFileError
 from dynexport.formats.onnx_file import read_model, to_bytes
 from dynexport.graph.patterns import nodes_of, sizes_of
 from dynexport.graph.probe import with_outputs
-from dynexport.images import Preprocessing, fill_batch, load_images, synthetic_images
+from dynexport.images import Preprocessing, fill_batch, load_images
 from dynexport.runtimes import open_runner
 
 IMAGES = 8
@@ -106,10 +106,7 @@ def make_batches(model: ir.Model, source: Path | None) -> list[NDArray[np.float3
     assert isinstance(width, int)
     side = max(height, width)
     steps = Preprocessing.for_size(side)
-    pictures = (
-        synthetic_images(IMAGES, side) if source is None else load_images(source, IMAGES, steps)
-    )
-    images = steps.to_input(pictures)[:, :channels, :height, :width]
+    images = steps.to_input(load_images(source, IMAGES, steps))[:, :channels, :height, :width]
     noise = np.random.default_rng(0).normal(0, 1, (IMAGES, channels, height, width))
     if isinstance(batch, int):
         given = np.concatenate([images, noise.astype(np.float32)])

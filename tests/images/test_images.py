@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dynexport.errors import ImageError
-from dynexport.images import ImageSet, Preprocessing, load_images, open_images
+from dynexport.images import ImageSet, Preprocessing, load_images, open_images, synthetic_images
 
 TINY = Preprocessing.for_size(4)
 """Takes pictures of 4 x 4 pixels as they are."""
@@ -453,3 +453,29 @@ def test_pictures_beyond_all_bounds_are_refused(
     monkeypatch.setattr("dynexport.images.arrays.LARGEST_PICTURE", 15)
     with pytest.raises(ImageError, match="expected uint8"):
         open_images(path, TINY)
+
+
+def test_synthetic_images_are_a_set_like_any_other() -> None:
+    images = open_images(None, TINY, count=5)
+    assert (images.synthetic, images.labels, images.described) == (True, None, "5 synthetic images")
+    drawn = synthetic_images(5, TINY.img_size)
+    assert np.array_equal(np.stack(list(images.pictures())), drawn)
+    assert np.array_equal(load_images(None, 5, TINY), drawn)
+    batches = list(images.batches(2))
+    assert [len(batch) for batch in batches] == [2, 2, 1]
+    assert np.array_equal(np.concatenate(batches), TINY.to_input(drawn))
+    first, second = images.split(0.4)
+    assert np.array_equal(np.stack(list(second.pictures())), drawn[list(second.places)])
+    assert sorted(first.places + second.places) == list(range(5))
+    assert images.digest == open_images(None, TINY, count=5).digest
+    assert images.digest != open_images(None, TINY, count=5, seed=1).digest
+    assert open_images(None, TINY).count == 64
+    with pytest.raises(ImageError, match="lie in no file: give a folder of images"):
+        _ = images.source
+    with pytest.raises(ImageError, match="8 images were asked for, at least 16 are needed"):
+        open_images(None, TINY, count=8, at_least=16)
+
+
+def test_a_set_says_what_it_is(tmp_path: Path) -> None:
+    images = open_images(save_npz(tmp_path / "digits.npz", images=numbered(10)), TINY, count=4)
+    assert (images.synthetic, images.described) == (False, "4 images of digits.npz")

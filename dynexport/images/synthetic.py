@@ -1,0 +1,63 @@
+"""Images made up from a seed, for want of real ones."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dynexport.errors import ImageError
+from dynexport.images.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True, eq=False)
+class SyntheticImages:
+    """So many images of one seed; they have no labels, and fit every model."""
+
+    total: int
+    seed: int = 0
+    labels: NDArray[np.int64] | None = None
+
+    @property
+    def path(self) -> Path:
+        """ImageError: there is none."""
+        raise ImageError("synthetic images lie in no file: give a folder of images or an .npz")
+
+    def check(self, places: Sequence[int], steps: Preprocessing) -> None:
+        """Nothing can be wrong with them."""
+
+    def read(self, places: Sequence[int], steps: Preprocessing) -> Iterator[NDArray[Any]]:
+        """The images at these places (ascending), uint8 (H, W, 3) of the model's input size."""
+        wanted = set(places)
+        drawn = islice(_draw(steps.img_size, self.seed), max(wanted, default=-1) + 1)
+        return (image for place, image in enumerate(drawn) if place in wanted)
+
+    def fingerprints(self, places: Sequence[int]) -> Iterator[bytes]:
+        """What tells each image at these places from any other."""
+        for place in places:
+            yield hashlib.sha256(f"synthetic {self.seed} {place}".encode()).digest()
+
+
+def synthetic_images(count: int, img_size: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Smooth coloured noise, uint8 (count, img_size, img_size, 3), the same for the same seed.
+
+    Smooth, because neighbouring patches of real images are alike; different from one image to
+    the next, so that a mix-up inside a batch shows.
+    """
+    return np.stack(list(islice(_draw(img_size, seed), count)))
+
+
+def _draw(img_size: int, seed: int) -> Iterator[NDArray[np.uint8]]:
+    rng = np.random.default_rng(seed)
+    while True:
+        coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+        smooth = coarse.resize((img_size, img_size), Image.Resampling.BICUBIC)
+        noisy = np.asarray(smooth, dtype=np.float64) + rng.normal(0, 12, (img_size, img_size, 3))
+        yield np.clip(noisy, 0, 255).astype(np.uint8)

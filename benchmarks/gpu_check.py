@@ -40,10 +40,10 @@ from dynexport.bench.candidates import (
 from dynexport.bench.timing import Plan
 from dynexport.engine import build_engine, open_engine
 from dynexport.errors import DynexportError
-from dynexport.graph.precision import precision_of
+from dynexport.precision import precision_of
 from dynexport.runtimes import cuda
 from dynexport.runtimes import nvml as gpu
-from dynexport.runtimes.tensorrt import FLAVOURS
+from dynexport.runtimes.tensorrt import EDITIONS
 from dynexport.verify import Verification, verify
 
 RESULTS = Path(__file__).parent / "results"
@@ -201,7 +201,7 @@ def engines(
     report: Report,
 ) -> Iterator[Contender | None]:
     """An engine and its twin's in each TensorRT that is installed, verified."""
-    for flavour in () if options.on_cpu else FLAVOURS:
+    for flavour in () if options.on_cpu else EDITIONS:
         target = work / f"{onnx.stem}-{flavour}.engine"
         built = report.attempt(
             f"build {onnx.stem} with {flavour}",

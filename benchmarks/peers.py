@@ -33,7 +33,7 @@ from rounds import time_in_turn
 from tables import table, write_report
 
 from dynexport.bench.timing import Plan
-from dynexport.precision import PRECISIONS
+from dynexport.precision import precisions
 
 AT_ONCE = 2
 """Processes that prepare files."""
@@ -70,7 +70,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument(
         "--precisions",
         nargs="+",
-        choices=list(PRECISIONS),
+        choices=list(precisions()),
         default=["fp32", "int8", "int8-dynamic"],
         help="of ours; bf16 on OpenVINO comes with fp32",
     )

@@ -28,7 +28,7 @@ from dynexport.graph.batch import change_batch
 from dynexport.graph.macs import count_macs
 from dynexport.images import Preprocessing, synthetic_images
 from dynexport.models import find_variant
-from dynexport.precision import CALIBRATED
+from dynexport.precision import find_precision
 from dynexport.pytorch.rewrite import keep_counts
 from dynexport.schedule import schedule_from_base
 
@@ -92,7 +92,7 @@ def write_ours(
 ) -> dict[int, tuple[OnnxFile, OnnxFile]]:
     """By batch size what ``dynexport convert`` makes, and the dense twin that ``dynexport bench``
     times. Converted once: at another size conversion gives the same graph with that size in it."""
-    calibrated = subject.pictures if precision in CALIBRATED else None
+    calibrated = subject.pictures if find_precision(precision).images == "needed" else None
     wanted = dynexport.Precision(precision, calibration_data=calibrated)
     first = _folder_for(subject, precision, batches[0], folder) / SPARSE
     try:

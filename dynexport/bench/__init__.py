@@ -22,7 +22,7 @@ from dynexport.bench.layer_groups import group_times
 from dynexport.bench.timing import Plan, Timing, speedup, time_candidates, time_layers
 from dynexport.errors import DeviceError, InputError, MissingExtraError
 from dynexport.formats.metadata import Batch
-from dynexport.graph.precision import precision_of
+from dynexport.precision import precision_of
 from dynexport.progress import OnStep, silent
 from dynexport.runtimes import require_backend, runs_on_gpu
 from dynexport.runtimes.cuda import current_device

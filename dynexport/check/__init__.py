@@ -36,7 +36,7 @@ from dynexport.formats.onnx_file import read_model
 from dynexport.graph.functions import standard_bytes
 from dynexport.graph.patterns import STANDARD
 from dynexport.runtimes import cuda
-from dynexport.runtimes.tensorrt import FLAVOURS, Flavour, find_flavour
+from dynexport.runtimes.tensorrt import EDITIONS, Edition, find_edition
 from dynexport.runtimes.tensorrt.builder import Problem, parse
 
 Rule = Callable[[View], Iterable[Finding]]
@@ -97,7 +97,7 @@ def check_model(path: str | Path, *, backend: str = "auto") -> Preflight:
     findings = check_graph(model)
     tensorrt, unparsed, problems = None, "", None
     try:
-        flavour = _parser(tuple(FLAVOURS) if backend == "auto" else (backend,))
+        flavour = _parser(tuple(EDITIONS) if backend == "auto" else (backend,))
         tensorrt = f"{flavour.name} {flavour.version()}"
         problems = parse(flavour, standard_bytes(model))
         findings = _with_problems(model, findings, problems, flavour)
@@ -147,17 +147,17 @@ def _sorted(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))
 
 
-def _parser(backends: Sequence[str]) -> Flavour:
+def _parser(backends: Sequence[str]) -> Edition:
     """The first flavour whose parser runs here; raises what keeps the last one from it."""
     try:
-        return _require_parser(find_flavour(backends[0]))
+        return _require_parser(find_edition(backends[0]))
     except (BuildError, DeviceError, MissingExtraError):
         if len(backends) == 1:
             raise
         return _parser(backends[1:])
 
 
-def _require_parser(flavour: Flavour) -> Flavour:
+def _require_parser(flavour: Edition) -> Edition:
     flavour.load()
     if not flavour.targets:
         cuda.current_device()  # a flavour that builds for the GPU here cannot even parse without
@@ -165,7 +165,7 @@ def _require_parser(flavour: Flavour) -> Flavour:
 
 
 def _with_problems(
-    model: ir.Model, findings: tuple[Finding, ...], problems: Iterable[Problem], flavour: Flavour
+    model: ir.Model, findings: tuple[Finding, ...], problems: Iterable[Problem], flavour: Edition
 ) -> tuple[Finding, ...]:
     """Findings, and what the parser refuses: told of with a rule's mend where a rule has one."""
     told = list(findings)
@@ -186,7 +186,7 @@ def _with_problems(
     return _sorted(dict.fromkeys(told))
 
 
-def _unexplained(problem: Problem, domain: str, flavour: Flavour) -> Finding:
+def _unexplained(problem: Problem, domain: str, flavour: Edition) -> Finding:
     """What the parser refuses and no rule knows."""
     if domain not in STANDARD:
         mend = f"export with ONNX's own operators; {domain} is another runtime's, or a plugin's"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from dynexport.cli.choices import BACKENDS, complete_list
+from dynexport.cli.choices import BACKENDS, complete_list, one_of
 from dynexport.cli.console import make_table, print_json, progress, stdout
 from dynexport.cli.options import Engine, Json, Plugins, Quiet, Trust, Verbose, parse_numbers
 
@@ -37,8 +37,7 @@ def bench(
         typer.Option(
             metavar="NAME,NAME",
             autocompletion=complete_list(BACKENDS),
-            help="Runtimes of the ONNX file: onnxruntime (default), onnxruntime-cuda, "
-            "onnxruntime-tensorrt, openvino, openvino-bf16.",
+            help=f"Runtimes of the ONNX file: {one_of(BACKENDS, 'onnxruntime')}.",
         ),
     ] = None,
     threads: Annotated[

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from dynexport.cli.choices import BUILDERS, complete
+from dynexport.cli.choices import EDITIONS, complete
 from dynexport.cli.console import build_progress, print_json, stdout
 from dynexport.cli.options import Json, OnnxFile, Quiet, Verbose
 
@@ -22,7 +22,7 @@ def build(
     backend: Annotated[
         str,
         typer.Option(
-            autocompletion=complete(BUILDERS),
+            autocompletion=complete(EDITIONS),
             help="tensorrt, tensorrt-rtx, or auto: the first that is installed.",
         ),
     ] = "auto",

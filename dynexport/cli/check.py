@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from dynexport.cli.choices import BUILDERS, complete
+from dynexport.cli.choices import EDITIONS, complete
 from dynexport.cli.console import print_json, progress, stdout
 from dynexport.cli.options import Json, OnnxFile, Quiet, Verbose
 
@@ -21,7 +21,7 @@ def check(
     backend: Annotated[
         str,
         typer.Option(
-            autocompletion=complete(BUILDERS),
+            autocompletion=complete(EDITIONS),
             help="tensorrt, tensorrt-rtx, or auto: the first that can parse here.",
         ),
     ] = "auto",

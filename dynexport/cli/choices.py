@@ -1,25 +1,34 @@
-"""Names that a shell completes: told again here, so that a press of TAB imports nothing heavy."""
+"""Names that a shell completes. Some are told again here, so that a press of TAB imports nothing
+slow; runtimes and precisions declare theirs in files that do not."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+
+from dynexport.precision import precisions
+from dynexport.runtimes import runtimes
+from dynexport.runtimes.tensorrt import editions
 
 MODELS = (
     *("deit-256", "deit-s", "deit-b", "lvvit-s", "lvvit-m"),
     *("swin-t", "swin-s", "swin-b", "convnext-t", "convnext-s", "convnext-b"),
 )
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8-fp16", "int8-dynamic")
+PRECISIONS = tuple(precisions())
+PRECISIONS_DESCRIBED = ", ".join(f"{kind.name} ({kind.help})" for kind in precisions().values())
 IO_PRECISIONS = ("fp32", "half")
 METHODS = ("min-max", "percentile", "entropy", "mse")
 TASKS = ("classify", "features")
 WEIGHTS = ("model", "model_ema")
 TARGETS = ("any", "tensorrt")
 FALLBACKS = ("auto",)
-BUILDERS = ("tensorrt", "tensorrt-rtx", "auto")
-BACKENDS = (
-    *("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt"),
-    *("openvino", "openvino-bf16"),
-)
+EDITIONS = (*editions.EDITIONS, "auto")
+BACKENDS = tuple(runtimes())
+
+
+def one_of(names: Iterable[str], default: str | None = None) -> str:
+    """Names in a sentence, "a (default), b or c"."""
+    *others, last = (f"{name} (default)" if name == default else name for name in names)
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def complete(names: tuple[str, ...]) -> Callable[[str], list[str]]:

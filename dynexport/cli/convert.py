@@ -99,8 +99,7 @@ def convert(
         str,
         typer.Option(
             autocompletion=complete(choices.PRECISIONS),
-            help="Of weights and activations: fp32, fp16, bf16, int8, int8-fp16 (the rest in "
-            "fp16, for GPUs) or int8-dynamic (for CPUs).",
+            help=f"Of weights and activations: {choices.PRECISIONS_DESCRIBED}.",
         ),
     ] = "fp32",
     io_precision: Annotated[
@@ -141,7 +140,7 @@ def convert(
         str | None,
         typer.Option(
             metavar="TENSORRT",
-            autocompletion=complete(choices.BUILDERS),
+            autocompletion=complete(choices.EDITIONS),
             help="Build an engine as well: tensorrt, tensorrt-rtx, or auto for what is installed.",
         ),
     ] = None,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dynexport.cli.choices import BACKENDS, MODELS, WEIGHTS, complete
+from dynexport.cli.choices import BACKENDS, MODELS, WEIGHTS, complete, one_of
 from dynexport.errors import InputError
 from dynexport.progress import let_through
 
@@ -73,8 +73,7 @@ Backend = Annotated[
     str | None,
     typer.Option(
         autocompletion=complete(BACKENDS),
-        help="Runtime to use: onnxruntime (default), onnxruntime-cuda, onnxruntime-tensorrt, "
-        "openvino or openvino-bf16.",
+        help=f"Runtime to use: {one_of(BACKENDS, 'onnxruntime')}.",
     ),
 ]
 Engine = Annotated[

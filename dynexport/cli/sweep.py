@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dynexport.cli import choices
-from dynexport.cli.choices import complete, complete_list
+from dynexport.cli.choices import complete, complete_list, one_of
 from dynexport.cli.console import print_json, progress, show_note, show_warning
 from dynexport.cli.options import (
     CalibrationData,
@@ -75,7 +75,7 @@ def sweep(
         typer.Option(
             metavar="NAME,NAME",
             autocompletion=complete_list(choices.PRECISIONS),
-            help="fp32, fp16, bf16, int8, int8-fp16, int8-dynamic.",
+            help=f"{', '.join(choices.PRECISIONS)}.",
         ),
     ] = "fp32",
     calibration_data: CalibrationData = None,
@@ -85,8 +85,7 @@ def sweep(
         str,
         typer.Option(
             autocompletion=complete(choices.BACKENDS),
-            help="Runtime to time and judge in: onnxruntime, onnxruntime-cuda, "
-            "onnxruntime-tensorrt, openvino or openvino-bf16.",
+            help=f"Runtime to time and judge in: {one_of(choices.BACKENDS)}.",
         ),
     ] = "onnxruntime",
     threads: Annotated[
@@ -239,12 +238,11 @@ def parse_latency(text: str) -> float:
 
 def _precisions(text: str, calibration: Path | None, images: int) -> list[Precision]:
     """Precisions by name, with calibration images where they look at some."""
-    from dynexport.precision import CALIBRATED, Precision
+    from dynexport.precision import Precision, find_precision
 
-    looking = (*CALIBRATED, "fp16", "bf16")
     return [
-        Precision(name, calibration_data=calibration, calibration_images=images)
-        if name in looking
-        else Precision(name)
+        Precision(name)
+        if find_precision(name).images == "none"
+        else Precision(name, calibration_data=calibration, calibration_images=images)
         for name in text.replace(" ", "").split(",")
     ]

@@ -6,12 +6,7 @@ import platform
 from contextlib import suppress
 
 from dynexport import __version__
-
-RUNTIMES = (
-    *("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino"),
-    *("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "tensorrt-rtx"),
-)
-"""Distributions that make or run models, by their names on the package index."""
+from dynexport.runtimes import libraries
 
 
 def tell_versions() -> str:
@@ -22,7 +17,8 @@ def tell_versions() -> str:
         f"dynexport {__version__}",
         f"Python {platform.python_version()} on {platform.platform()}",
     ]
-    for name in RUNTIMES:
+    runtimes = (name for library in libraries() for name in library.packages)
+    for name in ("torch", "onnx", *runtimes):
         with suppress(importlib.metadata.PackageNotFoundError):
             lines.append(f"{name} {importlib.metadata.version(name)}")
     return "\n".join(lines)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 
 from dynexport.errors import InputError
 
@@ -69,21 +67,9 @@ class Tolerances:
     max_drop: float | None = None
 
 
-BY_PRECISION: Mapping[str, Tolerances] = MappingProxyType(
-    {
-        "fp32": Tolerances("max", 1e-4, 1e-4, 1e-4),
-        "fp16": Tolerances("max", 5e-3, 3e-3, 2e-2),
-        "bf16": Tolerances("max", 5e-2, 6e-2, 1.5e-1),
-        "int8": Tolerances("l2", 1.2e-1, 1.5e-1, 3e-1),
-    }
-)
-"""What a sound file stays within, with room; docs/verification.md has what was measured."""
-
-
-def choose_tolerances(precision: str, limits: Limits = AS_USUAL) -> Tolerances:
-    """Those of a precision (of fp32 where it has none), with what was asked for in their place: a
-    wider tie margin widens that of the ranking."""
-    usual = BY_PRECISION.get(precision, BY_PRECISION["fp32"])
+def apply_limits(usual: Tolerances, limits: Limits) -> Tolerances:
+    """Tolerances with what was asked for in their place: a wider tie margin widens that of the
+    ranking."""
     return replace(
         usual,
         outputs=usual.outputs if limits.tolerance is None else limits.tolerance,

@@ -29,7 +29,7 @@ from dynexport.images import Preprocessing, load_images, synthetic_images
 from dynexport.precision import Precision, PrecisionReport, convert_precision
 from dynexport.progress import OnProgress, OnStep, silent
 from dynexport.pytorch import require_convert_extras
-from dynexport.runtimes.tensorrt import find_flavour
+from dynexport.runtimes.tensorrt import find_edition
 from dynexport.runtimes.tensorrt.builder import require_buildable
 from dynexport.runtimes.tensorrt.limits import top_k_warnings
 from dynexport.runtimes.tensorrt.options import BuildOptions
@@ -131,7 +131,7 @@ def convert(
     load_plugins(plugins)
     wanted = precision if isinstance(precision, Precision) else Precision(precision)
     require_target(target)
-    flavour = None if engine is None else find_flavour(engine)
+    flavour = None if engine is None else find_edition(engine)
     if flavour is not None and wanted.name == "int8-dynamic":
         raise InputError(
             f"{flavour.name} has no operators for int8-dynamic: choose int8-fp16 or int8, which "

@@ -7,8 +7,6 @@ driver. Here only the process that asks about it ends.
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import importlib.metadata
 import json
 import signal
 import subprocess
@@ -17,12 +15,11 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from dynexport.errors import DynexportError
+from dynexport.runtimes import libraries
+from dynexport.runtimes.library import import_package
 
 PATIENCE = 15.0
 """Seconds an answer may take."""
-
-UNKNOWN = "of unknown version"
-"""The version of what is installed but does not tell."""
 
 T = TypeVar("T")
 
@@ -63,48 +60,15 @@ def ask(question: Callable[..., T], *arguments: str) -> T:
     return answer
 
 
-def version_of(package: str) -> str | None:
-    """Its version by what pip recorded, without importing it; None if pip knows of none."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def import_package(package: str, module: str) -> str | None:
-    """Version of a package once its module is imported; None where there is no such module."""
-    try:
-        loaded = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if f"{module}.".startswith(f"{error.name}."):
-            return None
-        raise
-    if loaded.__file__ is None:  # a folder that happens to have its name
-        return None
-    parents = [module.rsplit(".", dots)[0] for dots in range(module.count(".") + 1)]
-    told = (getattr(sys.modules[parent], "__version__", None) for parent in parents)
-    return version_of(package) or next(filter(None, told), UNKNOWN)
-
-
 def import_packages(*named: str) -> list[str | None]:
     """What `import_package` says of each pair of a package and a module, all in one process."""
     return [import_package(*pair) for pair in zip(named[::2], named[1::2], strict=True)]
 
 
-def import_onnxruntime() -> tuple[str | None, list[str]]:
-    """Version of ONNX Runtime, whichever of its packages it is from, and its providers."""
-    if import_package("onnxruntime", "onnxruntime") is None:
-        return None, []
-    import onnxruntime
-
-    return onnxruntime.__version__, onnxruntime.get_available_providers()
-
-
-def import_tensorrt(flavour: str) -> str | None:
-    """Version of a TensorRT; None if it is not installed."""
-    from dynexport.runtimes.tensorrt import FLAVOURS
-
-    return FLAVOURS[flavour].version()
+def examine_library(name: str) -> tuple[str | None, tuple[str, ...]]:
+    """What a runtime's library says of itself, see `dynexport.runtimes.Library.examine`."""
+    (library,) = (library for library in libraries() if library.name == name)
+    return library.examine()
 
 
 def ask_nvml() -> list[dict[str, Any]]:
@@ -125,8 +89,7 @@ def ask_cuda() -> tuple[str, str]:
 QUESTIONS: tuple[Callable[..., Any], ...] = (
     import_package,
     import_packages,
-    import_onnxruntime,
-    import_tensorrt,
+    examine_library,
     ask_nvml,
     ask_cuda,
 )

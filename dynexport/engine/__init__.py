@@ -24,11 +24,11 @@ from dynexport.files import (
 from dynexport.formats.metadata import PREFIX, Batch
 from dynexport.formats.onnx_file import read_model
 from dynexport.graph.functions import standard_bytes
-from dynexport.graph.precision import precision_of
 from dynexport.graph.replay import replay_inputs
+from dynexport.precision import precision_of
 from dynexport.progress import OnProgress, OnStep, silent
 from dynexport.runtimes import cuda
-from dynexport.runtimes.tensorrt import FLAVOURS, Flavour, find_flavour
+from dynexport.runtimes.tensorrt import EDITIONS, Edition, find_edition
 from dynexport.runtimes.tensorrt.builder import EnginePlan, Shapes, build, require_buildable
 from dynexport.runtimes.tensorrt.editions import fits
 from dynexport.runtimes.tensorrt.options import BuildOptions
@@ -73,7 +73,7 @@ def build_engine(
     for file in (target, beside):
         require_writable(file)
     require_kept([path], target, beside)
-    flavour, options = find_flavour(backend), options or BuildOptions()
+    flavour, options = find_edition(backend), options or BuildOptions()
     require_buildable(flavour, options)
     graph = read_model(path)
     on_step(f"build {path.name} with {flavour.name} {flavour.load().__version__}")
@@ -89,7 +89,7 @@ def build_engine(
 
 
 def build_plan(
-    flavour: Flavour,
+    flavour: Edition,
     graph: ir.Model,
     ranges: Sequence[Batch],
     options: BuildOptions,
@@ -140,11 +140,11 @@ def open_engine(engine: str | Path, *, trust: bool = False, profile: bool = Fals
     """
     path = existing_file(engine, "an engine that `dynexport build` wrote")
     if trust and not Sidecar.path_beside(path).is_file():
-        return EngineRunner(find_flavour("auto"), read_plan(path, None), profile=profile)
+        return EngineRunner(find_edition("auto"), read_plan(path, None), profile=profile)
     facts = Sidecar.load(path)
     plan = read_plan(path, None if trust else facts)
     require_runnable(path, facts, trust)
-    flavour = FLAVOURS[facts.flavour]
+    flavour = EDITIONS[facts.flavour]
     kernels = cache_folder() / f"{facts.engine_sha256[:16]}.kernels" if flavour.jit else None
     return EngineRunner(
         flavour,
@@ -164,7 +164,7 @@ def read_sidecar(engine: Path, model: Path | None, trust: bool) -> Sidecar:
     """
     existing_file(engine, "an engine that `dynexport build` wrote")
     if trust and model is not None and not Sidecar.path_beside(engine).is_file():
-        flavour, graph = find_flavour("auto"), read_model(model)
+        flavour, graph = find_edition("auto"), read_model(model)
         return describe_engine(
             engine.read_bytes(),
             model,
@@ -189,7 +189,7 @@ def describe_engine(
     model: Path,
     graph: ir.Model,
     plan: EnginePlan,
-    flavour: Flavour,
+    flavour: Edition,
     ranges: Sequence[Batch],
     options: BuildOptions,
     seconds: float,
@@ -225,7 +225,7 @@ def _weights(engine: Path, facts: Sidecar) -> bytes:
 
 def open_alike(facts: Sidecar, graph: ir.Model) -> EngineRunner:
     """Build another graph as an engine was built, in memory, and open it."""
-    flavour = find_flavour(facts.flavour)
+    flavour = find_edition(facts.flavour)
     ranges = batch_ranges(graph, facts.onnx, facts.batches)
     weights = standard_bytes(graph) if facts.options.strip_weights else None
     return EngineRunner(
@@ -236,9 +236,9 @@ def open_alike(facts: Sidecar, graph: ir.Model) -> EngineRunner:
 def require_runnable(engine: Path, facts: Sidecar, trust: bool = False) -> None:
     """EngineError unless the TensorRT and the GPU that are here run the engine; DeviceError if
     there is no GPU. With ``trust`` they need only be there."""
-    if facts.flavour not in FLAVOURS:
+    if facts.flavour not in EDITIONS:
         raise EngineError(f"{engine} was built with {facts.flavour}, which is unknown: {REBUILD}")
-    flavour = FLAVOURS[facts.flavour]
+    flavour = EDITIONS[facts.flavour]
     version, device = flavour.load().__version__, cuda.current_device()
     if trust:
         return

@@ -10,7 +10,7 @@ from time import perf_counter
 import onnx
 import onnx_ir as ir
 
-from dynexport.compare.tolerances import Limits, Tolerances, choose_tolerances
+from dynexport.compare.tolerances import Limits, Tolerances
 from dynexport.errors import ModelFileError, VerificationError
 from dynexport.files import existing_file, require_kept, require_onnx_target, save
 from dynexport.formats.metadata import PREFIX
@@ -19,7 +19,6 @@ from dynexport.graph.macs import count_macs
 from dynexport.graph.opset import OLDEST
 from dynexport.graph.passes import LAST, PASSES, GraphPass
 from dynexport.graph.patterns import sizes_of
-from dynexport.graph.precision import precision_of
 from dynexport.graph.rules.fixed_shapes import working_nodes
 from dynexport.graph.sizes import learn_sizes
 from dynexport.graph.tidy import open_up
@@ -30,6 +29,7 @@ from dynexport.optimize.foreign import (
     make_comparison,
     read_foreign,
 )
+from dynexport.precision import choose_tolerances, precision_of
 from dynexport.progress import OnStep, silent
 
 ROUNDS = 4

@@ -1,54 +1,90 @@
-"""From a float32 graph to a typed one: precision is in the ONNX file, one file a precision."""
+"""From a float32 graph to a typed one: precision is in the ONNX file, one file a precision.
+
+A file of this folder declares in ``PRECISIONS`` what each of its precisions is, a `PrecisionKind`;
+nothing else lists them, and it imports nothing slow until a graph is converted. One that stands in
+``dynexport/precision/`` elsewhere on the search path counts as one of this folder
+(`dynexport.files.folders_of`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-import numpy as np
-import onnx_ir as ir
-from numpy.typing import NDArray
-
-from dynexport.calibration import METHODS, require_method
-from dynexport.calibration.trial import batch_size
+from dynexport.compare.tolerances import AS_USUAL, Limits, Tolerances, apply_limits
 from dynexport.errors import InputError, unknown_choice
-from dynexport.formats.metadata import Metadata
-from dynexport.graph.linear_layers import find_linear_layers
-from dynexport.graph.quantise import store_in_half
-from dynexport.images import ImageSet, Preprocessing, open_images
-from dynexport.precision.half import Kind, ranking_nodes, to_half
-from dynexport.precision.int8 import Int8Report, calibrate
-from dynexport.precision.int8_dynamic import quantise_dynamically
-from dynexport.precision.overflow import find_overflow
+from dynexport.files import declared_in, folders_of
+from dynexport.precision.kind import Job, PrecisionKind, PrecisionReport
 from dynexport.progress import OnProgress
 
-PRECISIONS: Mapping[str, str] = MappingProxyType(
-    {
-        "fp32": "as it was trained",
-        "fp16": "weights and activations in half precision",
-        "bf16": "the same with float32's range and 8 bits",
-        "int8": "products in int8, calibrated on images; the rest in float32",
-        "int8-fp16": "products in int8, calibrated on images; the rest in fp16, for GPUs",
-        "int8-dynamic": "products in int8, ranges taken from each batch; for CPUs",
-    }
-)
-"""What each precision is, by its name on the command line."""
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx_ir as ir
+    from numpy.typing import NDArray
 
-CALIBRATED = ("int8", "int8-fp16")
-HALF: Mapping[str, Kind] = MappingProxyType({"fp16": "fp16", "bf16": "bf16", "int8-fp16": "fp16"})
-"""What the precisions call half."""
+    from dynexport.formats.metadata import Metadata
+    from dynexport.images import ImageSet, Preprocessing
+
+__all__ = [
+    "Job",
+    "Precision",
+    "PrecisionKind",
+    "PrecisionReport",
+    "choose_tolerances",
+    "convert_precision",
+    "find_precision",
+    "precision_of",
+    "precisions",
+]
+
+__path__ = folders_of(__name__, __path__)
 
 LEAST_IMAGES = 16
 """A range read off fewer images says little."""
+
+
+@cache
+def precisions() -> Mapping[str, PrecisionKind]:
+    """Every precision that is declared, by its name, in the order of their files."""
+    declared: list[PrecisionKind] = declared_in(__name__, __path__, "PRECISIONS")
+    return MappingProxyType({kind.name: kind for kind in declared})
+
+
+def find_precision(name: str) -> PrecisionKind:
+    """The precision of a name; InputError if there is none, with the nearest name."""
+    if name not in precisions():
+        raise InputError(unknown_choice("precision", name, precisions()))
+    return precisions()[name]
+
+
+def precision_of(model: ir.Model) -> str:
+    """The precision a graph is of, read off the graph: the last declared that recognises it."""
+    kinds = reversed([*precisions().values()])
+    return next(kind.name for kind in kinds if kind.recognise and kind.recognise(model))
+
+
+def choose_tolerances(name: str, limits: Limits = AS_USUAL) -> Tolerances:
+    """Those of a precision, fp32's for a name that is of none, with what was asked for in their
+    place: a wider tie margin widens that of the ranking."""
+    kind = precisions().get(name) or precisions()["fp32"]
+    return apply_limits(kind.tolerances, limits)
+
+
+def _all_methods() -> tuple[str, ...]:
+    from dynexport.calibration import METHODS
+
+    return METHODS
 
 
 @dataclass(frozen=True)
 class Precision:
     """A precision, and what it takes to get there.
 
-    name                one of `PRECISIONS`
+    name                one of `precisions`
     io                  "fp32", or "half" for inputs and outputs in fp16; not in bf16, for which
                         numpy has no type to feed a runtime with
     calibration_data    folder of images, or .npz, that ranges are read off; the int8 of static
@@ -65,45 +101,30 @@ class Precision:
     calibration_data: str | Path | None = None
     calibration_images: int = 512
     seed: int | None = None
-    methods: tuple[str, ...] = METHODS
+    methods: tuple[str, ...] = field(default_factory=_all_methods)
     fallback_to: str | None = None
     target_agreement: float = 0.99
 
     def __post_init__(self) -> None:
-        if self.name not in PRECISIONS:
-            raise InputError(unknown_choice("precision", self.name, PRECISIONS))
-        if self.io not in ("fp32", "half"):
-            raise InputError(unknown_choice("I/O precision", self.io, ("fp32", "half")))
-        if self.io == "half" and HALF.get(self.name) != "fp16":
-            raise InputError(
-                f"{self.name} keeps inputs and outputs in float32: half ones are fp16, which goes "
-                "with fp16 and int8-fp16"
-            )
-        if self.name in CALIBRATED and self.calibration_data is None:
-            raise InputError(
-                f"{self.name} is calibrated on images: give some with --calibration-data, a folder "
-                "or an .npz, or choose int8-dynamic, which needs none"
-            )
-        if self.fallback_to not in (None, "auto"):
-            raise InputError(unknown_choice("fallback", self.fallback_to, ("auto",)))
-        if self.fallback_to and self.name not in CALIBRATED:
-            raise InputError(
-                f"{self.name} has no layers to raise back: --fallback-to goes with "
-                f"{' or '.join(CALIBRATED)}"
-            )
+        self._require_fitting_io()
+        self._require_images()
+        self._require_methods()
         if not 0.0 < self.target_agreement <= 1.0:
             raise InputError(
                 f"agreement {self.target_agreement:g} is out of range: it must lie in (0, 1]"
             )
-        for method in self.methods:
-            require_method(method)
-        if not self.methods:
-            raise InputError(f"no calibration method was given: choose from {', '.join(METHODS)}")
+
+    @property
+    def kind(self) -> PrecisionKind:
+        """What its file declares of it; InputError if there is none of its name."""
+        return find_precision(self.name)
 
     def open_images(self, preprocessing: Preprocessing) -> ImageSet | None:
         """The calibration images; ImageError if there are too few or they cannot be read."""
         if self.calibration_data is None:
             return None
+        from dynexport.images import open_images
+
         return open_images(
             self.calibration_data,
             preprocessing,
@@ -112,23 +133,46 @@ class Precision:
             at_least=LEAST_IMAGES,
         )
 
+    def require_engine(self, edition: str) -> None:
+        """InputError unless that edition of TensorRT has operators for it."""
+        if not self.kind.engines:
+            raise InputError(
+                f"{edition} has no operators for {self.name}: choose {self.kind.instead}"
+            )
 
-@dataclass(frozen=True)
-class PrecisionReport:
-    """What was done to the graph.
+    def _require_fitting_io(self) -> None:
+        half = self.kind.half  # an unknown precision is told before all else
+        if self.io not in ("fp32", "half"):
+            raise InputError(unknown_choice("I/O precision", self.io, ("fp32", "half")))
+        if self.io == "half" and half != "fp16":
+            fitting = [kind.name for kind in precisions().values() if kind.half == "fp16"]
+            raise InputError(
+                f"{self.name} keeps inputs and outputs in float32: half ones are fp16, which goes "
+                f"with {' and '.join(fitting)}"
+            )
 
-    name, io  as asked for
-    images    what it was calibrated on, or looked over for values too large; "" where nothing was
-    single    nodes that stay in float32 as half precision cannot hold what they compute with: the
-              largest magnitude of it, by name. What ranks tokens stays so by design
-    int8      what calibration chose; None where nothing is calibrated
-    """
+    def _require_images(self) -> None:
+        if self.kind.images == "needed" and self.calibration_data is None:
+            raise InputError(
+                f"{self.name} is calibrated on images: give some with --calibration-data, a folder "
+                "or an .npz" + (f", or choose {self.kind.instead}" if self.kind.instead else "")
+            )
+        if self.fallback_to not in (None, "auto"):
+            raise InputError(unknown_choice("fallback", self.fallback_to or "", ("auto",)))
+        if self.fallback_to and self.kind.images != "needed":
+            fitting = [kind.name for kind in precisions().values() if kind.images == "needed"]
+            raise InputError(
+                f"{self.name} has no layers to raise back: --fallback-to goes with "
+                f"{' or '.join(fitting)}"
+            )
 
-    name: str
-    io: str = "fp32"
-    images: str = ""
-    single: dict[str, float] = field(default_factory=dict)
-    int8: Int8Report | None = None
+    def _require_methods(self) -> None:
+        from dynexport.calibration import METHODS, require_method
+
+        for method in self.methods:
+            require_method(method)
+        if not self.methods:
+            raise InputError(f"no calibration method was given: choose from {', '.join(METHODS)}")
 
 
 def convert_precision(
@@ -144,46 +188,4 @@ def convert_precision(
     images    `Precision.open_images`'s; where there are none ``pictures``, float32 (P, 3, H, W),
               are looked over for values that half precision cannot hold
     """
-    if precision.name == "fp32":
-        return model, PrecisionReport("fp32")
-    if precision.name == "int8-dynamic":
-        layers = [layer for layer in find_linear_layers(model) if not layer.ranks]
-        typed = quantise_dynamically(model, layers)
-        store_in_half(typed)
-        return typed, PrecisionReport(precision.name)
-    named = f"{len(pictures)} reference images"
-    if images is not None:
-        named = f"{images.count} images of {images.source.name}"
-    kind, half_io, single = HALF.get(precision.name), precision.io == "half", dict[str, float]()
-    if kind is not None:
-        on_progress(f"look for values that {kind} cannot hold on {named}", 0, 1)
-        batches = _batches(metadata, images, pictures)
-        single = find_overflow(model, batches, kind, half_io=half_io)
-        on_progress(f"look for values that {kind} cannot hold on {named}", 1, 1)
-    typed, report = model, None
-    if precision.name in CALIBRATED:
-        assert images is not None
-        typed, report = calibrate(
-            model,
-            metadata,
-            images,
-            methods=precision.methods,
-            target_agreement=precision.target_agreement if precision.fallback_to else None,
-            on_progress=on_progress,
-        )
-    if kind is None:
-        store_in_half(typed)
-    else:
-        typed = to_half(typed, kind, single=single, half_io=half_io)
-    by_design = {node.name for node in ranking_nodes(model, classes=False)}
-    told = {name: largest for name, largest in single.items() if name not in by_design}
-    return typed, PrecisionReport(precision.name, precision.io, named, told, report)
-
-
-def _batches(
-    metadata: Metadata, images: ImageSet | None, pictures: NDArray[np.float32]
-) -> Iterable[NDArray[np.float32]]:
-    size = batch_size(metadata)
-    if images is not None:
-        return images.batches(size)
-    return (pictures[start : start + size] for start in range(0, len(pictures), size))
+    return precision.kind.convert(model, Job(precision, metadata, images, pictures, on_progress))

@@ -1,233 +1,67 @@
-"""Static int8, calibrated: ranges from images, each choice made on images held out."""
+"""int8 with ranges read off images: the linear layers, and the rest in float32 or in fp16."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from typing import TYPE_CHECKING
 
-import numpy as np
-import onnx_ir as ir
-from numpy.typing import NDArray
+from dynexport.compare.tolerances import Tolerances
+from dynexport.precision.half import find_single, not_by_design
+from dynexport.precision.kind import Job, PrecisionKind, PrecisionReport
 
-from dynexport.calibration import METHODS, Observation, RangeCache, choose_threshold
-from dynexport.calibration.sensitivity import Sensitivity, raise_layers, rank_layers
-from dynexport.calibration.smooth import choose_factors, find_norms, fold
-from dynexport.calibration.trial import Nearness, Trial, batch_size, observe
-from dynexport.errors import InputError
-from dynexport.formats.metadata import Metadata
-from dynexport.formats.onnx_file import to_bytes
-from dynexport.graph.linear_layers import LinearLayer, find_linear_layers
-from dynexport.graph.quantise import STEPS, WEIGHT_STEPS, quantise
-from dynexport.images import ImageSet
-from dynexport.progress import OnProgress
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
-HELD_OUT = 0.25
-"""Share of the calibration images that no range is taken from: choices are made on them."""
-
-TRIAL_IMAGES = 64
-"""Of those, how many are run for each question asked of a whole graph, at most."""
-
-OVERLAP_LOST = 0.01
-"""A quantised predictor passes if no stage's kept set loses more than this share by it."""
+TOLERANCES = Tolerances("l2", outputs=1.2e-1, tie_margin=1.5e-1, ranking=3e-1)
 
 
-@dataclass(frozen=True)
-class Range:
-    """How one layer's activation is quantised.
+def convert(graph: ir.Model, job: Job) -> tuple[ir.Model, PrecisionReport]:
+    """int8 linear layers, and what calibration chose for each."""
+    from dynexport.calibration.static_int8 import calibrate
+    from dynexport.graph.half import to_half
+    from dynexport.graph.quantise import store_in_half
 
-    layer      the module
-    threshold  largest magnitude that is not clipped
-    method     that chose it
-    alpha      of the folding into the norm before it; None where nothing was folded
-    """
-
-    layer: str
-    threshold: float
-    method: str
-    alpha: float | None
-
-
-@dataclass(frozen=True)
-class Int8Report:
-    """What calibration chose, and why.
-
-    images, held_out  how many ranges were taken from, and how many choices were made on
-    tried             how many of those were run through the whole graph
-    ranges            of every int8 layer, in the graph's order
-    predictors        whether the predictors are int8 as well: the outcome of the selection test
-    nearness          of the finished graph to the float32 one, on the images held out
-    smoothed          values that folding rescaled, so that they are not the float32 graph's
-    ranking           harm of each place by itself, the worst first; empty unless asked for
-    raised            layers raised back to float
-    """
-
-    images: int
-    held_out: int
-    tried: int
-    ranges: tuple[Range, ...]
-    predictors: bool
-    nearness: Nearness
-    smoothed: tuple[str, ...]
-    ranking: tuple[Sensitivity, ...]
-    raised: tuple[str, ...]
-
-
-def calibrate(
-    model: ir.Model,
-    metadata: Metadata,
-    images: ImageSet,
-    *,
-    methods: Collection[str] = METHODS,
-    target_agreement: float | None = None,
-    on_progress: OnProgress,
-) -> tuple[ir.Model, Int8Report]:
-    """An int8 graph of a float32 one, and what was chosen.
-
-    methods           ranges are chosen among these
-    target_agreement  rank the layers, and raise the most harmful back to float until this share
-                      of the images held out keeps its class; None raises none
-
-    Memory is bounded by one batch, whatever the number of images. InputError if there is nothing
-    to quantise.
-    """
-    seen_images, held_images = images.split(HELD_OUT)
-    size = batch_size(metadata)
-    model, layers, ranges, smoothed = _choose_ranges(
-        model, seen_images, held_images, size, tuple(methods), on_progress
+    asked, kind = job.precision, job.precision.kind.half
+    assert job.images is not None
+    single = {} if kind is None else find_single(graph, job)
+    typed, report = calibrate(
+        graph,
+        job.metadata,
+        job.images,
+        methods=asked.methods,
+        target_agreement=asked.target_agreement if asked.fallback_to else None,
+        on_progress=job.on_progress,
     )
-    held = islice(held_images.batches(size), -(-TRIAL_IMAGES // size))
-    trial = Trial(model, metadata, held)
-    thresholds, near, predictors = _test_predictors(model, layers, ranges, trial, on_progress)
-    ranking: tuple[Sensitivity, ...] = ()
-    raised: tuple[str, ...] = ()
-    if target_agreement is not None:
-        chosen = [layer for layer in layers if layer.node in thresholds]
-        ranking = rank_layers(model, chosen, thresholds, trial, on_progress)
-        thresholds, raised, near = raise_layers(
-            model, chosen, thresholds, ranking, trial, target_agreement
-        )
-    report = Int8Report(
-        images=seen_images.count,
-        held_out=held_images.count,
-        tried=trial.count,
-        ranges=tuple(ranges[node] for node in thresholds),
-        predictors=predictors,
-        nearness=near,
-        smoothed=smoothed,
-        ranking=ranking,
-        raised=raised,
-    )
-    return quantise(model, thresholds), report
+    if kind is None:
+        store_in_half(typed)
+    else:
+        typed = to_half(typed, kind, single=single, half_io=asked.io == "half")
+    told = not_by_design(graph, single)
+    return typed, PrecisionReport(asked.name, asked.io, job.looked_on, told, report)
 
 
-def _choose_ranges(
-    model: ir.Model,
-    seen_images: ImageSet,
-    held_images: ImageSet,
-    size: int,
-    methods: tuple[str, ...],
-    on_progress: OnProgress,
-) -> tuple[ir.Model, tuple[LinearLayer, ...], dict[str, Range], tuple[str, ...]]:
-    """The graph, smoothed where it pays, its layers, a range for each by its node, and the
-    values that were smoothed."""
-    layers = find_linear_layers(model)
-    if not layers:
-        raise InputError("the graph has no product with constant weights: nothing to quantise")
-    sources = {layer.source for layer in layers}
-    both = (seen_images, held_images)
-    seen, held = _observe(model, sources, both, size, on_progress)
-    alphas, smoothed, model = _smooth(model, layers, seen, held)
-    if alphas:
-        moved = {layer.source for layer in layers if layer.node in alphas}
-        seen_again, held_again = _observe(model, moved, both, size, on_progress)
-        seen, held = seen | seen_again, held | held_again
-        layers = find_linear_layers(model)
-    ranges = {}
-    for done, layer in enumerate(layers):
-        on_progress("choose ranges", done, len(layers))
-        rows = held[layer.source].rows
-        histogram = seen[layer.source].histogram
-        choice = choose_threshold(
-            histogram, rows, layer.weights, methods, levels=STEPS, weight_levels=WEIGHT_STEPS
-        )
-        alpha = alphas.get(layer.node)
-        ranges[layer.node] = Range(layer.name, choice.threshold, choice.method, alpha)
-    on_progress("choose ranges", len(layers), len(layers))
-    return model, layers, ranges, smoothed
+def _is_quantised(graph: ir.Model) -> bool:
+    from dynexport.graph.precision import is_quantised
+
+    return is_quantised(graph)
 
 
-def _observe(
-    model: ir.Model,
-    names: Collection[str],
-    sets: Sequence[ImageSet],
-    size: int,
-    on_progress: OnProgress,
-) -> Iterator[dict[str, Observation]]:
-    """What these values hold on each set of images, kept for the next time."""
-    digest = hashlib.sha256(to_bytes(model)).hexdigest()
-    for images in sets:
-        cache = RangeCache.keyed_by(digest, images.digest, {"names": sorted(names)})
-        known = cache.load()
-        if known.keys() != set(names):
-            told = f"observe {len(names)} activations on {images.count} images"
-            known = observe(model, names, _counted(images, size, told, on_progress))
-            cache.save(known)
-        yield known
-
-
-def _counted(
-    images: ImageSet, size: int, told: str, on_progress: OnProgress
-) -> Iterator[NDArray[np.float32]]:
-    """The images in batches, each told of when it is done."""
-    done = 0
-    for batch in images.batches(size):
-        on_progress(told, done, images.count)
-        yield batch
-        done += len(batch)
-    on_progress(told, done, images.count)
-
-
-def _test_predictors(
-    model: ir.Model,
-    layers: Sequence[LinearLayer],
-    ranges: Mapping[str, Range],
-    trial: Trial,
-    on_progress: OnProgress,
-) -> tuple[dict[str, float], Nearness, bool]:
-    """Thresholds of what becomes int8, how near the graph comes then, and whether the predictors
-    are among them: where they select as they did."""
-    plain = {p.node: ranges[p.node].threshold for p in layers if not p.ranks}
-    near = trial.judge(quantise(model, plain))
-    if not any(layer.ranks for layer in layers):
-        return plain, near, False
-    on_progress("test whether int8 predictors select the same", 0, 1)
-    both = {p.node: ranges[p.node].threshold for p in layers}
-    nearer = trial.judge(quantise(model, both))
-    on_progress("test whether int8 predictors select the same", 1, 1)
-    passed = all(
-        ours >= theirs - OVERLAP_LOST
-        for ours, theirs in zip(nearer.overlaps, near.overlaps, strict=True)
-    )
-    return (both, nearer, True) if passed else (plain, near, False)
-
-
-def _smooth(
-    model: ir.Model,
-    layers: Sequence[LinearLayer],
-    seen: Mapping[str, Observation],
-    held: Mapping[str, Observation],
-) -> tuple[dict[str, float], tuple[str, ...], ir.Model]:
-    """Fold where it pays: alpha by layer, the values this rescaled, and the graph, the same if
-    nothing was folded."""
-    smoothed: list[str] = []
-    factors: dict[str, NDArray[np.float32]] = {}
-    alphas: dict[str, float] = {}
-    for norm in find_norms(model, [layer for layer in layers if not layer.ranks]):
-        chosen = choose_factors(norm, seen, held)
-        if chosen is not None:
-            alpha, factors[norm.node] = chosen
-            alphas |= {layer.node: alpha for layer in norm.layers}
-            smoothed.extend(norm.values)
-    return alphas, tuple(smoothed), fold(model, factors) if factors else model
+PRECISIONS = (
+    PrecisionKind(
+        name="int8",
+        help="calibrated on images; the rest in float32",
+        tolerances=TOLERANCES,
+        convert=convert,
+        images="needed",
+        recognise=_is_quantised,
+        instead="int8-dynamic, which needs none",
+    ),
+    PrecisionKind(
+        name="int8-fp16",
+        help="the same, the rest in fp16; for GPUs",
+        tolerances=TOLERANCES,
+        convert=convert,
+        images="needed",
+        half="fp16",
+        instead="int8-dynamic, which needs none",
+    ),
+)

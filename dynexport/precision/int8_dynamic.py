@@ -8,14 +8,39 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import onnx
-import onnx_ir as ir
-
-from dynexport.errors import MissingExtraError
-from dynexport.graph.batch import infer_shapes
-from dynexport.graph.linear_layers import LinearLayer
+from dynexport.precision.int8 import TOLERANCES
+from dynexport.precision.kind import Job, PrecisionKind, PrecisionReport
 from dynexport.progress import unheard
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from dynexport.graph.linear_layers import LinearLayer
+
+
+def convert(graph: ir.Model, job: Job) -> tuple[ir.Model, PrecisionReport]:
+    """Every linear layer that ranks nothing, in int8."""
+    from dynexport.graph.linear_layers import find_linear_layers
+    from dynexport.graph.quantise import store_in_half
+
+    layers = [layer for layer in find_linear_layers(graph) if not layer.ranks]
+    typed = quantise_dynamically(graph, layers)
+    store_in_half(typed)
+    return typed, PrecisionReport(job.precision.name)
+
+
+PRECISIONS = (
+    PrecisionKind(
+        name="int8-dynamic",
+        help="ranges from each batch; for CPUs",
+        tolerances=TOLERANCES,
+        convert=convert,
+        engines=False,
+        instead="int8-fp16 or int8, which are calibrated",
+    ),
+)
 
 
 def quantise_dynamically(model: ir.Model, layers: Sequence[LinearLayer]) -> ir.Model:
@@ -24,10 +49,15 @@ def quantise_dynamically(model: ir.Model, layers: Sequence[LinearLayer]) -> ir.M
     Weights have a scale for each output and seven bits, for the reason that
     `dynexport.graph.quantise` gives. MissingExtraError without ONNX Runtime.
     """
-    try:
-        from onnxruntime.quantization import QuantType, quantize_dynamic
-    except ImportError:
-        raise MissingExtraError("onnxruntime", "cpu") from None
+    import onnx
+    import onnx_ir as ir
+
+    from dynexport.graph.batch import infer_shapes
+    from dynexport.runtimes.onnxruntime import LIBRARY
+
+    LIBRARY.require()
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
     with unheard("root"), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "int8.onnx"
         quantize_dynamic(

@@ -52,6 +52,11 @@ class Library:
     note: str = "runs models"
     compares: bool = False
 
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """What brings it, by the names on the package index."""
+        return self.distributions or (self.name,)
+
     def require(self) -> None:
         """MissingExtraError unless it can be imported."""
         try:

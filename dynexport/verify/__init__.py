@@ -19,11 +19,11 @@ from pathlib import Path
 
 from dynexport.artifact import find_subject
 from dynexport.compare.original import Original
-from dynexport.compare.tolerances import Limits, Tolerances, choose_tolerances
+from dynexport.compare.tolerances import Limits, Tolerances
 from dynexport.errors import InputError
 from dynexport.files import existing_file
 from dynexport.formats.onnx_file import read_metadata
-from dynexport.graph.precision import precision_of
+from dynexport.precision import choose_tolerances, precision_of
 from dynexport.progress import OnStep, silent
 from dynexport.pytorch import require_convert_extras
 from dynexport.verify.comparing import compare, open_data, verify

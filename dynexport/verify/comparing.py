@@ -22,12 +22,12 @@ from dynexport.compare.selection import (
     overlap_of,
     selection_failures,
 )
-from dynexport.compare.tolerances import Limits, Tolerances, choose_tolerances
+from dynexport.compare.tolerances import Limits, Tolerances
 from dynexport.errors import InputError
 from dynexport.formats.onnx_file import read_metadata
 from dynexport.formats.reference import ReferenceBundle
-from dynexport.graph.precision import precision_of
 from dynexport.images import ImageSet, open_images
+from dynexport.precision import choose_tolerances, precision_of
 from dynexport.progress import OnStep, silent
 from dynexport.verify.accuracy import measure_accuracy, require_measurable, share_failures
 from dynexport.verify.batches import Trial, plan_batches, require_outputs, run_batches

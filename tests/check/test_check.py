@@ -26,7 +26,7 @@ from dynexport.formats.onnx_file import read_model, to_bytes
 from dynexport.graph.selection import add_kept_outputs
 from dynexport.graph.twin import dense_twin
 from dynexport.models.swin import DynamicSwin, SwinConfig
-from dynexport.runtimes.tensorrt import Flavour
+from dynexport.runtimes.tensorrt import Edition
 from dynexport.runtimes.tensorrt.builder import Problem
 
 
@@ -187,15 +187,15 @@ def test_a_parser_that_needs_a_gpu_is_passed_over_without(
         raise DeviceError("there is no GPU")
 
     installed = RTX.load()
-    monkeypatch.setattr(Flavour, "load", lambda self: installed)
+    monkeypatch.setattr(Edition, "load", lambda self: installed)
     monkeypatch.setattr(preflight.cuda, "current_device", none)
     assert check_model(naive).tensorrt == f"tensorrt-rtx {RTX.version()}"
     with pytest.raises(DeviceError, match="there is no GPU"):
         check_model(naive, backend="tensorrt")
 
 
-def absent(message: str, kind: type[Exception]) -> Callable[[Flavour], Any]:
-    def load(self: Flavour) -> Any:
+def absent(message: str, kind: type[Exception]) -> Callable[[Edition], Any]:
+    def load(self: Edition) -> Any:
         raise kind(message) if kind is not MissingExtraError else MissingExtraError(message, "rtx")
 
     return load
@@ -205,7 +205,7 @@ def absent(message: str, kind: type[Exception]) -> Callable[[Flavour], Any]:
 def test_without_a_parser_the_rules_are_told_alone(
     kind: type[Exception], naive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Flavour, "load", absent("tensorrt-rtx", kind))
+    monkeypatch.setattr(Edition, "load", absent("tensorrt-rtx", kind))
     result = check_model(naive)
     assert (result.tensorrt, result.parsed, result.passed) == (None, None, True)
     assert "tensorrt-rtx" in result.unparsed

@@ -23,10 +23,10 @@ from dynexport.cli import choices, main
 from dynexport.conversion import Conversion
 from dynexport.graph.fuse import TARGETS
 from dynexport.models import families, variants
-from dynexport.precision import PRECISIONS
+from dynexport.precision import precisions
 from dynexport.progress import are_heard, let_through, unheard
 from dynexport.runtimes import runtimes
-from dynexport.runtimes.tensorrt import FLAVOURS
+from dynexport.runtimes.tensorrt import EDITIONS
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-7]m")
 CONTROL = re.compile(r"\x1b|[\u2500-\u257f]")
@@ -406,9 +406,9 @@ def test_the_completion_script_is_there_for_each_shell(shell: str) -> None:
 
 def test_names_that_complete_are_those_that_exist() -> None:
     assert tuple(variants()) == choices.MODELS
-    assert tuple(PRECISIONS) == choices.PRECISIONS
+    assert tuple(precisions()) == choices.PRECISIONS
     assert tuple(runtimes()) == choices.BACKENDS
-    assert (*FLAVOURS, "auto") == choices.BUILDERS
+    assert (*EDITIONS, "auto") == choices.EDITIONS
     assert set(METHODS) == set(choices.METHODS)
     assert TARGETS == choices.TARGETS
     assert {task for family in families().values() for task in family.tasks} == set(choices.TASKS)

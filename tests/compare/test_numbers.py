@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from dynexport.compare.numbers import hits, judge_agreement, judge_output, relative_lengths
-from dynexport.compare.tolerances import Limits, Tolerances, choose_tolerances
+from dynexport.compare.tolerances import Limits, Tolerances
 from dynexport.conversion import Conversion
 from dynexport.errors import InputError
+from dynexport.precision import choose_tolerances
 from dynexport.verify import verify
 
 MAPS = np.random.default_rng(0).standard_normal((3, 2, 4, 4)).astype(np.float32)

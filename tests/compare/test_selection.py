@@ -19,8 +19,8 @@ from dynexport.compare.selection import (
     selection_failures,
     settled_choices,
 )
-from dynexport.compare.tolerances import choose_tolerances
 from dynexport.conversion import Conversion
+from dynexport.precision import choose_tolerances
 from dynexport.schedule import Selection
 
 NEAR, GONE = 1.0 - 5e-5, float("-inf")

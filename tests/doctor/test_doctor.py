@@ -19,19 +19,15 @@ import pytest
 
 from dynexport import cli
 from dynexport.cli.doctor import show_diagnosis
-from dynexport.doctor import (
-    Diagnosis,
-    Package,
-    is_older,
-    judge_flavour,
-    judge_gpus,
-    probes,
-    read_needs,
-)
+from dynexport.doctor import Diagnosis, Package, probes
+from dynexport.doctor.machine import judge_gpus, judge_library
+from dynexport.doctor.packages import is_older, read_needs
 from dynexport.doctor.probes import ProbeError
 from dynexport.errors import DynexportError
+from dynexport.runtimes import Machine
+from dynexport.runtimes.library import import_package
 from dynexport.runtimes.nvml import GpuFacts
-from dynexport.runtimes.tensorrt import FLAVOURS
+from dynexport.runtimes.tensorrt import EDITIONS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -156,7 +152,7 @@ def test_it_tells_what_is_installed(folder: Path) -> None:
     assert "CPUExecutionProvider" in ran.package("onnxruntime")["providers"]
     assert [runtime["name"] for runtime in found["runtimes"]] == [
         *("onnxruntime", "openvino"),
-        *FLAVOURS,
+        *EDITIONS,
     ]
     assert ran.command("convert")["ready"]
     assert ran.command("verify")["runtimes"][0] == "onnxruntime"
@@ -375,7 +371,7 @@ READY = Package("package", "extra", "1.0", "ready", None, None)
 def test_each_tensorrt_is_judged_by_the_gpu(
     name: str, capability: str | None, runs: bool, builds: bool, note: str
 ) -> None:
-    runtime = judge_flavour(READY, FLAVOURS[name], capability)
+    runtime = judge_library(EDITIONS[name], READY, (), Machine(True, capability))
     assert (runtime.runs, runtime.builds) == (runs, builds)
     assert runtime.note.startswith(note)
 
@@ -421,7 +417,7 @@ def test_a_probe_survives_what_it_imports(
     monkeypatch.syspath_prepend(folder)
     monkeypatch.setattr(probes, "PATIENCE", 1.0)
     with pytest.raises(ProbeError, match=reason):
-        probes.ask(probes.import_package, "poison", "poison")
+        probes.ask(import_package, "poison", "poison")
 
 
 def test_a_probe_is_not_misled_by_what_is_printed(
@@ -430,5 +426,5 @@ def test_a_probe_is_not_misled_by_what_is_printed(
     code = "import atexit\nprint('hello')\natexit.register(print, 'bye')\n__version__ = '1.2'"
     fake(folder, "chatty", code)
     monkeypatch.syspath_prepend(folder)
-    assert probes.ask(probes.import_package, "chatty", "chatty") == "1.2"
-    assert probes.ask(probes.import_package, "absent", "absent") is None
+    assert probes.ask(import_package, "chatty", "chatty") == "1.2"
+    assert probes.ask(import_package, "absent", "absent") is None

@@ -35,7 +35,7 @@ from dynexport.formats.onnx_file import read_model
 from dynexport.graph.functions import inline_functions
 from dynexport.inspection import inspect_file
 from dynexport.runtimes import cuda
-from dynexport.runtimes.tensorrt import FLAVOURS, builder, find_flavour
+from dynexport.runtimes.tensorrt import EDITIONS, builder, find_edition
 from dynexport.runtimes.tensorrt.editions import fits
 from dynexport.runtimes.tensorrt.options import BuildOptions
 from dynexport.verify import verify
@@ -67,7 +67,7 @@ def test_the_sidecar_says_what_the_engine_is(built: EngineBuild, tiny_conversion
     facts = built.facts
     content = Path(built.engine).read_bytes()
     assert facts.flavour == RTX
-    assert facts.version == FLAVOURS[RTX].version()
+    assert facts.version == EDITIONS[RTX].version()
     assert (facts.gpu, facts.capabilities) == (None, ("8.0", "8.6", "8.9", "12.0+"))
     assert (facts.precision, facts.batches, facts.input_shape) == ("fp32", ("1:3:5",), (3, 28, 28))
     assert facts.engine_sha256 == hashlib.sha256(content).hexdigest()
@@ -173,7 +173,7 @@ def test_options_that_are_none(options: dict[str, Any], message: str) -> None:
 
 def test_only_one_flavour_takes_the_other_s_options() -> None:
     with pytest.raises(InputError, match="tensorrt has no --compute-capability: leave it out"):
-        FLAVOURS["tensorrt"].require_options(BuildOptions(compute_capabilities=("8.6",)))
+        EDITIONS["tensorrt"].require_options(BuildOptions(compute_capabilities=("8.6",)))
 
 
 @pytest.mark.parametrize(
@@ -192,11 +192,11 @@ def test_which_gpus_fit(capability: str, targets: tuple[str, ...], expected: boo
 
 
 def test_auto_is_what_is_installed() -> None:
-    assert find_flavour("auto").name == RTX
+    assert find_edition("auto").name == RTX
     with pytest.raises(InputError, match=r"unknown TensorRT 'tensorrt-rt': did you mean 'tenso"):
-        find_flavour("tensorrt-rt")
+        find_edition("tensorrt-rt")
     with pytest.raises(MissingExtraError, match=r"pip install 'dynexport\[tensorrt\]'"):
-        find_flavour("tensorrt").load()
+        find_edition("tensorrt").load()
 
 
 def graph_file(path: Path, node: onnx.NodeProto, shape: list[Any], **constants: Any) -> Path:
@@ -447,7 +447,7 @@ def test_trust_is_the_user_s_word(engine: Path, deserialised: list[bytes], damag
 
 
 def test_version_compatible_engines_run_later(engine: Path, deserialised: list[bytes]) -> None:
-    here = FLAVOURS[RTX].version()
+    here = EDITIONS[RTX].version()
     assert here is not None
     major, minor = here.split(".")[:2]
     options = dataclasses.asdict(BuildOptions(version_compatible=True))
@@ -519,11 +519,11 @@ def test_measurements_are_kept_for_each_gpu_and_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    proper, gpu = FLAVOURS["tensorrt"], cuda.Device("NVIDIA A100-SXM4 40GB", "8.0", "GPU-0")
+    proper, gpu = EDITIONS["tensorrt"], cuda.Device("NVIDIA A100-SXM4 40GB", "8.0", "GPU-0")
     path = builder._timing_cache(proper, BuildOptions(), "10.3.0", gpu)
     assert path == tmp_path / "dynexport" / "tensorrt-10.3.0-NVIDIA-A100-SXM4-40GB.timing"
     named = BuildOptions(timing_cache=str(tmp_path / "mine"))
     assert builder._timing_cache(proper, named, "10.3.0", gpu) == tmp_path / "mine"
     none = BuildOptions(timing_cache="none")
     assert builder._timing_cache(proper, none, "10.3.0", gpu) is None
-    assert builder._timing_cache(FLAVOURS[RTX], BuildOptions(), "1.7", gpu) is None
+    assert builder._timing_cache(EDITIONS[RTX], BuildOptions(), "1.7", gpu) is None

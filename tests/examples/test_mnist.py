@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dynexport.conversion import convert
-from dynexport.precision import PRECISIONS, Precision
+from dynexport.precision import Precision, precisions
 from dynexport.verify import verify_model
 
 MNIST = Path(__file__).parents[2] / "examples" / "mnist"
@@ -16,7 +16,7 @@ DROPS = {"int8": 0.5, "int8-fp16": 0.5, "int8-dynamic": 0.5}
 """Points of accuracy that a precision may lose; the others 0.1, one digit of the thousand."""
 
 
-@pytest.mark.parametrize("name", PRECISIONS)
+@pytest.mark.parametrize("name", precisions())
 def test_accuracy_is_pytorchs(name: str, tmp_path: Path) -> None:
     """Ranges are taken from training digits alone, and every test digit counts."""
     checkpoint = MNIST / "mnist-deit.pth"

@@ -18,10 +18,10 @@ from dynexport.conversion import Conversion
 from dynexport.formats.onnx_file import read_model, to_bytes
 from dynexport.graph.emulation import computes_in_half, emulate_half
 from dynexport.graph.functions import inline_functions
+from dynexport.graph.half import HALF, Kind, to_half
 from dynexport.graph.probe import with_outputs
 from dynexport.graph.selection import add_kept_outputs
 from dynexport.graph.twin import dense_twin
-from dynexport.precision.half import HALF, Kind, to_half
 from dynexport.runtimes import open_runner
 
 KINDS: tuple[Kind, ...] = ("fp16", "bf16")

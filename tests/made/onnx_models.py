@@ -13,11 +13,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from dynexport.check import check_graph
 from dynexport.check.view import Finding
-from dynexport.runtimes.tensorrt import FLAVOURS
+from dynexport.runtimes.tensorrt import EDITIONS
 from dynexport.runtimes.tensorrt.builder import EnginePlan, build
 from dynexport.runtimes.tensorrt.options import BuildOptions
 
-RTX = FLAVOURS["tensorrt-rtx"]
+RTX = EDITIONS["tensorrt-rtx"]
 needs_rtx = pytest.mark.skipif(RTX.version() is None, reason="tensorrt-rtx is not installed")
 
 FLOAT, HALF, BOOL = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BOOL

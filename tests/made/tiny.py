@@ -26,6 +26,7 @@ from dynexport.formats.metadata import Batch, Metadata
 from dynexport.formats.onnx_file import read_metadata, read_model, to_bytes
 from dynexport.formats.reference import ReferenceBundle
 from dynexport.graph.batch import change_batch, set_batch
+from dynexport.graph.half import to_half
 from dynexport.graph.linear_layers import find_linear_layers
 from dynexport.graph.probe import with_outputs
 from dynexport.graph.quantise import quantise
@@ -36,7 +37,6 @@ from dynexport.models.deit import DeiTConfig
 from dynexport.models.layers import add_class_and_position
 from dynexport.models.lvvit import LVViTConfig
 from dynexport.models.swin import SwinConfig
-from dynexport.precision.half import to_half
 from dynexport.pytorch.export import record_reference
 from dynexport.pytorch.rewrite import rewrite
 from dynexport.runtimes import open_runner

@@ -20,6 +20,7 @@ from dynexport.bench import bench_model
 from dynexport.calibration import Observation
 from dynexport.calibration.sensitivity import Sensitivity, raise_layers, rank_layers
 from dynexport.calibration.smooth import choose_factors, find_norms, fold
+from dynexport.calibration.static_int8 import calibrate
 from dynexport.calibration.trial import Trial, observe, run_batches
 from dynexport.check import check_graph
 from dynexport.conversion import Conversion, convert
@@ -28,12 +29,10 @@ from dynexport.formats.onnx_file import read_metadata, read_model, to_bytes
 from dynexport.graph.batch import infer_shapes
 from dynexport.graph.linear_layers import find_linear_layers
 from dynexport.graph.macs import count_macs
-from dynexport.graph.precision import precision_of
 from dynexport.graph.quantise import WEIGHT_STEPS, quantise, quantise_weights, store_in_half
 from dynexport.graph.twin import dense_twin
 from dynexport.images import open_images, synthetic_images
-from dynexport.precision import Precision
-from dynexport.precision.int8 import calibrate
+from dynexport.precision import Precision, precision_of
 from dynexport.precision.int8_dynamic import quantise_dynamically
 from dynexport.runtimes import open_runner
 

@@ -13,10 +13,11 @@ from PIL import Image
 
 from dynexport.cli import main
 from dynexport.compare.numbers import Agreement
-from dynexport.compare.tolerances import Limits, choose_tolerances
+from dynexport.compare.tolerances import Limits
 from dynexport.conversion import Conversion, convert
 from dynexport.errors import ImageError, InputError
 from dynexport.images import synthetic_images
+from dynexport.precision import choose_tolerances
 from dynexport.runtimes import open_runner
 from dynexport.verify import verify, verify_model
 from dynexport.verify.accuracy import Accuracy, share_failures

@@ -12,9 +12,9 @@ import pytest
 from made.tiny import Tiny, convert_tiny, ranges_of, write
 
 from dynexport.artifact import onnx_subject
+from dynexport.graph.half import to_half
 from dynexport.graph.linear_layers import find_linear_layers
 from dynexport.graph.quantise import quantise
-from dynexport.precision.half import to_half
 from dynexport.pytorch.model import describe_original
 from dynexport.verify import bisect as bisecting
 from dynexport.verify import compare, verify_model

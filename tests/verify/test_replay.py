@@ -15,13 +15,14 @@ from made.tiny import Tiny, convert_tiny, evit_loaded, write
 from torch import nn
 
 from dynexport.artifact import Subject, onnx_subject
-from dynexport.compare.tolerances import Limits, choose_tolerances
+from dynexport.compare.tolerances import Limits
 from dynexport.conversion import Conversion
 from dynexport.engine import batch_ranges, build_plan
 from dynexport.errors import InputError, ModelFileError
 from dynexport.formats.metadata import Metadata
 from dynexport.formats.onnx_file import read_model, to_bytes
 from dynexport.formats.reference import ReferenceBundle
+from dynexport.graph.half import to_half
 from dynexport.graph.replay import (
     NOWHERE,
     emit_choices,
@@ -31,11 +32,11 @@ from dynexport.graph.replay import (
     scores_on_grid,
 )
 from dynexport.graph.selection import add_kept_outputs
-from dynexport.precision.half import to_half
+from dynexport.precision import choose_tolerances
 from dynexport.pytorch.model import describe_original
 from dynexport.pytorch.rewrite import oracle, rewrite, takes_replay, with_replay
 from dynexport.runtimes import open_runner
-from dynexport.runtimes.tensorrt import find_flavour
+from dynexport.runtimes.tensorrt import find_edition
 from dynexport.runtimes.tensorrt.options import BuildOptions
 from dynexport.schedule import KeepSchedule, Selection
 from dynexport.verify import Verification, compare
@@ -324,7 +325,7 @@ def test_tensorrt_takes_a_replayed_choice(batch: str, tmp_path: Path) -> None:
     graph = tiny.graph.clone()
     replay_selection(graph, tiny.metadata)
     emit_choices(graph, tiny.metadata)
-    flavour = find_flavour("tensorrt-rtx")
+    flavour = find_edition("tensorrt-rtx")
     ranges = batch_ranges(graph, "tiny", ())
     options = BuildOptions(compute_capabilities=("8.6",))
     assert build_plan(flavour, graph, ranges, options).content

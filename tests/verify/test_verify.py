@@ -13,11 +13,11 @@ import pytest
 from onnx import numpy_helper
 
 from dynexport.artifact import batch_sizes
-from dynexport.compare.tolerances import choose_tolerances
 from dynexport.conversion import Conversion
 from dynexport.errors import InputError, ModelFileError, VerificationError
 from dynexport.formats.metadata import Batch
 from dynexport.formats.reference import ReferenceBundle
+from dynexport.precision import choose_tolerances
 from dynexport.verify import verify, verify_model
 
 

@@ -1,5 +1,5 @@
-"""TensorRT, in both its flavours: what is installed, building engines, running them."""
+"""TensorRT, in both its editions: what is installed, building engines, running them."""
 
-from dynexport.runtimes.tensorrt.editions import FLAVOURS, Flavour, find_flavour
+from dynexport.runtimes.tensorrt.editions import EDITIONS, LIBRARIES, Edition, find_edition
 
-__all__ = ["FLAVOURS", "Flavour", "find_flavour"]
+__all__ = ["EDITIONS", "LIBRARIES", "Edition", "find_edition"]

@@ -18,7 +18,7 @@ from dynexport.errors import BuildError, DeviceError, InputError
 from dynexport.files import cache_folder, require_writable, save
 from dynexport.progress import OnProgress
 from dynexport.runtimes import cuda
-from dynexport.runtimes.tensorrt.editions import Api, Flavour
+from dynexport.runtimes.tensorrt.editions import Api, Edition
 from dynexport.runtimes.tensorrt.options import BuildOptions
 
 if TYPE_CHECKING:
@@ -70,13 +70,13 @@ class EnginePlan:
     layers: tuple[Layer, ...]
 
 
-def parse(flavour: Flavour, model: bytes) -> tuple[Problem, ...]:
-    """What the parser of a flavour refuses of an ONNX file; nothing where it takes it whole."""
-    return _Network(flavour.load(), model).problems
+def parse(edition: Edition, model: bytes) -> tuple[Problem, ...]:
+    """What the parser of a edition refuses of an ONNX file; nothing where it takes it whole."""
+    return _Network(edition.load(), model).problems
 
 
 def build(
-    flavour: Flavour,
+    edition: Edition,
     model: bytes,
     profiles: tuple[Mapping[str, Shapes], ...],
     options: BuildOptions,
@@ -85,16 +85,16 @@ def build(
     """Build an engine of an ONNX file.
 
     ``profiles``: the shapes of each input that has a range of them, by name; none where every
-    shape is fixed. InputError for an option the flavour does not take; BuildError names the nodes
+    shape is fixed. InputError for an option the edition does not take; BuildError names the nodes
     that the parser or the builder refuses; an interrupt stops the build.
     """
-    gpu = require_buildable(flavour, options)
-    api = flavour.load()
-    timings = _timing_cache(flavour, options, api.__version__, gpu)
+    gpu = require_buildable(edition, options)
+    api = edition.load()
+    timings = _timing_cache(edition, options, api.__version__, gpu)
     with _signals_held() as noted:
         network = _Network(api, model)
         if network.problems:
-            raise BuildError(f"{flavour.name} refuses {'; '.join(map(str, network.problems))}")
+            raise BuildError(f"{edition.name} refuses {'; '.join(map(str, network.problems))}")
         config = network.builder.create_builder_config()
         _configure(api, config, options)
         _add_profiles(api, network, config, profiles)
@@ -105,47 +105,47 @@ def build(
         config.progress_monitor = _monitor(api, on_progress, noted)
         content = network.builder.build_serialized_network(network.definition, config)
     if content is None:
-        raise BuildError(f"{flavour.name} cannot build an engine: {network.log.complaint()}")
+        raise BuildError(f"{edition.name} cannot build an engine: {network.log.complaint()}")
     if timings is not None:
         with suppress(InputError):  # what cannot be kept costs time, not the engine
             save(timings, bytes(config.get_timing_cache().serialize()))
-    built_on = None if flavour.targets else gpu
+    built_on = None if edition.targets else gpu
     return EnginePlan(
         content=bytes(content),
         version=api.__version__,
         gpu=built_on.name if built_on else None,
-        capabilities=_capabilities(flavour, options, built_on),
+        capabilities=_capabilities(edition, options, built_on),
         layers=network.log.layers(),
     )
 
 
-def require_buildable(flavour: Flavour, options: BuildOptions) -> cuda.Device | None:
+def require_buildable(edition: Edition, options: BuildOptions) -> cuda.Device | None:
     """The GPU that the build needs; None where it needs none. Raises what keeps it from being
     built here: an option, a package, or that there is no GPU."""
-    flavour.require_options(options)
-    flavour.load()
-    if flavour.targets and not (options.refit or options.strip_weights):
+    edition.require_options(options)
+    edition.load()
+    if edition.targets and not (options.refit or options.strip_weights):
         return None
     try:
         return cuda.current_device()
     except DeviceError as error:
-        if flavour.targets:  # as TensorRT-RTX 1.7 does, of the smallest graph
+        if edition.targets:  # as TensorRT-RTX 1.7 does, of the smallest graph
             raise DeviceError(
-                f"{flavour.name} makes engines whose weights can be exchanged on a GPU only, and "
+                f"{edition.name} makes engines whose weights can be exchanged on a GPU only, and "
                 f"{error}"
             ) from None
         raise DeviceError(
-            f"{flavour.name} builds on the GPU that will run it, and {error}"
+            f"{edition.name} builds on the GPU that will run it, and {error}"
         ) from None
 
 
 def _capabilities(
-    flavour: Flavour, options: BuildOptions, gpu: cuda.Device | None
+    edition: Edition, options: BuildOptions, gpu: cuda.Device | None
 ) -> tuple[str, ...]:
     """The compute capabilities that run an engine."""
     if gpu is not None:
         return ("8.0+",) if options.hardware_compatible else (gpu.capability,)
-    return options.compute_capabilities or flavour.targets
+    return options.compute_capabilities or edition.targets
 
 
 def _add_profiles(
@@ -285,15 +285,15 @@ def _set_capabilities(api: Any, config: Any, capabilities: tuple[str, ...]) -> N
 
 
 def _timing_cache(
-    flavour: Flavour, options: BuildOptions, version: str, gpu: cuda.Device | None
+    edition: Edition, options: BuildOptions, version: str, gpu: cuda.Device | None
 ) -> Path | None:
     """The file of measurements this build reads and adds to, if it does."""
-    if "timing_cache" not in flavour.takes or options.timing_cache == "none" or gpu is None:
+    if "timing_cache" not in edition.takes or options.timing_cache == "none" or gpu is None:
         return None
     if options.timing_cache is not None:
         require_writable(Path(options.timing_cache))
         return Path(options.timing_cache)
-    key = re.sub(r"[^\w.]+", "-", f"{flavour.name}-{version}-{gpu.name}")
+    key = re.sub(r"[^\w.]+", "-", f"{edition.name}-{version}-{gpu.name}")
     return cache_folder() / f"{key}.timing"
 
 

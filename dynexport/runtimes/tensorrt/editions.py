@@ -1,8 +1,9 @@
-"""The two TensorRTs: what each is called, takes, and runs on. The only file that imports either.
+"""The two editions of TensorRT: what each is called, takes, and runs on. No other file imports
+either.
 
 ``tensorrt`` (10.3 to 11.x) runs on GPU servers and Jetson, and builds on the GPU it builds for;
 ``tensorrt-rtx`` runs on RTX GPUs, and builds on any machine. Their Python interfaces agree but for
-what `Flavour` says.
+what `Edition` says.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from dynexport.errors import BuildError, InputError, MissingExtraError, unknown_choice
+from dynexport.runtimes.library import Library, Machine, Use
 from dynexport.runtimes.tensorrt.options import BuildOptions
 
 if TYPE_CHECKING:
@@ -43,11 +45,10 @@ class Api(Protocol):
     nptype: Callable[[tensorrt.DataType], type]
 
 
-@dataclass(frozen=True)
-class Flavour:
+@dataclass(frozen=True, kw_only=True)
+class Edition(Library):
     """One of the two TensorRTs. Compute capabilities are written 8.6, or 12.0+ for all from there.
 
-    name, module, package, extra  on the command line, in Python, on the index, of dynexport
     takes      the options of `BuildOptions` that the other does not have
     targets    compute capabilities an engine runs on when none are asked for; empty: that of the
                GPU it is built on
@@ -56,10 +57,6 @@ class Flavour:
                captures CUDA graphs by itself
     """
 
-    name: str
-    module: str
-    package: str
-    extra: str
     takes: frozenset[str]
     targets: tuple[str, ...]
     supported: tuple[str, ...]
@@ -72,9 +69,9 @@ class Flavour:
         except ModuleNotFoundError:
             module = None
         except Exception as error:  # its libraries are missing, or too new for this system
-            raise BuildError(f"{self.package} is installed but does not import: {error}") from None
+            raise BuildError(f"{self.name} is installed but does not import: {error}") from None
         if not hasattr(module, "Builder"):  # type stubs leave an empty package of its name
-            raise MissingExtraError(self.package, self.extra)
+            raise MissingExtraError(self.name, self.extra)
         return cast(Api, module)
 
     def version(self) -> str | None:
@@ -84,19 +81,35 @@ class Flavour:
         except MissingExtraError:
             return None
 
+    def examine(self) -> tuple[str | None, tuple[str, ...]]:
+        """Its version; BuildError where it is installed but does not import."""
+        return self.version(), ()
+
+    def judge(self, machine: Machine, providers: tuple[str, ...]) -> Use:
+        """Whether it builds and runs engines on a machine, by its GPU."""
+        runs = machine.capability is not None and self.runs_on(machine.capability)
+        builds = runs or bool(self.targets)
+        if runs:
+            return Use(runs, builds, "builds and runs engines")
+        why = "no usable NVIDIA GPU"
+        if machine.capability is not None:
+            why = f"it runs on compute capability {', '.join(self.supported)} alone"
+        use = "builds engines, runs none" if builds else "of no use here"
+        return Use(runs, builds, f"{use}: {why}")
+
     def runs_on(self, capability: str) -> bool:
         """Whether it supports GPUs of this compute capability at all."""
         return fits(capability, self.supported)
 
     def require_options(self, options: BuildOptions) -> None:
-        """InputError if an option was asked for that only the other flavour takes."""
+        """InputError if an option was asked for that only the other edition takes."""
         unset = BuildOptions()
-        for other in FLAVOURS.values():
+        for other in EDITIONS.values():
             for option in sorted(other.takes - self.takes):
                 if getattr(options, option) != getattr(unset, option):
                     flag = option.replace("capabilities", "capability").replace("_", "-")
                     raise InputError(
-                        f"{self.name} has no --{flag}: leave it out, or choose --backend "
+                        f"{self.name} has no --{flag}: leave it out, or choose --edition "
                         f"{other.name}"
                     )
 
@@ -112,43 +125,41 @@ def fits(capability: str, targets: tuple[str, ...]) -> bool:
     )
 
 
-FLAVOURS: Mapping[str, Flavour] = MappingProxyType(
-    {
-        "tensorrt": Flavour(
-            name="tensorrt",
-            module="tensorrt",
-            package="tensorrt",
-            extra="tensorrt",
-            takes=frozenset(
-                {"version_compatible", "hardware_compatible", "dla_core", "timing_cache"}
-            ),
-            targets=(),
-            supported=("7.5+",),
-            jit=False,
-        ),
-        "tensorrt-rtx": Flavour(
-            name="tensorrt-rtx",
-            module="tensorrt_rtx",
-            package="tensorrt-rtx",
-            extra="rtx",
-            takes=frozenset({"compute_capabilities"}),
-            targets=("8.0", "8.6", "8.9", "12.0+"),
-            supported=("7.5", "8.0", "8.6", "8.9", "12.0+"),
-            jit=True,
-        ),
-    }
+LIBRARIES = (
+    Edition(
+        name="tensorrt",
+        module="tensorrt",
+        extra="tensorrt",
+        distributions=("tensorrt", "tensorrt-cu12", "tensorrt-cu13"),
+        takes=frozenset({"version_compatible", "hardware_compatible", "dla_core", "timing_cache"}),
+        targets=(),
+        supported=("7.5+",),
+        jit=False,
+    ),
+    Edition(
+        name="tensorrt-rtx",
+        module="tensorrt_rtx",
+        extra="rtx",
+        takes=frozenset({"compute_capabilities"}),
+        targets=("8.0", "8.6", "8.9", "12.0+"),
+        supported=("7.5", "8.0", "8.6", "8.9", "12.0+"),
+        jit=True,
+    ),
 )
-"""Name on the command line -> flavour. Targets and support: the support matrices of TensorRT 10
-and 11, and TensorRT-RTX 1.x with its chapter on CPU-only building."""
+"""Targets and support: the support matrices of TensorRT 10 and 11, and TensorRT-RTX 1.x with its
+chapter on CPU-only building."""
+
+EDITIONS: Mapping[str, Edition] = MappingProxyType({edition.name: edition for edition in LIBRARIES})
+"""By name on the command line."""
 
 
-def find_flavour(name: str) -> Flavour:
-    """The flavour of a name, or with ``auto`` the first that is installed."""
+def find_edition(name: str) -> Edition:
+    """The edition of a name, or with ``auto`` the first that is installed."""
     if name != "auto":
-        if name not in FLAVOURS:
-            raise InputError(unknown_choice("TensorRT", name, (*FLAVOURS, "auto")))
-        return FLAVOURS[name]
-    for flavour in FLAVOURS.values():
-        if flavour.version() is not None:
-            return flavour
+        if name not in EDITIONS:
+            raise InputError(unknown_choice("TensorRT", name, (*EDITIONS, "auto")))
+        return EDITIONS[name]
+    for edition in EDITIONS.values():
+        if edition.version() is not None:
+            return edition
     raise MissingExtraError("TensorRT", "rtx")

@@ -13,7 +13,7 @@ MOST_MIB = 1 << 24
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How an engine is built; which flavour takes what, `Flavour.takes` says.
+    """How an engine is built; which edition takes what, `Edition.takes` says.
 
     workspace_mib         memory a layer may use while it runs, MiB; None: all there is
     optimization_level    0 (fast to build) to 5 (fast to run)

@@ -17,7 +17,7 @@ from dynexport.files import save
 from dynexport.runtimes import NO_INPUTS, Further
 from dynexport.runtimes.cuda import Cuda, Graph
 from dynexport.runtimes.tensorrt.builder import BuildLog, make_logger
-from dynexport.runtimes.tensorrt.editions import Api, Flavour
+from dynexport.runtimes.tensorrt.editions import Api, Edition
 
 if TYPE_CHECKING:
     import tensorrt
@@ -51,7 +51,7 @@ class EngineRunner:
 
     def __init__(
         self,
-        flavour: Flavour,
+        edition: Edition,
         plan: bytes,
         *,
         weights: bytes | None = None,
@@ -68,11 +68,11 @@ class EngineRunner:
 
         DeviceError if there is no GPU, or it cannot run the engine.
         """
-        self._flavour, self._kernels = flavour, kernels
-        self._api, self._log = flavour.load(), BuildLog()
+        self._edition, self._kernels = edition, kernels
+        self._api, self._log = edition.load(), BuildLog()
         self._owned = ExitStack()
         self._graph: Graph | None = None
-        self._capturable = not (flavour.jit or profile)
+        self._capturable = not (edition.jit or profile)
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._inputs: list[str] = []
         self._compiled: Any = None
@@ -86,7 +86,7 @@ class EngineRunner:
                 self._runtime.engine_host_code_allowed = True
             engine = self._runtime.deserialize_cuda_engine(plan)
             if engine is None:
-                raise DeviceError(f"{flavour.name} cannot open the engine: {self._log.complaint()}")
+                raise DeviceError(f"{edition.name} cannot open the engine: {self._log.complaint()}")
             self._engine: tensorrt.ICudaEngine = engine
             if weights is not None:
                 self._fill(weights)
@@ -168,7 +168,7 @@ class EngineRunner:
         self.close()
 
     def _open_context(self, profile: bool) -> tensorrt.IExecutionContext:
-        if not self._flavour.jit:
+        if not self._edition.jit:
             context = self._engine.create_execution_context()
         else:
             api: Any = self._api  # what follows is TensorRT-RTX's alone, so no stubs know it

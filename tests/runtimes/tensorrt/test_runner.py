@@ -13,7 +13,7 @@ from made.gpu_stand_in import DRIVERS, Driver, Engine, api
 
 from dynexport.errors import DeviceError, InputError, MissingExtraError
 from dynexport.runtimes import GpuRunner, LayerRunner, cuda
-from dynexport.runtimes.tensorrt import FLAVOURS
+from dynexport.runtimes.tensorrt import EDITIONS
 from dynexport.runtimes.tensorrt.runner import EngineRunner
 
 
@@ -27,14 +27,14 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
 
 
 def open_stand_in(engine: Engine | None, profile: bool = False) -> EngineRunner:
-    class Flavour:
+    class Edition:
         jit, name = False, "tensorrt"
 
         @staticmethod
         def load() -> Any:
             return api(engine)
 
-    return EngineRunner(Flavour(), b"plan", profile=profile)  # type: ignore[arg-type]
+    return EngineRunner(Edition(), b"plan", profile=profile)  # type: ignore[arg-type]
 
 
 def images(batch: int) -> Any:
@@ -174,8 +174,8 @@ def test_no_cuda_python(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_flavour_that_is_not_installed() -> None:
     """Its type stubs, an empty package of its name, are not it."""
-    absent = dataclasses.replace(FLAVOURS["tensorrt"], module="no_such_tensorrt")
+    absent = dataclasses.replace(EDITIONS["tensorrt"], module="no_such_tensorrt")
     assert absent.version() is None
-    stubs = dataclasses.replace(FLAVOURS["tensorrt"], module="dynexport")
+    stubs = dataclasses.replace(EDITIONS["tensorrt"], module="dynexport")
     with pytest.raises(MissingExtraError, match=r"tensorrt is not installed.*dynexport\[tensorrt"):
         stubs.load()

@@ -15,15 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 
+from dynexport.calibration.overflow import HEADROOM, LARGEST, find_overflow
 from dynexport.conversion import Conversion
 from dynexport.errors import ImageError, InputError, ModelFileError
 from dynexport.formats.onnx_file import read_model, to_bytes
 from dynexport.graph.emulation import emulate_half
 from dynexport.graph.functions import inline_functions
+from dynexport.graph.half import to_half
 from dynexport.graph.probe import with_outputs
 from dynexport.graph.twin import dense_twin
-from dynexport.precision.half import to_half
-from dynexport.precision.overflow import HEADROOM, LARGEST, find_overflow
 from dynexport.runtimes import open_runner
 
 PINS = tuple(f"score_predictor.{stage}/{node}" for stage in range(3) for node in ("Add_1", "TopK"))
@@ -268,7 +268,7 @@ def test_what_is_found_is_what_the_evaluator_shows(
 CHAIN = """
 import resource, sys
 import numpy as np, onnx, onnx_ir as ir
-from dynexport.precision.overflow import find_overflow
+from dynexport.calibration.overflow import find_overflow
 steps = "  ".join(f"v{i + 1} = {'Neg' if i % 2 else 'Sigmoid'}(v{i})" for i in range(100))
 ends = "(float[1, 1000, 1000] images) => (float[1, 1000, 1000] v100)"
 text = f"g {ends} {{ v0 = Neg(images) {steps} }}"

@@ -13,9 +13,9 @@ from dynexport.calibration.trial import static_batch
 from dynexport.errors import ImageError, InputError, ModelFileError
 from dynexport.formats.onnx_file import to_bytes
 from dynexport.graph.constants import add_constant, content_of
+from dynexport.graph.half import Kind, overflowing_constants, require_float32
 from dynexport.graph.half_places import SINGLE
 from dynexport.images import fill_batch
-from dynexport.precision.half import Kind, overflowing_constants, require_float32
 from dynexport.runtimes.onnxruntime import OnnxRuntimeRunner
 
 LARGEST: Mapping[Kind, float] = MappingProxyType(

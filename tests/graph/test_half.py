@@ -20,9 +20,9 @@ from dynexport.errors import ModelFileError
 from dynexport.formats.onnx_file import read_model, to_bytes
 from dynexport.graph.emulation import emulate_half
 from dynexport.graph.functions import inline_functions
+from dynexport.graph.half import HALF, Kind, overflowing_constants, to_half
 from dynexport.graph.selection import add_kept_outputs
 from dynexport.graph.twin import dense_twin
-from dynexport.precision.half import HALF, Kind, overflowing_constants, to_half
 from dynexport.runtimes import open_runner
 
 KINDS = ("fp16", "bf16")

@@ -1,0 +1,148 @@
+"""What dynexport requires, and whether it is installed, new enough and not broken.
+
+PyTorch and onnxscript, which take seconds to import, are looked up; all else is imported, in
+processes of their own (`dynexport.doctor.probes`).
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from packaging.requirements import Requirement
+from packaging.version import InvalidVersion, Version
+
+from dynexport.doctor import probes
+from dynexport.doctor.probes import ProbeError
+from dynexport.errors import DynexportError
+from dynexport.runtimes.library import UNKNOWN, import_package, version_of
+
+LOOKED_UP = frozenset({"torch", "onnxscript"})
+"""Packages that are not imported to see whether they work."""
+
+MODULES = {"pillow": "PIL", "cuda-python": "cuda.bindings.driver", "nvidia-ml-py": "pynvml"}
+"""What is imported of a package, where its own name does not tell."""
+
+T = TypeVar("T")
+State = Literal["ready", "missing", "outdated", "broken"]
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package that dynexport uses.
+
+    name     on the package index
+    extra    of dynexport, that brings it; None: nothing works without it
+    version  None where it is not installed, or does not tell
+    state    ready; missing; outdated: older than dynexport takes; broken: it fails to import
+    problem  a sentence, unless ready
+    install  the command that brings it, where it is missing or outdated
+    """
+
+    name: str
+    extra: str | None
+    version: str | None
+    state: State
+    problem: str | None
+    install: str | None
+
+
+@dataclass(frozen=True)
+class Need:
+    """A requirement, ``name>=floor``: of an extra of dynexport, or of all of it."""
+
+    name: str
+    floor: str
+    extra: str | None
+
+    @property
+    def module(self) -> str:
+        """What is imported of it."""
+        return MODULES.get(self.name, self.name.replace("-", "_"))
+
+    @property
+    def command(self) -> str:
+        """What installs it."""
+        what = f"{self.name}>={self.floor}" if self.extra is None else f"dynexport[{self.extra}]"
+        return f"pip install '{what}'"
+
+
+def read_needs() -> dict[str, Need]:
+    """What the installed dynexport requires, by name; its extras name one another as well."""
+    try:
+        facts = importlib.metadata.metadata("dynexport")
+    except importlib.metadata.PackageNotFoundError:
+        raise DynexportError(
+            "dynexport runs from a folder but is not installed: run  pip install FOLDER"
+        ) from None
+    extras = facts.get_all("Provides-Extra") or []
+    needs = {}
+    for line in facts.get_all("Requires-Dist") or []:
+        required = Requirement(line)
+        floors = [bound.version for bound in required.specifier if bound.operator == ">="]
+        marker = required.marker
+        of = [e for e in extras if marker is not None and marker.evaluate({"extra": e})]
+        for floor in floors:
+            needs[required.name] = Need(required.name, floor, of[0] if of else None)
+    return needs
+
+
+def is_older(version: str, floor: str) -> bool:
+    """Whether a release is older than another; pre-releases count as what they precede, and what
+    has no version number as new enough."""
+    try:
+        found, least = (Version(Version(text).base_version) for text in (version, floor))
+    except InvalidVersion:
+        return False
+    return found < least
+
+
+def attempt(question: Callable[..., T], *arguments: str) -> T | DynexportError:
+    """The answer of `dynexport.doctor.probes`, or what went wrong."""
+    try:
+        return probes.ask(question, *arguments)
+    except DynexportError as error:
+        return error
+
+
+def judge_package(need: Need, found: str | DynexportError | None) -> Package:
+    """A package, by its version, by what went wrong at importing it, or None: not installed."""
+    state: State
+    if isinstance(found, DynexportError):
+        state, version, problem = "broken", version_of(need.name), str(found)
+        if isinstance(found, ProbeError):  # others tell it in a sentence of their own
+            problem = f"{need.name} is installed but does not import: {found}"
+    elif found is None:
+        state, version, problem = "missing", None, f"{need.name} is not installed"
+    elif is_older(found, need.floor):
+        state, version = "outdated", found
+        problem = f"{need.name} {found} is too old: {need.floor} or later is needed"
+    else:
+        return Package(need.name, need.extra, found, "ready", None, None)
+    command = None if state == "broken" else need.command
+    return Package(need.name, need.extra, version, state, problem, command)
+
+
+def examine_packages(needs: Sequence[Need], pool: Executor) -> tuple[Package, ...]:
+    """Each package, imported with all others in one process, and alone where that fails."""
+    tried = [need for need in needs if need.name not in LOOKED_UP]
+    named = [text for need in tried for text in (need.name, need.module)]
+    together = attempt(probes.import_packages, *named)
+    if isinstance(together, DynexportError):  # then each alone, to see which it is
+        alone = pool.map(lambda need: attempt(import_package, need.name, need.module), tried)
+        found = dict(zip(tried, alone, strict=True))
+    else:
+        found = dict(zip(tried, together, strict=True))
+    return tuple(
+        judge_package(need, found[need] if need in found else _look_up(need)) for need in needs
+    )
+
+
+def _look_up(need: Need) -> str | None:
+    spec = importlib.util.find_spec(need.module)
+    there = spec is not None and spec.origin is not None  # else a folder that has its name
+    return version_of(need.name) or UNKNOWN if there else None

@@ -11,7 +11,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from dynexport.artifact import onnx_subject
+from dynexport.artifact import find_artifact
 from dynexport.engine import EngineBuild, build_engine
 from dynexport.errors import InputError, ScheduleError
 from dynexport.files import (
@@ -186,7 +186,7 @@ def convert(
         onnx_draft.write_bytes(content)
         bundle.save(bundle_draft)
         original = describe_original(lean, metadata)
-        outcome = compare(onnx_subject(onnx_draft), bundle, str(beside), original=original)
+        outcome = compare(find_artifact(onnx_draft), bundle, str(beside), original=original)
         outcome = dataclasses.replace(outcome, model=str(onnx_file))
         outcome.require_passed()
     built = None

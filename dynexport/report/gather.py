@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from dynexport.artifact import find_subject
+from dynexport.artifact import find_artifact
 from dynexport.bench import BenchResult, bench_model
 from dynexport.bench.timing import Plan
 from dynexport.engine.sidecar import Sidecar
@@ -202,7 +202,7 @@ def _show(exported: Exported, wanted: Wanted) -> tuple[tuple[Picture, ...], str]
     if not metadata.keep_counts:
         raise InputError("it is dense: it keeps every patch")
     images, told = find_shown(path, metadata, wanted.images)
-    return draw_pictures(find_subject(path, wanted.backend), metadata, images), told
+    return draw_pictures(find_artifact(path, wanted.backend), metadata, images), told
 
 
 def _no_sensitivity(metadata: Metadata) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dynexport.artifact import Subject
+from dynexport.artifact import Artifact
 from dynexport.formats.metadata import Metadata
 from dynexport.formats.reference import ReferenceBundle
 from dynexport.images import open_images
@@ -27,12 +27,12 @@ LARGEST_PNG = 1 << 15
 
 
 def draw_pictures(
-    subject: Subject, metadata: Metadata, images: NDArray[Any]
+    artifact: Artifact, metadata: Metadata, images: NDArray[Any]
 ) -> tuple[Picture, ...]:
     """What a model keeps of images, as `find_shown` gives them."""
     return tuple(
         _draw(view, metadata, number)
-        for number, view in enumerate(look_at(subject, images), start=1)
+        for number, view in enumerate(look_at(artifact, images), start=1)
     )
 
 

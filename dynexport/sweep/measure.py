@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from dynexport.artifact import onnx_subject
+from dynexport.artifact import find_artifact
 from dynexport.bench import bench_model
 from dynexport.conversion import convert
 from dynexport.formats.metadata import Batch
@@ -130,9 +130,9 @@ def make_at_batch(made: Made, batch: int, target: Path) -> Made:
 
 def judge_file(made: Made, backend: str, pictures: Pictures, dense: NDArray[np.int64]) -> Quality:
     """Run a file on images; ``dense``: the dense model's class of each, int64 (count,)."""
-    subject = onnx_subject(made.onnx, backend)
-    size, found = subject.optimal, []
-    with subject.open() as runner:
+    artifact = find_artifact(made.onnx, backend)
+    size, found = artifact.optimal, []
+    with artifact.open() as runner:
         for images in pictures.batches(size):
             logits = runner.run(fill_batch(images, size))["logits"][: len(images)]
             found.append(logits.astype(np.float64).argmax(axis=1))

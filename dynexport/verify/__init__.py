@@ -17,13 +17,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from dynexport.artifact import find_subject
+from dynexport.artifact import find_artifact
 from dynexport.compare.original import Original
 from dynexport.compare.tolerances import Limits, Tolerances
 from dynexport.errors import InputError
 from dynexport.files import existing_file
-from dynexport.formats.onnx_file import read_metadata
-from dynexport.precision import choose_tolerances, precision_of
+from dynexport.precision import choose_tolerances
 from dynexport.progress import OnStep, silent
 from dynexport.pytorch import require_convert_extras
 from dynexport.verify.comparing import compare, open_data, verify
@@ -97,16 +96,16 @@ def verify_model(
         )
     path = existing_file(model, "an ONNX file")
     limits = Limits(tolerance, tie_margin, min_agreement, max_drop)
-    subject = find_subject(path, backend, engine, trust)
-    tolerances = choose_tolerances(precision_of(subject.graph), limits)
-    images = open_data(data, data_images, subject)
+    artifact = find_artifact(path, backend, engine, trust)
+    tolerances = choose_tolerances(artifact.precision, limits)
+    images = open_data(data, data_images, artifact)
     require_convert_extras()
     from dynexport.pytorch.model import open_original, reference_images
 
-    metadata = read_metadata(path, subject.graph)
+    metadata = artifact.require_metadata()
     original = open_original(Path(checkpoint), metadata, path, plugins)
     return compare(
-        subject,
+        artifact,
         original.answer(reference_images(path, metadata)),
         str(checkpoint),
         tolerances,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dynexport.artifact import Subject
+from dynexport.artifact import Artifact
 from dynexport.compare.numbers import TOP, Agreement, hits
 from dynexport.compare.original import Original
 from dynexport.compare.tolerances import Tolerances
@@ -71,13 +71,13 @@ def require_measurable(data: ImageSet, metadata: Metadata, original: Original | 
 
 
 def measure_accuracy(
-    subject: Subject, metadata: Metadata, data: ImageSet, original: Original | None
+    artifact: Artifact, metadata: Metadata, data: ImageSet, original: Original | None
 ) -> Accuracy:
     """Run all images in batches of the optimal size, the last one filled up from its front."""
-    size = subject.optimal
+    size = artifact.optimal
     ours: list[NDArray[np.generic]] = []
     theirs: list[NDArray[np.float32]] = []
-    with subject.open() as runner:
+    with artifact.open() as runner:
         for images in data.batches(size):
             ours.append(runner.run(fill_batch(images, size))["logits"][: len(images)])
             if original is not None:

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from dynexport.artifact import Subject
+from dynexport.artifact import Artifact
 from dynexport.errors import ModelFileError
 from dynexport.formats.metadata import Metadata
 from dynexport.formats.reference import ReferenceBundle
@@ -31,7 +31,7 @@ class Trial:
     batches  which of them go into each batch, as `plan_batches` has it
     """
 
-    subject: Subject
+    artifact: Artifact
     metadata: Metadata
     bundle: ReferenceBundle
     images: NDArray[np.float32]

@@ -82,8 +82,8 @@ def bisect(
 
     They are fetched in as many runs as keep to `AT_ONCE`.
     """
-    candidate, reference = trial.subject.graph.clone(), sound.clone()
-    facts = read_metadata(trial.subject.name, reference)
+    candidate, reference = trial.artifact.graph.clone(), sound.clone()
+    facts = read_metadata(trial.artifact.name, reference)
     feeds: list[Feed] = [feed_nothing, feed_nothing]
     if trial.metadata.keep_counts:
         both = ((reference, facts), (candidate, trial.metadata))
@@ -94,7 +94,7 @@ def bisect(
     for names in _chunks(makers, len(batch)):
         with open_runner("onnxruntime", to_bytes(with_outputs(reference, names))) as runner:
             expected = run_batches(runner, trial.images, [batch], feeds[0])
-        with trial.subject.open_probe(with_outputs(candidate, names)) as runner:
+        with trial.artifact.open_probe(with_outputs(candidate, names)) as runner:
             found = run_batches(runner, trial.images, [batch], feeds[1])
         for name in names:
             scores = _are_scores(makers[name])

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dynexport.artifact import Subject, find_subject
+from dynexport.artifact import Artifact, find_artifact
 from dynexport.compare.numbers import (
     constant_failures,
     judge_agreement,
@@ -24,10 +24,9 @@ from dynexport.compare.selection import (
 )
 from dynexport.compare.tolerances import Limits, Tolerances
 from dynexport.errors import InputError
-from dynexport.formats.onnx_file import read_metadata
 from dynexport.formats.reference import ReferenceBundle
 from dynexport.images import ImageSet, open_images
-from dynexport.precision import choose_tolerances, precision_of
+from dynexport.precision import choose_tolerances
 from dynexport.progress import OnStep, silent
 from dynexport.verify.accuracy import measure_accuracy, require_measurable, share_failures
 from dynexport.verify.batches import Trial, plan_batches, require_outputs, run_batches
@@ -54,30 +53,30 @@ def verify(
     (by default the bundle beside it); ``data``: labelled images to measure accuracy on."""
     model = Path(model)
     limits = Limits(tolerance, tie_margin, min_agreement)
-    subject = find_subject(model, backend, engine, trust)
-    tolerances = choose_tolerances(precision_of(subject.graph), limits)
-    metadata = read_metadata(model, subject.graph)
+    artifact = find_artifact(model, backend, engine, trust)
+    tolerances = choose_tolerances(artifact.precision, limits)
+    metadata = artifact.require_metadata()
     path = Path(reference) if reference else ReferenceBundle.path_beside(model)
     bundle = ReferenceBundle.load(path)
     bundle.require_made_for(metadata, path, model)
-    images = open_data(data, data_images, subject)
-    return compare(subject, bundle, str(path), tolerances, data=images, on_step=on_step)
+    images = open_data(data, data_images, artifact)
+    return compare(artifact, bundle, str(path), tolerances, data=images, on_step=on_step)
 
 
 def open_data(
-    data: str | Path | None, data_images: int | None, subject: Subject
+    data: str | Path | None, data_images: int | None, artifact: Artifact
 ) -> ImageSet | None:
     """The images to measure accuracy on, if any, ready for a model."""
     if data is None:
         if data_images is not None:
             raise InputError("--data-images limits the images of --data: give both")
         return None
-    steps = read_metadata(subject.name, subject.graph).preprocessing
+    steps = artifact.require_metadata().preprocessing
     return open_images(data, steps, count=data_images)
 
 
 def compare(
-    subject: Subject,
+    artifact: Artifact,
     bundle: ReferenceBundle,
     reference: str,
     tolerances: Tolerances | None = None,
@@ -87,19 +86,18 @@ def compare(
     find_departure: bool = False,
     on_step: OnStep = silent,
 ) -> Verification:
-    """Compare a subject with a bundle in hand; ``reference`` is what reports call the bundle.
+    """Compare an artifact with a bundle in hand; ``reference`` is what reports call the bundle.
 
     tolerances      by default those of the graph's precision
     original        PyTorch, where it is at hand: then the candidate's choice is replayed there
     data            images to measure accuracy on
     find_departure  name the first node that departs from ``original``
     """
-    precision = precision_of(subject.graph)
-    tolerances = tolerances or choose_tolerances(precision)
-    trial = prepare_trial(subject, bundle)
+    tolerances = tolerances or choose_tolerances(artifact.precision)
+    trial = prepare_trial(artifact, bundle)
     if data is not None:
         require_measurable(data, trial.metadata, original)
-    with subject.open() as runner:
+    with artifact.open() as runner:
         product = run_batches(runner, trial.images, trial.batches)
     require_outputs(product, bundle.outputs, len(trial.every))
     free = run_freely(trial, product) if bundle.kept else None
@@ -117,25 +115,25 @@ def compare(
     accuracy = bisection = None
     if data is not None:
         on_step(f"run {data.count} images of {data.source}")
-        accuracy = measure_accuracy(subject, trial.metadata, data, original)
+        accuracy = measure_accuracy(artifact, trial.metadata, data, original)
     if find_departure and original is not None:
         on_step("find the first node that departs")
         bisection = bisect(trial, original.export(), _worst_batch(trial, shared), tolerances)
     failures = (
-        *constant_failures(subject.graph),
+        *constant_failures(artifact.graph),
         *selection_failures(stages, free.mistold if free else (), tolerances),
         *(failure for _, wrong in judged.values() for failure in wrong),
         *share_failures(agreement, accuracy, tolerances),
     )
     return Verification(
-        model=subject.name,
+        model=artifact.name,
         reference=reference,
-        backend=subject.backend,
-        precision=precision,
+        backend=artifact.label,
+        precision=artifact.precision,
         images=count - len(np.unique(trial.every[~shared.direct])),
         images_run=count,
         replayed_in=shared.replayed_in,
-        batch_sizes=subject.sizes,
+        batch_sizes=artifact.sizes,
         errors={name: errors for name, (errors, _) in judged.items()},
         agreement=agreement,
         stages=stages,
@@ -147,12 +145,12 @@ def compare(
     )
 
 
-def prepare_trial(subject: Subject, bundle: ReferenceBundle) -> Trial:
+def prepare_trial(artifact: Artifact, bundle: ReferenceBundle) -> Trial:
     """The bundle's images, dealt out to batches of every size worth running."""
-    metadata = read_metadata(subject.name, subject.graph)
+    metadata = artifact.require_metadata()
     images = bundle.inputs(metadata.preprocessing)
-    batches = plan_batches(len(images), subject.sizes, subject.optimal)
-    return Trial(subject, metadata, bundle, images, batches)
+    batches = plan_batches(len(images), artifact.sizes, artifact.optimal)
+    return Trial(artifact, metadata, bundle, images, batches)
 
 
 def _judge_stages(

@@ -85,10 +85,10 @@ def run_freely(trial: Trial, product: Answers) -> FreeRun:
     Where the product has outputs ``kept_...``, they tell it of an engine, whose probe is another
     engine and may round otherwise; of any other candidate they are checked.
     """
-    subject, metadata = trial.subject, trial.metadata
-    probe = subject.graph.clone()
+    artifact, metadata = trial.artifact, trial.metadata
+    probe = artifact.graph.clone()
     names = emit_choices(probe, metadata)
-    with subject.open_probe(probe) as runner:
+    with artifact.open_probe(probe) as runner:
         outputs = run_batches(runner, trial.images, trial.batches)
     rows = [outputs[name].astype(np.int64) for name, _ in names]
     scores = [outputs[name] for _, name in names]
@@ -96,10 +96,10 @@ def run_freely(trial: Trial, product: Answers) -> FreeRun:
     ranked = tuple(best_of_own(*row) for row in zip(rows, scores, counts, strict=True))
     kept = positions_of(rows, metadata)
     own = _own_scores(trial, names, outputs, kept)
-    told = tuple(product[name].astype(np.int64) for name in kept_outputs(subject.graph))
+    told = tuple(product[name].astype(np.int64) for name in kept_outputs(artifact.graph))
     if not told or [a.shape for a in told] != [b.shape for b in kept]:
         return FreeRun(outputs, kept, ranked, own, tuple(range(1, len(told) + 1)))
-    if subject.rebuilt:
+    if artifact.rebuilt:
         return FreeRun(outputs, told, ranked, own, ())
     pairs = enumerate(zip(told, kept, strict=True), start=1)
     mistold = tuple(stage for stage, (a, b) in pairs if not same_sets((a,), (b,)).all())
@@ -130,7 +130,7 @@ def share_choice(
         return SharedChoice(expected, product, (), (), (), np.ones(len(every), dtype=bool))
     same = same_sets(tuple(kept[every] for kept in bundle.kept), free.kept)
     found, direct = {name: product[name] for name in bundle.outputs}, same
-    if trial.subject.rebuilt and not kept_outputs(trial.subject.graph):
+    if trial.artifact.rebuilt and not kept_outputs(trial.artifact.graph):
         # where a token stands at the cut, product and probe may choose otherwise: ask the probe
         settled = settled_choices(bundle.scores, trial.metadata.keep_counts, margin)
         direct = same & settled[every]
@@ -177,13 +177,13 @@ def _replay_in_candidate(
 ) -> SharedChoice:
     """The candidate's outputs and choices under PyTorch's choice, for the rows (R,) that differ."""
     metadata, kept = trial.metadata, trial.bundle.kept
-    probe = trial.subject.graph.clone()
+    probe = trial.artifact.graph.clone()
     inputs = replay_selection(probe, metadata)
     names = emit_choices(probe, metadata)
     feed = feed_choice(trial, inputs)
     chosen = [batch for batch in trial.spans if differ[batch].any()]
     rows = np.concatenate([np.arange(batch.start, batch.stop) for batch in chosen])
-    with trial.subject.open_probe(probe) as runner:
+    with trial.artifact.open_probe(probe) as runner:
         batches = [trial.every[batch] for batch in chosen]
         answers = run_batches(runner, trial.images, batches, feed)
     before = tuple(positions[trial.every[rows]] for positions in kept)

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dynexport.artifact import find_subject
+from dynexport.artifact import find_artifact
 from dynexport.errors import InputError
 from dynexport.files import existing_file, require_kept, require_writable, written_whole
-from dynexport.formats.onnx_file import read_metadata
 from dynexport.progress import OnStep, silent
 from dynexport.visualize.images import COUNT, files_of, find_images, names_of
 from dynexport.visualize.labels import names_of_classes
@@ -90,8 +89,8 @@ def visualize_images(
     _require_picture(target)
     if top < 0:
         raise InputError(f"--top {top} asks for fewer than no classes: give 0 or more")
-    subject = find_subject(path, backend, engine, trust)
-    metadata = read_metadata(path, subject.graph)
+    artifact = find_artifact(path, backend, engine, trust)
+    metadata = artifact.require_metadata()
     classes = names_of_classes(metadata, labels)[:top]
     sets = find_images([images] if isinstance(images, (str, Path)) else images, metadata, count)
     read = (path, engine, labels, font, *(file for chosen in sets for file in files_of(chosen)))
@@ -99,16 +98,16 @@ def visualize_images(
     names = tuple(name for chosen in sets for name in names_of(chosen))
     plan_layout(metadata, scores=scores, classes=len(classes), font=font, images=len(names))
     pictures = np.concatenate([inputs for chosen in sets for inputs in chosen.batches(COUNT)])
-    on_step(f"run {subject.backend} on {len(names)} image{'s' * (len(names) > 1)}")
-    views = look_at(subject, pictures, names=names, labels=labels, scores=scores, top=top)
+    on_step(f"run {artifact.label} on {len(names)} image{'s' * (len(names) > 1)}")
+    views = look_at(artifact, pictures, names=names, labels=labels, scores=scores, top=top)
     on_step(f"draw {target}")
-    title = f"{Path(subject.name).name} in {subject.backend}"
+    title = f"{Path(artifact.name).name} in {artifact.label}"
     sheet = draw_strips(views, metadata, title=title, font=font)
     with written_whole(target) as (draft,):
         sheet.save(draft, quality=92)
     return Visualization(
-        model=subject.name,
-        backend=subject.backend,
+        model=artifact.name,
+        backend=artifact.label,
         variant=metadata.variant,
         num_tokens=metadata.num_tokens,
         keep_counts=metadata.keep_counts,

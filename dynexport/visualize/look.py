@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dynexport.artifact import Subject
+from dynexport.artifact import Artifact
 from dynexport.errors import ModelFileError
 from dynexport.formats.metadata import Metadata
-from dynexport.formats.onnx_file import read_metadata
 from dynexport.graph.replay import NOWHERE, emit_choices, positions_of, scores_on_grid
 from dynexport.graph.selection import kept_outputs
 from dynexport.images import Preprocessing
@@ -25,7 +24,7 @@ TOP = 3
 
 
 def look_at(
-    subject: Subject,
+    artifact: Artifact,
     images: NDArray[Any],
     *,
     names: Sequence[str] = (),
@@ -38,12 +37,12 @@ def look_at(
     images: pictures uint8 (B, H, W, 3) of the model's input size, any number of them, or float32
     (B, 3, H, W) already normalised; names: one each. The rest as `visualize_images` takes it.
     """
-    metadata = read_metadata(subject.name, subject.graph)
+    metadata = artifact.require_metadata()
     steps = metadata.preprocessing
     inputs = steps.to_input(images)
     pictures = images if images.dtype == np.uint8 else to_pictures(inputs, steps)
     classes = names_of_classes(metadata, labels)
-    answers, kept, ranked = _ask(subject, metadata, inputs)
+    answers, kept, ranked = _ask(artifact, metadata, inputs)
     best = _name_best(answers["logits"], classes, top) if classes else ((),) * len(inputs)
     return tuple(
         View(
@@ -65,7 +64,7 @@ def to_pictures(inputs: NDArray[np.float32], steps: Preprocessing) -> NDArray[np
 
 
 def _ask(
-    subject: Subject, metadata: Metadata, inputs: NDArray[np.float32]
+    artifact: Artifact, metadata: Metadata, inputs: NDArray[np.float32]
 ) -> tuple[Answers, tuple[NDArray[np.int64], ...], tuple[NDArray[np.float64], ...]]:
     """Outputs by name; per stage the positions kept (B, K), and the scores of patches (B, N), NaN
     where it did not rank one.
@@ -73,31 +72,31 @@ def _ask(
     A probe copy of the graph tells of the stages. Where that is compiled anew, and so may round
     otherwise, the product itself tells what it can.
     """
-    few = len(inputs) < subject.optimal
-    batches = plan_batches(len(inputs), (), subject.sizes[0] if few else subject.optimal)
+    few = len(inputs) < artifact.optimal
+    batches = plan_batches(len(inputs), (), artifact.sizes[0] if few else artifact.optimal)
     answers: Answers = {}
-    if subject.rebuilt or not metadata.keep_counts:
-        with subject.open() as runner:
+    if artifact.rebuilt or not metadata.keep_counts:
+        with artifact.open() as runner:
             answers = run_batches(runner, inputs, batches)
     if not metadata.keep_counts:
         return _first(answers, len(inputs)), (), ()
-    probe = subject.graph.clone()
+    probe = artifact.graph.clone()
     emitted = emit_choices(probe, metadata)
-    with subject.open_probe(probe) as runner:
+    with artifact.open_probe(probe) as runner:
         told = _first(run_batches(runner, inputs, batches), len(inputs))
     answers = _first(told | answers, len(inputs))
     kept = positions_of([told[rows].astype(np.int64) for rows, _ in emitted], metadata)
     for stage, positions in enumerate(kept, start=1):
         if (positions == NOWHERE).any():
             raise ModelFileError(
-                f"stage {stage} of {subject.name} keeps rows that are no tokens: "
+                f"stage {stage} of {artifact.name} keeps rows that are no tokens: "
                 "`dynexport verify` tells what is wrong with it"
             )
     ranked = tuple(
         _patches(scores_on_grid(told[scores], kept, stage, metadata), metadata)
         for stage, (_, scores) in enumerate(emitted)
     )
-    if own := kept_outputs(subject.graph):
+    if own := kept_outputs(artifact.graph):
         kept = tuple(answers[name].astype(np.int64) for name in own)
     return answers, kept, ranked
 

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 import dynexport
-from dynexport.artifact import onnx_subject
+from dynexport.artifact import find_artifact
 from dynexport.bench.timing import Plan
 from dynexport.formats.metadata import Metadata
 from dynexport.formats.onnx_file import read_model, to_bytes
@@ -156,7 +156,7 @@ def draw_dropped(
     """A row a digit: the picture, each stage with the patches dropped so far in grey, its class."""
     shown = digits[[int(np.flatnonzero(labels == digit)[0]) for digit in range(10)]]
     names = [f"a {digit}" for digit in range(10)]
-    views = look_at(onnx_subject(Path(onnx)), shown, names=names, top=1)
+    views = look_at(find_artifact(Path(onnx)), shown, names=names, top=1)
     draw_strips(views, facts, title=Path(onnx).name, tile=84).save(path)
 
 

@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 from made.tiny import Tiny, convert_tiny, ranges_of, write
 
-from dynexport.artifact import onnx_subject
+from dynexport.artifact import find_artifact
 from dynexport.graph.half import to_half
 from dynexport.graph.linear_layers import find_linear_layers
 from dynexport.graph.quantise import quantise
@@ -42,7 +42,7 @@ def departure(
     path = write(folder, typed(tiny, graph, precision), tiny.bundle)
     original = describe_original(tiny.lean, tiny.metadata)
     result = compare(
-        onnx_subject(path), tiny.bundle, "memory", original=original, find_departure=True
+        find_artifact(path), tiny.bundle, "memory", original=original, find_departure=True
     )
     assert result.bisection is not None
     return result.bisection

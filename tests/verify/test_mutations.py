@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,10 @@ from made.tiny import (
 )
 from numpy.typing import NDArray
 
-from dynexport import artifact as subject
+from dynexport import artifact
 from dynexport.images import synthetic_images
 from dynexport.models import SparseModel
+from dynexport.runtimes import Runner, open_runner
 from dynexport.verify import Verification, verify
 
 USUAL = {
@@ -54,7 +54,11 @@ Grade = Callable[[str, str], ir.Model]
 @pytest.fixture(autouse=True)
 def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sessions of a few microseconds' work do not wait for each other's threads."""
-    monkeypatch.setattr(subject, "open_runner", partial(subject.open_runner, threads=1))
+
+    def open_on_one(runtime: str, model: Any, *_: Any) -> Runner:
+        return open_runner(runtime, model, threads=1)
+
+    monkeypatch.setattr(artifact, "open_runner", open_on_one)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import torch
 from made.tiny import Tiny, convert_tiny, evit_loaded, write
 from torch import nn
 
-from dynexport.artifact import Subject, onnx_subject
+from dynexport.artifact import Artifact, find_artifact
 from dynexport.compare.tolerances import Limits
 from dynexport.conversion import Conversion
 from dynexport.engine import batch_ranges, build_plan
@@ -153,8 +153,8 @@ def test_a_choice_that_comes_of_no_top_k_is_refused(tiny_conversion: Conversion)
         emit_choices(graph, facts)
 
 
-def candidate(tiny: Tiny, folder: Path, change: Callable[[ir.Model], ir.Model]) -> Subject:
-    return onnx_subject(write(folder, change(tiny.graph.clone()), tiny.bundle))
+def candidate(tiny: Tiny, folder: Path, change: Callable[[ir.Model], ir.Model]) -> Artifact:
+    return find_artifact(write(folder, change(tiny.graph.clone()), tiny.bundle))
 
 
 def blur_scores(size: float) -> Callable[[ir.Model], ir.Model]:
@@ -189,10 +189,10 @@ def blur_scores(size: float) -> Callable[[ir.Model], ir.Model]:
     return change
 
 
-def judged(tiny: Tiny, subject: Subject, in_pytorch: bool, **asked: float) -> Verification:
+def judged(tiny: Tiny, artifact: Artifact, in_pytorch: bool, **asked: float) -> Verification:
     original = describe_original(tiny.lean, tiny.metadata) if in_pytorch else None
     limits = choose_tolerances("fp32", Limits(**asked))
-    return compare(subject, tiny.bundle, "memory", limits, original=original)
+    return compare(artifact, tiny.bundle, "memory", limits, original=original)
 
 
 @pytest.mark.parametrize("in_pytorch", [True, False])
@@ -200,8 +200,8 @@ def test_swapped_tokens_exclude_no_image_and_no_stage(
     tiny: Tiny, tmp_path: Path, in_pytorch: bool
 ) -> None:
     """Scores that are 3 % off swap tokens at every stage: numbers agree as tightly as ever."""
-    subject = candidate(tiny, tmp_path, blur_scores(0.03))
-    result = judged(tiny, subject, in_pytorch, tie_margin=0.1)
+    artifact = candidate(tiny, tmp_path, blur_scores(0.03))
+    result = judged(tiny, artifact, in_pytorch, tie_margin=0.1)
     assert result.passed, result.failures
     assert result.images < result.images_run == 8
     assert result.replayed_in == ("pytorch" if in_pytorch else "candidate")
@@ -212,7 +212,7 @@ def test_swapped_tokens_exclude_no_image_and_no_stage(
     assert agreement.max_kl > 1e-6  # free-running they do differ
     assert sum(stage.ties for stage in result.stages) > 0
     assert any(stage.free_overlap < 1.0 for stage in result.stages)
-    strict = judged(tiny, subject, in_pytorch)
+    strict = judged(tiny, artifact, in_pytorch)
     assert not strict.passed
     assert any("that rounding does not explain" in failure for failure in strict.failures)
 
@@ -275,10 +275,10 @@ def test_an_output_that_tells_of_other_tokens_is_caught(tmp_path: Path) -> None:
 
 def test_half_precision_replays_too(tiny: Tiny, tmp_path: Path) -> None:
     bundle, facts = tiny.bundle, tiny.metadata
-    subject = candidate(tiny, tmp_path, lambda graph: to_half(graph, "bf16"))
-    assert subject.backend == "onnxruntime, half precision emulated"
+    artifact = candidate(tiny, tmp_path, lambda graph: to_half(graph, "bf16"))
+    assert artifact.label == "onnxruntime, half precision emulated"
     for original in (None, describe_original(tiny.lean, facts)):
-        result = compare(subject, bundle, "memory", original=original)
+        result = compare(artifact, bundle, "memory", original=original)
         assert result.precision == "bf16"
         assert all(stage.misranked == 0 for stage in result.stages)
         assert all(np.isfinite(stage.inversion) for stage in result.stages)
@@ -290,14 +290,14 @@ def test_a_rebuilt_probe_is_asked_where_a_token_stands_at_the_cut(
 ) -> None:
     """As of an engine, whose probe is another engine: what is near the cut is compared in the
     probe, the product only where nothing is."""
-    subject = candidate(tiny, tmp_path, lambda graph: graph)
+    artifact = candidate(tiny, tmp_path, lambda graph: graph)
     opened: list[ir.Model] = []
 
     def open_other(probe: ir.Model) -> Any:
         opened.append(probe)
-        return subject.open_probe(blur_scores(1e-6)(probe))
+        return artifact.open_probe(blur_scores(1e-6)(probe))
 
-    other = dataclasses.replace(subject, open_probe=open_other, rebuilt=True)
+    other = dataclasses.replace(artifact, open_probe=open_other, rebuilt=True)
     result = judged(tiny, other, False, tie_margin=0.05)
     assert result.passed, result.failures
     assert result.images < 8
@@ -311,9 +311,9 @@ def test_a_family_that_takes_no_replay_is_asked_the_other_way(tmp_path: Path) ->
             del stage.replay
         original = describe_original(tiny.lean, tiny.metadata)
     assert original.replay is None
-    subject = candidate(tiny, tmp_path, blur_scores(0.03))
+    artifact = candidate(tiny, tmp_path, blur_scores(0.03))
     limits = choose_tolerances("fp32", Limits(tie_margin=0.1))
-    result = compare(subject, tiny.bundle, "memory", limits, original=original)
+    result = compare(artifact, tiny.bundle, "memory", limits, original=original)
     assert result.passed, result.failures
     assert result.replayed_in == "candidate"
 

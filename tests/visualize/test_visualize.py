@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFont
 
 import dynexport
-from dynexport.artifact import Subject, onnx_subject
+from dynexport.artifact import Artifact, find_artifact
 from dynexport.cli import main
 from dynexport.engine import build_engine
 from dynexport.errors import DeviceError, DynexportError, InputError, ModelFileError
@@ -71,8 +71,8 @@ def model(deit: Tiny, tmp_path: Path) -> Path:
     return write(tmp_path, deit.graph, deit.bundle)
 
 
-def subject_of(tiny: Tiny, folder: Path, graph: ir.Model | None = None) -> Subject:
-    return onnx_subject(write(folder, graph or tiny.graph, tiny.bundle))
+def artifact_of(tiny: Tiny, folder: Path, graph: ir.Model | None = None) -> Artifact:
+    return find_artifact(write(folder, graph or tiny.graph, tiny.bundle))
 
 
 def tiles_of(sheet: Image.Image, view: View, metadata: Metadata) -> list[NDArray[np.uint8]]:
@@ -88,7 +88,7 @@ def tiles_of(sheet: Image.Image, view: View, metadata: Metadata) -> list[NDArray
 
 
 def test_what_is_kept_is_what_pytorch_kept(tiny: Tiny, tmp_path: Path) -> None:
-    views = look_at(subject_of(tiny, tmp_path), tiny.bundle.images, scores=True)
+    views = look_at(artifact_of(tiny, tmp_path), tiny.bundle.images, scores=True)
     assert len(views) == len(tiny.bundle.images) == 8
     for row, view in enumerate(views):
         assert np.array_equal(view.picture, tiny.bundle.images[row])
@@ -100,7 +100,7 @@ def test_what_is_kept_is_what_pytorch_kept(tiny: Tiny, tmp_path: Path) -> None:
 def test_kept_are_the_best_scores_of_those_ranked(tiny: Tiny, tmp_path: Path) -> None:
     """The class token is no patch, nor is what EViT appends; what was dropped is not ranked."""
     tokens, nested = tiny.metadata.num_tokens, tiny.metadata.selection.nested
-    for view in look_at(subject_of(tiny, tmp_path), tiny.bundle.images[:3], scores=True):
+    for view in look_at(artifact_of(tiny, tmp_path), tiny.bundle.images[:3], scores=True):
         left = np.arange(tokens)
         for kept, scores in zip(view.kept, view.scores, strict=True):
             patches = kept[kept < tokens]
@@ -114,7 +114,7 @@ def test_kept_are_the_best_scores_of_those_ranked(tiny: Tiny, tmp_path: Path) ->
 
 
 def test_a_strip_shows_what_is_kept_as_it_was(tiny: Tiny, tmp_path: Path) -> None:
-    (view,) = look_at(subject_of(tiny, tmp_path), tiny.bundle.images[:1])
+    (view,) = look_at(artifact_of(tiny, tmp_path), tiny.bundle.images[:1])
     original, *stages = tiles_of(draw_strip(view, tiny.metadata), view, tiny.metadata)
     side, tokens = len(original), tiny.metadata.num_tokens
     factor = side // len(view.picture)
@@ -132,7 +132,7 @@ def test_a_strip_shows_what_is_kept_as_it_was(tiny: Tiny, tmp_path: Path) -> Non
 
 
 def test_classes_are_the_most_probable(deit: Tiny, tmp_path: Path) -> None:
-    views = look_at(subject_of(deit, tmp_path), deit.bundle.images, top=10)
+    views = look_at(artifact_of(deit, tmp_path), deit.bundle.images, top=10)
     for view, logits in zip(views, deit.bundle.outputs["logits"].astype(np.float64), strict=True):
         shares = np.exp(logits) / np.exp(logits).sum()
         order = np.argsort(-shares)
@@ -143,9 +143,9 @@ def test_classes_are_the_most_probable(deit: Tiny, tmp_path: Path) -> None:
 @pytest.mark.parametrize("batch", ["8", "2:4:4", "1"])
 def test_any_number_of_images_fits_any_batch(tiny: Tiny, batch: str, tmp_path: Path) -> None:
     bundle = tiny.bundle
-    subject = subject_of(take_batches(tiny, batch), tmp_path)
+    artifact = artifact_of(take_batches(tiny, batch), tmp_path)
     for count in (1, 3, 6):
-        views = look_at(subject, bundle.images[:count])
+        views = look_at(artifact, bundle.images[:count])
         assert len(views) == count
         for row, view in enumerate(views):
             assert view.classes[0][0] == f"class {bundle.outputs['logits'][row].argmax()}"
@@ -156,7 +156,7 @@ def test_any_number_of_images_fits_any_batch(tiny: Tiny, batch: str, tmp_path: P
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
 def test_other_precisions_are_drawn(deit: Tiny, precision: str, tmp_path: Path) -> None:
     graph = typed(deit, precision)
-    views = look_at(subject_of(deit, tmp_path, graph), deit.bundle.images, scores=True)
+    views = look_at(artifact_of(deit, tmp_path, graph), deit.bundle.images, scores=True)
     shared = [
         np.isin(kept, theirs[row]).mean()
         for row, view in enumerate(views)
@@ -166,31 +166,32 @@ def test_other_precisions_are_drawn(deit: Tiny, precision: str, tmp_path: Path) 
 
 
 def test_a_runtime_that_compiles_a_probe_anew_is_asked_itself(
-    deit: Tiny, folder: Path, tmp_path: Path
+    deit: Tiny, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its own answers, and what it says it keeps, before the probe's."""
-    expected = look_at(subject_of(deit, tmp_path), deit.bundle.images)
+    expected = look_at(artifact_of(deit, tmp_path), deit.bundle.images)
     onnx_file = folder / "told.onnx"
     dynexport.convert(folder / "deit.pth", ratios="0.7,0.5,0.3", emit_kept=True, output=onnx_file)
-    found = look_at(onnx_subject(onnx_file, "openvino"), deit.bundle.images, scores=True)
+    found = look_at(find_artifact(onnx_file, "openvino"), deit.bundle.images, scores=True)
     for view, theirs in zip(found, expected, strict=True):
         assert view.classes[0][0] == theirs.classes[0][0]
         assert [set(kept) for kept in view.kept] == [set(kept) for kept in theirs.kept]
         assert len(view.scores) == 3
 
-    def refuse() -> Any:
+    def refuse(self: Artifact) -> Any:
         raise DynexportError("opened itself")
 
-    closed = dataclasses.replace(onnx_subject(onnx_file, "openvino"), open=refuse)
+    monkeypatch.setattr(Artifact, "open", refuse)
+    closed = find_artifact(onnx_file, "openvino")
     with pytest.raises(DynexportError, match="opened itself"):
         look_at(closed, deit.bundle.images)
 
 
 def test_normalised_images_are_drawn_as_the_pictures_they_were(deit: Tiny, tmp_path: Path) -> None:
     steps, images = deit.metadata.preprocessing, deit.bundle.images
-    subject = subject_of(deit, tmp_path)
-    as_inputs = look_at(subject, steps.normalise(images))
-    for one, other in zip(as_inputs, look_at(subject, images), strict=True):
+    artifact = artifact_of(deit, tmp_path)
+    as_inputs = look_at(artifact, steps.normalise(images))
+    for one, other in zip(as_inputs, look_at(artifact, images), strict=True):
         assert np.array_equal(one.picture, other.picture)
         assert all(map(np.array_equal, one.kept, other.kept))
 
@@ -210,7 +211,7 @@ def test_a_dense_model_shows_the_image_alone(
     with pytest.raises(SystemExit, match="0"):
         main(["visualize", str(dense), str(folder / "pictures"), "--scores", "-o", str(out)])
     assert "a dense model: nothing is dropped" in capsys.readouterr().out
-    (view, *_) = views = look_at(onnx_subject(dense), deit.bundle.images[:1], scores=True)
+    (view, *_) = views = look_at(find_artifact(dense), deit.bundle.images[:1], scores=True)
     assert (view.kept, view.scores) == ((), ())
     assert len(view.classes) == 3
     facts = dataclasses.replace(deit.metadata, ratios=None, keep_counts=(), selected=())
@@ -224,7 +225,7 @@ def test_a_model_of_features_shows_no_classes(
     tiny = convert_tiny(folder, "swin", RATIOS, batch="1:3:5")
     features = folder / "features.onnx"
     dynexport.convert(folder / "swin.pth", ratios="0.7,0.5,0.3", task="features", output=features)
-    (view,) = look_at(onnx_subject(features), tiny.bundle.images[:1])
+    (view,) = look_at(find_artifact(features), tiny.bundle.images[:1])
     assert view.classes == ()
     assert len(view.kept) == 3
     np.savez(tmp_path / "images.npz", images=tiny.bundle.images)
@@ -243,7 +244,7 @@ def test_logits_that_are_no_numbers_are_told(deit: Tiny, tmp_path: Path) -> None
         if tuple(value.const_value.shape) == (10,):  # the head's bias
             value.const_value = ir.tensor(np.full(10, np.nan, np.float32), name=name)
     with pytest.raises(ModelFileError, match="no numbers: `dynexport verify` tells more"):
-        look_at(subject_of(deit, tmp_path, graph), deit.bundle.images)
+        look_at(artifact_of(deit, tmp_path, graph), deit.bundle.images)
 
 
 # ---------------------------------------------------------------- images in, picture out
@@ -445,7 +446,7 @@ def test_rows_that_are_no_tokens_are_told(deit: Tiny, tmp_path: Path) -> None:
     graph = deit.graph.clone()
     graph.metadata_props.update(facts.to_properties())
     with pytest.raises(ModelFileError, match=r"stage 3 of .* keeps rows that are no tokens: `dyn"):
-        look_at(subject_of(deit, tmp_path, graph), deit.bundle.images)
+        look_at(artifact_of(deit, tmp_path, graph), deit.bundle.images)
 
 
 def test_more_images_than_a_file_holds(deit: Tiny) -> None:

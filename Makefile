@@ -9,7 +9,7 @@ STUBS := tensorrt-stubs==10.13.0.35.1
 MEND_STUBS := 's/\bin: list/inputs: list/; s/channel_axis: int) -> IScaleLayer/channel_axis: int = 0) -> IScaleLayer/'
 SOURCES := $(shell find dynexport models calibration -type f -not -name '*.pyc') pyproject.toml
 
-.PHONY: setup test lint types unit demo docs dist bench image-check gpu-check wheelhouse clean
+.PHONY: setup test lint types unit demo docs dist bench image-check gpu-check clean
 
 setup: $(VENV)/.package
 
@@ -77,10 +77,6 @@ image-check:
 # On a machine with an NVIDIA GPU; OPTIONS as in OPTIONS="model.onnx --batches 1 8".
 gpu-check:
 	$(if $(wildcard $(BIN)/python),$(BIN)/,)python benchmarks/gpu_check.py $(OPTIONS)
-
-# Wheels for a GPU machine without a network: WHEELHOUSE='--python 3.10 --platform linux_aarch64'.
-wheelhouse: setup
-	$(BIN)/python benchmarks/wheelhouse.py $(WHEELHOUSE)
 
 clean:
 	rm -rf $(VENV) build dist out *.egg-info

@@ -155,7 +155,7 @@ def onnx_contender(
         else Candidate(
             _label(backend, sparse),
             "dynexport.runtimes:open_runner",
-            {"backend": backend, "model": str(path), "threads": threads},
+            {"name": backend, "model": str(path), "threads": threads},
         )
         for path, sparse in ((subject.onnx, subject.sparse), (twin, False))
     )

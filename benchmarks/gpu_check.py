@@ -205,7 +205,7 @@ def engines(
         target = work / f"{onnx.stem}-{flavour}.engine"
         built = report.attempt(
             f"build {onnx.stem} with {flavour}",
-            lambda to=target, by=flavour: build_engine(onnx, backend=by, output=to),
+            lambda to=target, by=flavour: build_engine(onnx, edition=by, output=to),
         )
         if built is None:
             continue

@@ -128,7 +128,7 @@ def engine_contender(subject: TimedModel, twin: Path | None, trust: bool) -> Con
         return Contender(facts.flavour, made, None, True, nodes)
     built = build_engine(
         twin,
-        backend=facts.flavour,
+        edition=facts.flavour,
         batches=facts.batches,
         options=facts.options,
         output=twin.with_suffix(".engine"),

@@ -84,10 +84,10 @@ class Preflight:
     passed: bool
 
 
-def check_model(path: str | Path, *, backend: str = "auto") -> Preflight:
+def check_model(path: str | Path, *, edition: str = "auto") -> Preflight:
     """Check an ONNX file, whoever wrote it.
 
-    ``backend``: "tensorrt", "tensorrt-rtx", or "auto": the first that can parse here, and where
+    ``edition``: "tensorrt", "tensorrt-rtx", or "auto": the first that can parse here, and where
     none can, that is told. ModelFileError for a file that is no ONNX; MissingExtraError,
     DeviceError or BuildError where a TensorRT asked for by name cannot parse.
     """
@@ -97,12 +97,12 @@ def check_model(path: str | Path, *, backend: str = "auto") -> Preflight:
     findings = check_graph(model)
     tensorrt, unparsed, problems = None, "", None
     try:
-        flavour = _parser(tuple(EDITIONS) if backend == "auto" else (backend,))
-        tensorrt = f"{flavour.name} {flavour.version()}"
-        problems = parse(flavour, standard_bytes(model))
-        findings = _with_problems(model, findings, problems, flavour)
+        chosen = _parser(tuple(EDITIONS) if edition == "auto" else (edition,))
+        tensorrt = f"{chosen.name} {chosen.version()}"
+        problems = parse(chosen, standard_bytes(model))
+        findings = _with_problems(model, findings, problems, chosen)
     except (MissingExtraError, BuildError, DeviceError) as error:
-        if backend != "auto":
+        if edition != "auto":
             raise
         unparsed = str(error)
     return Preflight(

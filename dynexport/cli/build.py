@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from dynexport.cli.choices import EDITIONS, complete
 from dynexport.cli.console import build_progress, print_json, stdout
-from dynexport.cli.options import Json, OnnxFile, Quiet, Verbose
+from dynexport.cli.options import Edition, Json, OldEdition, OnnxFile, Quiet, Verbose, edition_of
 
 if TYPE_CHECKING:
     from dynexport.engine import EngineBuild
@@ -19,13 +18,8 @@ if TYPE_CHECKING:
 
 def build(
     model: OnnxFile,
-    backend: Annotated[
-        str,
-        typer.Option(
-            autocompletion=complete(EDITIONS),
-            help="tensorrt, tensorrt-rtx, or auto: the first that is installed.",
-        ),
-    ] = "auto",
+    edition: Edition = "auto",
+    backend: OldEdition = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="OUT.engine", help="File to write.")
     ] = None,
@@ -94,7 +88,7 @@ def build(
     with build_progress(quiet, verbose) as (on_step, on_progress):
         result = build_engine(
             model,
-            backend=backend,
+            edition=edition_of(edition, backend),
             batches=batch or (),
             options=options,
             output=output,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 from rich.markup import escape
 
-from dynexport.cli.choices import EDITIONS, complete
 from dynexport.cli.console import print_json, progress, stdout
-from dynexport.cli.options import Json, OnnxFile, Quiet, Verbose
+from dynexport.cli.options import Edition, Json, OldEdition, OnnxFile, Quiet, Verbose, edition_of
 
 if TYPE_CHECKING:
     from dynexport.check import Preflight
@@ -18,13 +17,8 @@ if TYPE_CHECKING:
 
 def check(
     model: OnnxFile,
-    backend: Annotated[
-        str,
-        typer.Option(
-            autocompletion=complete(EDITIONS),
-            help="tensorrt, tensorrt-rtx, or auto: the first that can parse here.",
-        ),
-    ] = "auto",
+    edition: Edition = "auto",
+    backend: OldEdition = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -34,7 +28,7 @@ def check(
 
     with progress(quiet, verbose) as on_step:
         on_step(f"check {model}")
-        result = check_model(model, backend=backend)
+        result = check_model(model, edition=edition_of(edition, backend))
     (print_json if json else show_preflight)(result)
     if not result.passed:
         raise typer.Exit(1)

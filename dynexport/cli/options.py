@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dynexport.cli.choices import BACKENDS, MODELS, WEIGHTS, complete, one_of
+from dynexport.cli.choices import BACKENDS, EDITIONS, MODELS, WEIGHTS, complete, one_of
 from dynexport.errors import InputError
 from dynexport.progress import let_through
 
@@ -80,9 +80,41 @@ Engine = Annotated[
     Path | None,
     typer.Option(metavar="MODEL.engine", help="The TensorRT engine built from the file."),
 ]
+Edition = Annotated[
+    str,
+    typer.Option(
+        autocompletion=complete(EDITIONS),
+        help=f"Edition of TensorRT: {', '.join(EDITIONS[:-1])}, or auto: the first that is "
+        "installed.",
+    ),
+]
+OldEdition = Annotated[str | None, typer.Option("--backend", hidden=True)]
 Trust = Annotated[
     bool, typer.Option("--trust", help="Open an engine whatever its sidecar says: it is code.")
 ]
+
+
+def edition_of(edition: str, old: str | None) -> str:
+    """The edition of TensorRT asked for, by ``--edition`` or as it used to be, by ``--backend``."""
+    if old is None:
+        return edition
+    _tell_new_spelling(f"--backend {old}", f"--edition {old}")
+    return old
+
+
+def engine_and_edition(engine: str | None, edition: str | None) -> tuple[str | None, str | None]:
+    """Where `convert` writes an engine and the edition of TensorRT that builds it, which used to be
+    told by ``--engine``."""
+    if engine not in EDITIONS:
+        return engine, edition
+    _tell_new_spelling(f"--engine {engine}", f"--edition {engine}")
+    return None, engine
+
+
+def _tell_new_spelling(old: str, new: str) -> None:
+    from dynexport.cli.console import show_note
+
+    show_note(f"note: {old} is spelt {new} now; the old spelling goes on working")
 
 
 def parse_numbers(option: str, text: str | None) -> tuple[int, ...] | None:

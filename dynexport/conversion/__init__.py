@@ -194,7 +194,7 @@ def convert(
         with clock(f"build the engine with {flavour.name}"):
             built = build_engine(
                 onnx_file,
-                backend=flavour.name,
+                edition=flavour.name,
                 output=onnx_file.with_suffix(".engine"),
                 on_progress=on_progress,
             )

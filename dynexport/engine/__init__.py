@@ -51,7 +51,7 @@ class EngineBuild:
 def build_engine(
     model: str | Path,
     *,
-    backend: str = "auto",
+    edition: str = "auto",
     batches: Sequence[str] = (),
     options: BuildOptions | None = None,
     output: str | Path | None = None,
@@ -60,7 +60,7 @@ def build_engine(
 ) -> EngineBuild:
     """Build a TensorRT engine of an ONNX file, and write it with its sidecar.
 
-    backend  "tensorrt", "tensorrt-rtx", or "auto": the first that is installed
+    edition  "tensorrt", "tensorrt-rtx", or "auto": the first that is installed
     batches  ranges of the batch size, as in "1:8:64", each a profile; by default the file's
     output   the engine to write; by default the ONNX file's name with .engine
 
@@ -73,7 +73,7 @@ def build_engine(
     for file in (target, beside):
         require_writable(file)
     require_kept([path], target, beside)
-    flavour, options = find_edition(backend), options or BuildOptions()
+    flavour, options = find_edition(edition), options or BuildOptions()
     require_buildable(flavour, options)
     graph = read_model(path)
     on_step(f"build {path.name} with {flavour.name} {flavour.load().__version__}")

@@ -111,14 +111,14 @@ def test_the_parsers_complaint_is_told(tmp_path: Path) -> None:
     for named, found in ((node("Det", "x", "y"), "n/y"), (unnamed("Det", "x", "y"), "Det -> y")):
         model = model_of([named], [("x", [2, 2], FLOAT)], [("y", [], FLOAT)])
         onnx.save(model, str(tmp_path / "m.onnx"))
-        result = check_model(tmp_path / "m.onnx", backend="tensorrt-rtx")
+        result = check_model(tmp_path / "m.onnx", edition="tensorrt-rtx")
         assert (result.parsed, result.passed) == (False, False)
         (finding,) = result.findings
         assert (finding.rule, finding.severity, finding.node) == ("parser", "refused", found)
         assert finding.what == "tensorrt-rtx refuses it: Det: the parser does not support it"
     nonzero = unary("NonZero", [2, 4])
     onnx.save(nonzero, str(tmp_path / "m.onnx"))
-    (finding,) = check_model(tmp_path / "m.onnx", backend="tensorrt-rtx").findings
+    (finding,) = check_model(tmp_path / "m.onnx", edition="tensorrt-rtx").findings
     assert (finding.rule, finding.severity) == ("data-dependent", "refused")
     assert finding.mend.startswith("keep a constant number of rows")
 
@@ -191,7 +191,7 @@ def test_a_parser_that_needs_a_gpu_is_passed_over_without(
     monkeypatch.setattr(preflight.cuda, "current_device", none)
     assert check_model(naive).tensorrt == f"tensorrt-rtx {RTX.version()}"
     with pytest.raises(DeviceError, match="there is no GPU"):
-        check_model(naive, backend="tensorrt")
+        check_model(naive, edition="tensorrt")
 
 
 def absent(message: str, kind: type[Exception]) -> Callable[[Edition], Any]:
@@ -211,7 +211,7 @@ def test_without_a_parser_the_rules_are_told_alone(
     assert "tensorrt-rtx" in result.unparsed
     assert len(result.findings) == 4
     with pytest.raises(kind, match="tensorrt-rtx"):
-        check_model(naive, backend="tensorrt-rtx")
+        check_model(naive, edition="tensorrt-rtx")
 
 
 Run = Callable[..., tuple[int, str, str]]

@@ -52,7 +52,7 @@ def built(tiny_conversion: Conversion, tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("engine")
     for file in (tiny_conversion.onnx, tiny_conversion.reference):
         shutil.copy(file, folder)
-    return build_engine(folder / "tiny.onnx", backend=RTX, output=folder / "tiny.engine")
+    return build_engine(folder / "tiny.onnx", edition=RTX, output=folder / "tiny.engine")
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def test_options_the_flavour_does_not_take(
 ) -> None:
     out = tmp_path / "x.engine"
     with pytest.raises(InputError, match=message):
-        build_engine(tiny_conversion.onnx, backend=RTX, options=BuildOptions(**options), output=out)
+        build_engine(tiny_conversion.onnx, edition=RTX, options=BuildOptions(**options), output=out)
     assert not list(tmp_path.iterdir())
 
 

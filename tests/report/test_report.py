@@ -132,7 +132,7 @@ def folder(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "whole.reference.npz").unlink()
     options = BuildOptions(compute_capabilities=("8.6", "8.9"), tf32=True)
     engine = folder / "odd.engine"
-    build_engine(folder / ODD, backend="tensorrt-rtx", options=options, output=engine)
+    build_engine(folder / ODD, edition="tensorrt-rtx", options=options, output=engine)
     shutil.copy(folder / "odd.engine", folder / "lost.engine")
     (folder / "broken.onnx").write_bytes(b"no ONNX")
     onnx.save(unary("Relu", [1]), folder / "foreign.onnx")

@@ -434,7 +434,7 @@ def test_an_engine_that_cannot_run_here(model: Path, folder: Path, tmp_path: Pat
     else:
         pytest.skip("a GPU is here")
     engine, out = tmp_path / "tiny.engine", tmp_path / "out.png"
-    build_engine(model, backend="tensorrt-rtx", output=engine)
+    build_engine(model, edition="tensorrt-rtx", output=engine)
     with pytest.raises(DeviceError, match="no NVIDIA driver is installed: engines run on an"):
         visualize_images(model, folder / "pictures", out, engine=engine)
     assert not out.exists()

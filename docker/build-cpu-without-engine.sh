@@ -137,7 +137,7 @@ try_image() {
   run_inside "$entry" doctor
   run_inside "$entry" convert /demo/mnist-deit.pth --ratio 0.7 -o mnist.onnx
   run_inside "$entry" verify mnist.onnx
-  run_inside "$entry" build mnist.onnx --backend tensorrt-rtx -o mnist.engine
+  run_inside "$entry" build mnist.onnx --edition tensorrt-rtx -o mnist.engine
   run_inside ls -l /work
 }
 

@@ -22,6 +22,7 @@ from dynexport.cli.console import (
     stdout,
 )
 from dynexport.cli.options import (
+    BuildEdition,
     CalibrationData,
     CalibrationImages,
     Checkpoint,
@@ -34,6 +35,7 @@ from dynexport.cli.options import (
     Quiet,
     Verbose,
     Weights,
+    engine_and_edition,
     parse_numbers,
 )
 from dynexport.cli.verify import show_verification
@@ -139,11 +141,11 @@ def convert(
     engine: Annotated[
         str | None,
         typer.Option(
-            metavar="TENSORRT",
-            autocompletion=complete(choices.EDITIONS),
-            help="Build an engine as well: tensorrt, tensorrt-rtx, or auto for what is installed.",
+            metavar="OUT.engine",
+            help="Build an engine as well, to this file. With --edition alone: beside OUT.onnx.",
         ),
     ] = None,
+    edition: BuildEdition = None,
     plugin: Plugins = None,
     opset: Annotated[int, typer.Option(help="ONNX opset, 20 or later.")] = 20,
     target: Annotated[
@@ -162,6 +164,7 @@ def convert(
     from dynexport.conversion import convert as run
     from dynexport.precision import Precision
 
+    engine_file, engine_edition = engine_and_edition(engine, edition)
     with build_progress(quiet, verbose) as (on_step, on_progress):
         result = run(
             checkpoint,
@@ -190,7 +193,8 @@ def convert(
                 fallback_to=fallback_to,
                 target_agreement=target_agreement,
             ),
-            engine=engine,
+            engine=engine_file,
+            edition=engine_edition,
             output=output,
             plugins=plugin or (),
             on_step=on_step,

@@ -80,14 +80,13 @@ Engine = Annotated[
     Path | None,
     typer.Option(metavar="MODEL.engine", help="The TensorRT engine built from the file."),
 ]
-Edition = Annotated[
-    str,
-    typer.Option(
-        autocompletion=complete(EDITIONS),
-        help=f"Edition of TensorRT: {', '.join(EDITIONS[:-1])}, or auto: the first that is "
-        "installed.",
-    ),
-]
+_edition = typer.Option(
+    "--edition",
+    autocompletion=complete(EDITIONS),
+    help=f"Edition of TensorRT: {', '.join(EDITIONS[:-1])}, or auto: the first that is installed.",
+)
+Edition = Annotated[str, _edition]
+BuildEdition = Annotated[str | None, _edition]
 OldEdition = Annotated[str | None, typer.Option("--backend", hidden=True)]
 Trust = Annotated[
     bool, typer.Option("--trust", help="Open an engine whatever its sidecar says: it is code.")

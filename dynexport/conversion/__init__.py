@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynexport.artifact import find_artifact
 from dynexport.engine import EngineBuild, build_engine
+from dynexport.engine.sidecar import Sidecar
 from dynexport.errors import InputError, ScheduleError
 from dynexport.files import (
     name_checkpoint,
@@ -86,7 +87,8 @@ def convert(
     opset: int = 20,
     precision: str | Precision = "fp32",
     target: str = "any",
-    engine: str | None = None,
+    engine: str | Path | None = None,
+    edition: str | None = None,
     output: str | Path | None = None,
     plugins: Sequence[str | Path] = (),
     on_step: OnStep = silent,
@@ -109,8 +111,9 @@ def convert(
     emit_kept      adds outputs kept_0 ... with the positions kept
     precision      of weights and activations, by name or with all it takes
     target         "any" runtime, or "tensorrt": standard operators alone
-    engine         build an engine beside it: "tensorrt", "tensorrt-rtx", or "auto" for what is
-                   installed
+    engine         build an engine as well, to this file
+    edition        of the TensorRT that builds it: "tensorrt", "tensorrt-rtx", or "auto" for what is
+                   installed. Without ``engine`` it goes beside the ONNX file
     output         the .onnx to write; by default named after the checkpoint, in this folder
     plugins        files that define families of their own; their code runs
 
@@ -131,14 +134,10 @@ def convert(
     load_plugins(plugins)
     wanted = precision if isinstance(precision, Precision) else Precision(precision)
     require_target(target)
-    flavour = None if engine is None else find_edition(engine)
-    if flavour is not None and wanted.name == "int8-dynamic":
-        raise InputError(
-            f"{flavour.name} has no operators for int8-dynamic: choose int8-fp16 or int8, which "
-            "are calibrated"
-        )
-    if flavour is not None:
-        require_buildable(flavour, BuildOptions())
+    builder = None if engine is None and edition is None else find_edition(edition or "auto")
+    if builder is not None:
+        wanted.require_engine(builder.name)
+        require_buildable(builder, BuildOptions())
     clock = _Clock(on_step)
     with clock("read the checkpoint"):
         loaded = load_checkpoint(checkpoint, weights)
@@ -151,8 +150,9 @@ def convert(
         beside = _reference_beside(onnx_file, Path(checkpoint), images, wanted.calibration_data)
         steps = Preprocessing.for_size(config.img_size)
         calibration_images = wanted.open_images(steps)
-        if flavour is not None:
-            for file in (onnx_file.with_suffix(".engine"), onnx_file.with_suffix(".engine.json")):
+        engine_file = _engine_beside(onnx_file, engine)
+        if builder is not None:
+            for file in (engine_file, Sidecar.path_beside(engine_file)):
                 require_writable(file)
     with clock("rewrite masks to top-k gathers"):
         lean = rewrite(trained, keep)
@@ -190,12 +190,12 @@ def convert(
         outcome = dataclasses.replace(outcome, model=str(onnx_file))
         outcome.require_passed()
     built = None
-    if flavour is not None:
-        with clock(f"build the engine with {flavour.name}"):
+    if builder is not None:
+        with clock(f"build the engine with {builder.name}"):
             built = build_engine(
                 onnx_file,
-                edition=flavour.name,
-                output=onnx_file.with_suffix(".engine"),
+                edition=builder.name,
+                output=engine_file,
                 on_progress=on_progress,
             )
     return Conversion(
@@ -288,6 +288,17 @@ def _reference_beside(target: Path, *inputs: str | Path | None) -> Path:
     require_writable(beside)
     require_kept(inputs, target, beside)
     return beside
+
+
+def _engine_beside(onnx_file: Path, engine: str | Path | None) -> Path:
+    """The engine to write; InputError for a name that looks like none."""
+    file = onnx_file.with_suffix(".engine") if engine is None else Path(engine)
+    if file.suffix != ".engine":
+        raise InputError(
+            f"{file} does not end in .engine: name the engine to write; which TensorRT builds it, "
+            "its edition says, as in tensorrt-rtx"
+        )
+    return file
 
 
 def _default_name(

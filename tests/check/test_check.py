@@ -263,7 +263,7 @@ def test_check_exits_with_1_where_a_build_would_be_refused(run: Run, tmp_path: P
     assert "refused n/v: its K is 5000, and TensorRT's limit is 3840; mend: " in out
     assert "parses all 1 nodes, and builds no engine of them; 1 to mend, 1 of them first" in out
     onnx.save(unary("Det", [2, 2]), str(path))
-    code, out, _ = run("check", path, "--backend", "tensorrt-rtx")
+    code, out, _ = run("check", path, "--edition", "tensorrt-rtx")
     assert code == 1
     assert "does not take it; 1 to mend, 1 of them first" in out
 
@@ -292,7 +292,7 @@ def test_check_refuses_what_is_no_onnx_and_no_tensorrt(
     for arguments, text in (
         ((tmp_path / "torn.onnx",), "is not a complete ONNX file"),
         ((tmp_path / "none.onnx",), "does not exist"),
-        ((naive, "--backend", "onnx"), "unknown TensorRT 'onnx'"),
+        ((naive, "--edition", "onnx"), "unknown TensorRT 'onnx'"),
     ):
         code, out, err = run("check", *arguments)
         assert (code, out) == (2, "")

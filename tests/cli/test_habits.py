@@ -329,11 +329,11 @@ def test_an_interruption_while_it_starts_is_quiet(tmp_path: Path) -> None:
         ("convert C --precision int8 --calibration-data D --fallback-to aut", "auto"),
         ("convert C --model diet-s", "deit-s"),
         ("convert C --target tensort", "tensorrt"),
-        ("convert C --engine rtx", "tensorrt-rtx"),
+        ("convert C --edition rtx", "tensorrt-rtx"),
         ("verify M --backend onxruntime", "onnxruntime"),
         ("bench M --backend onnxruntime,openvno", "openvino"),
-        ("check M --backend TensorRT", "tensorrt"),
-        ("build M --backend tensorrt_rtx", "tensorrt-rtx"),
+        ("check M --edition TensorRT", "tensorrt"),
+        ("build M --edition tensorrt_rtx", "tensorrt-rtx"),
         ("visualize M D --backend openvin", "openvino"),
         ("sweep C --ratios 0.7 --precision fp32,in8-dynamic", "int8-dynamic"),
         ("sweep C --ratios 0.7 --backend openvin", "openvino"),
@@ -364,6 +364,43 @@ def test_a_misspelt_command_or_option_brings_the_nearest(
     assert meant in err.splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("build {M} --backend tensorrt-rtx -o b.engine", "--edition tensorrt-rtx"),
+        ("check {M} --backend tensorrt-rtx", "--edition tensorrt-rtx"),
+        ("convert {C} --engine tensorrt-rtx -o c.onnx", "--edition tensorrt-rtx"),
+    ],
+)
+def test_an_old_spelling_works_on_and_says_the_new_one(
+    run: Run, tiny_conversion: Conversion, tiny_checkpoint: Path, tmp_path: Path, old: str, new: str
+) -> None:
+    words = old.format(C=tiny_checkpoint, M=tiny_conversion.onnx).split()
+    (at,) = (place for place, word in enumerate(words) if word in ("--backend", "--engine"))
+    code, _, err = run(*words, "--quiet")
+    assert (code, err) == (
+        0,
+        f"note: {words[at]} {words[at + 1]} is spelt {new} now; the old spelling goes on working\n",
+    )
+    built = {"build": ["b.engine"], "check": [], "convert": ["c.engine"]}[words[0]]
+    assert [path.name for path in tmp_path.glob("*.engine")] == built
+    code, out, _ = run(words[0], "--help")
+    assert "--edition" in out
+    assert "--backend" not in out
+
+
+def test_an_engine_goes_where_it_is_asked_for(
+    run: Run, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    arguments = ("convert", tiny_checkpoint, "-o", "m.onnx", "--engine", "rtx/m.engine", "-q")
+    assert run(*arguments, "--edition", "tensorrt-rtx")[::2] == (0, "")
+    assert (tmp_path / "rtx" / "m.engine").is_file()
+    assert not (tmp_path / "m.engine").exists()
+    code, _, err = run("convert", tiny_checkpoint, "--engine", "rtx")
+    assert code == 2
+    assert "rtx does not end in .engine: name the engine to write" in err
+
+
 # ---------------------------------------------------------------- completion
 
 
@@ -385,11 +422,11 @@ def completed(typed: str) -> list[str]:
         ("dynexport convert --precision int8", ["int8", "int8-fp16", "int8-dynamic"]),
         ("dynexport convert --model swin", ["swin-t", "swin-s", "swin-b"]),
         ("dynexport convert --calibration-method mse,p", ["mse,percentile"]),
-        ("dynexport convert --engine ", ["tensorrt", "tensorrt-rtx", "auto"]),
+        ("dynexport convert --edition ", ["tensorrt", "tensorrt-rtx", "auto"]),
         ("dynexport convert --target ", ["any", "tensorrt"]),
         ("dynexport verify m.onnx --backend openvino", ["openvino", "openvino-bf16"]),
         ("dynexport bench --backend openvino,openvino", ["openvino,openvino-bf16"]),
-        ("dynexport build m.onnx --backend t", ["tensorrt", "tensorrt-rtx"]),
+        ("dynexport build m.onnx --edition t", ["tensorrt", "tensorrt-rtx"]),
         ("dynexport convert ", []),  # a file: bash's own
     ],
 )

@@ -55,7 +55,7 @@ def test_onnx_gives_the_recorded_answers(
         ratio=golden.ratio,
         batch=batch,
         emit_kept=True,
-        engine="tensorrt-rtx",
+        edition="tensorrt-rtx",
         output=onnx,
     )
     size = 1 if batch == "1" else 3
@@ -79,7 +79,7 @@ def test_half_precision_is_verified_and_built(
         ratio=golden.ratio,
         batch=batch,
         precision="fp16",
-        engine="tensorrt-rtx",
+        edition="tensorrt-rtx",
         output=tmp_path / "half.onnx",
     )
     assert result.verification.passed
@@ -100,7 +100,7 @@ def test_int8_is_verified_built_and_small(golden: Any, checkpoint: Path, tmp_pat
         ratio=golden.ratio,
         batch="1:2:4",
         precision=Precision("int8", calibration_data=pictures),
-        engine="tensorrt-rtx",
+        edition="tensorrt-rtx",
         output=tmp_path / "int8.onnx",
     )
     assert result.verification.passed

@@ -140,7 +140,7 @@ def test_weights_are_exchanged_on_a_gpu_only(tiny_conversion: Conversion, tmp_pa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dla_core": 0}, r"tensorrt-rtx has no --dla-core: leave it out, or choose --backend ten"),
+        ({"dla_core": 0}, r"tensorrt-rtx has no --dla-core: leave it out, or choose --edition ten"),
         ({"version_compatible": True}, "tensorrt-rtx has no --version-compatible"),
         ({"hardware_compatible": True}, "tensorrt-rtx has no --hardware-compatible"),
         ({"timing_cache": "file"}, "tensorrt-rtx has no --timing-cache"),
@@ -315,7 +315,7 @@ def test_the_onnx_file_is_not_overwritten(tiny_conversion: Conversion) -> None:
 
 
 def test_convert_builds_in_one_go(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    result = convert(tiny_checkpoint, batch=1, engine="auto", output=tmp_path / "c.onnx")
+    result = convert(tiny_checkpoint, batch=1, edition="auto", output=tmp_path / "c.onnx")
     assert result.engine is not None
     assert result.engine.engine == str(tmp_path / "c.engine")
     assert (
@@ -323,7 +323,7 @@ def test_convert_builds_in_one_go(tiny_checkpoint: Path, tmp_path: Path) -> None
         == hashlib.sha256(Path(result.onnx).read_bytes()).hexdigest()
     )
     with pytest.raises(MissingExtraError):
-        convert(tiny_checkpoint, engine="tensorrt", output=tmp_path / "d.onnx")
+        convert(tiny_checkpoint, edition="tensorrt", output=tmp_path / "d.onnx")
     assert not (tmp_path / "d.onnx").exists()
 
 

@@ -487,7 +487,7 @@ def test_dynamic_int8_makes_no_engine(tiny_checkpoint: Path, tmp_path: Path) -> 
         convert(
             tiny_checkpoint,
             precision="int8-dynamic",
-            engine="tensorrt-rtx",
+            edition="tensorrt-rtx",
             output=tmp_path / "x.onnx",
         )
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import signal
+import tempfile
 import threading
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made.cache import Cache, asked_once
 from torch import nn
 
 from dynexport.conversion import Conversion, convert
 from dynexport.models.deit import DeiTConfig, DynamicDeiT
+from dynexport.pytorch import export
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -38,10 +42,28 @@ ARGS = argparse.Namespace(
 """What the public code records beside the weights."""
 
 
-def pytest_configure() -> None:
+EXPORTED = pytest.StashKey[Cache]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """A shell's background job ignores SIGINT, and so would the commands that tests interrupt."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    beside = getattr(config, "cache", None)  # pytest's, unless it was switched off
+    folder = Path(tempfile.mkdtemp()) if beside is None else beside.mkdir("exported")
+    config.stash[EXPORTED] = Cache(folder)
+    if not hasattr(config, "workerinput"):  # one of many workers, who share the folder
+        config.stash[EXPORTED].prune()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Models are exported once, for tests and for the fixtures they are the first to need."""
+    with pytest.MonkeyPatch.context() as patch:
+        if item.get_closest_marker("exporter") is None:
+            kept = item.config.stash[EXPORTED]
+            patch.setattr(export, "_translate", asked_once(export._translate, kept))
+        return (yield)
 
 
 def random_model(config: Any = TINY, seed: int = 0, scale: float = 0.3) -> nn.Module:

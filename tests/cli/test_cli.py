@@ -169,6 +169,7 @@ def test_convert_takes_ratio_and_name_from_the_checkpoint(
     assert "next: dynexport bench c.best-0.7-0.49-0.343.onnx" in ran.out
 
 
+@pytest.mark.exporter
 def test_convert_prints_json_alone_and_writes_where_told(
     run: Run, tmp_path: Path, tiny_checkpoint: Path
 ) -> None:

@@ -110,6 +110,7 @@ def test_any_batch_size_gives_the_same_rows(tiny_conversion: Conversion, size: i
     assert np.allclose(alone, together, atol=1e-4)
 
 
+@pytest.mark.exporter
 def test_same_input_same_bytes(tiny_checkpoint: Path, tmp_path: Path) -> None:
     hashes = set()
     for name in ("a", "b"):

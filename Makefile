@@ -9,7 +9,10 @@ STUBS := tensorrt-stubs==10.13.0.35.1
 MEND_STUBS := 's/\bin: list/inputs: list/; s/channel_axis: int) -> IScaleLayer/channel_axis: int = 0) -> IScaleLayer/'
 SOURCES := $(shell find dynexport models calibration -type f -not -name '*.pyc') pyproject.toml
 
-.PHONY: setup test lint types unit demo docs dist bench image-check gpu-check clean
+# Neighbouring tests on one worker, whose fixtures they share; compiled tests are kept.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist worksteal
+
+.PHONY: setup test test-quick lint types unit unit-quick demo docs dist bench image-check gpu-check clean
 
 setup: $(VENV)/.package
 
@@ -30,7 +33,13 @@ $(VENV)/.package: $(VENV)/.requirements $(SOURCES)
 	rm -rf build *.egg-info
 	touch $@
 
-test: lint types unit
+# Lint and types beside the tests; what fails is shown at once, and the others still end.
+test: setup
+	$(MAKE) --no-print-directory --jobs=3 --keep-going lint types unit
+
+# Without the tests marked slow: full-size models, engines, commands in processes of their own.
+test-quick: setup
+	$(MAKE) --no-print-directory --jobs=3 --keep-going lint types unit-quick
 
 lint: setup
 	$(BIN)/ruff check .
@@ -40,14 +49,19 @@ types: setup
 	cd $(VENV) && bin/mypy --config-file ../pyproject.toml -p dynexport
 
 unit: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto
+	$(PYTEST) -m 'not install'
+
+unit-quick: setup
+	$(PYTEST) -m 'not install and not slow'
 
 demo: setup
 	$(BIN)/python examples/mnist/demo.py
 
-# The source archive and the wheel, each tried in a virtual environment of its own, outside the tree.
+# The source archive and the wheel, each tried in a virtual environment of its own, outside the tree,
+# and the wheel with one runtime after the other, as a device has them.
 dist: setup
 	$(BIN)/python .ci/dist.py
+	$(BIN)/pytest -q -m install tests/project
 	rm -rf build *.egg-info
 
 # The documentation as a site that opens from disk, site/index.html; strict: a dead link ends it.

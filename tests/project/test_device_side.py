@@ -1,6 +1,7 @@
 """The device side, as users install it: the wheel and one runtime in a fresh environment.
 
-The one test that asks the package index, for some 130 MB; it is skipped where there is no network.
+The one test that asks the package index, for some 130 MB, so `make dist` runs it with what else is
+tried of the archives; it is skipped where there is no network.
 It is one function, so that the environment is made once, whichever process the test runs in.
 """
 
@@ -130,6 +131,7 @@ def wheel(tmp_path: Path) -> Path:
     return built
 
 
+@pytest.mark.install
 def test_the_core_and_one_runtime_suffice(device: Device, wheel: Path) -> None:
     core = device.install(wheel)
     assert "dynexport" in core

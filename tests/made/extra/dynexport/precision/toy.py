@@ -27,6 +27,4 @@ def recognise(graph):
 
 
 TOLERANCES = Tolerances("max", outputs=5e-2, tie_margin=6e-2, ranking=1.5e-1)
-PRECISIONS = (
-    PrecisionKind("toy", "weights of 8 bits", TOLERANCES, convert, recognise=recognise),
-)
+PRECISIONS = (PrecisionKind("toy", "weights of 8 bits", TOLERANCES, convert, recognise=recognise),)

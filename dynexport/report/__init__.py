@@ -25,7 +25,7 @@ from dynexport.report.gather import (
 )
 from dynexport.report.page import load_template
 from dynexport.report.steps import report_step
-from dynexport.runtimes import require_backend
+from dynexport.runtimes import find_runtime
 from dynexport.sweep.rows import RESULT
 
 __all__ = ["Report", "write_report"]
@@ -64,7 +64,7 @@ def write_report(
     require_kept([images, folder / RESULT, *folder.glob("*.engine.json")], target, beside)
     template = load_template()
     if backend is not None:
-        require_backend(backend)
+        find_runtime(backend)
     wanted = Wanted(
         backend=backend,
         plan=(plan or Plan()) if bench else None,

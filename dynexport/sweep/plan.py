@@ -16,6 +16,8 @@ from dynexport.errors import InputError
 from dynexport.files import name_checkpoint, require_kept, require_writable
 from dynexport.images import Preprocessing
 from dynexport.precision import Precision
+from dynexport.runtimes import find_runtime
+from dynexport.runtimes.library import UNKNOWN
 from dynexport.sweep.inputs import (
     Opened,
     Pictures,
@@ -103,8 +105,8 @@ def name_precisions(precisions: Sequence[str | Precision]) -> dict[str, Precisio
 def describe_sweep(plan: SweepPlan) -> dict[str, Any]:
     """What a sweep is of: all that its rows depend on, but for their configuration."""
     rig, opened, pictures = plan.rig, plan.opened, plan.pictures
-    packages = ("dynexport", "onnx", "onnxruntime", "torch", "openvino")
-    used = packages if rig.backend.startswith("openvino") else packages[:-1]
+    packages = ("dynexport", "onnx", "onnxruntime", "torch")  # every file is made with these
+    timed_in, *_ = find_runtime(rig.backend).library.module.split(".")
     config: Any = opened.config
     return {
         "checkpoint": identified(Path(plan.recipe.checkpoint).name, opened.loaded.sha256),
@@ -118,8 +120,12 @@ def describe_sweep(plan: SweepPlan) -> dict[str, Any]:
         "rounds": rig.plan.rounds,
         "seconds a round": rig.plan.round_seconds,
         "cores": os.cpu_count(),
-        **{name: str(importlib.import_module(name).__version__) for name in used},
+        **{name: _version(name) for name in dict.fromkeys((*packages, timed_in))},
     }
+
+
+def _version(module: str) -> str:
+    return str(getattr(importlib.import_module(module), "__version__", UNKNOWN))
 
 
 def _digest(kind: Precision, opened: Opened) -> str:

@@ -1,0 +1,100 @@
+"""A runtime is one file, and so is a precision: two of a dozen lines each, on the search path.
+
+They lie in tests/made/extra/dynexport/; nothing else of the package or the tests knows of them. The
+command line runs in processes of its own, which find them by PYTHONPATH.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dynexport.precision import precisions
+from dynexport.runtimes import runtimes
+
+EXTRA = Path(__file__).parents[1] / "made" / "extra"
+
+
+def dynexport(folder: Path, *arguments: object, **settings: str) -> str:
+    """What the command line prints with the two files on its search path."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dynexport", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(EXTRA), "OMP_NUM_THREADS": "1", **settings},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def converted(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint in the toy precision, of standard operators alone: the reference evaluator
+    knows no other, and looks for functions first."""
+    folder = tmp_path_factory.mktemp("toy")
+    arguments = ("--precision", "toy", "--batch", 2, "--target", "tensorrt", "--json", "-q")
+    found = json.loads(dynexport(folder, "convert", tiny_checkpoint, "-o", "t.onnx", *arguments))
+    assert found["precision"]["name"] == "toy"
+    assert found["verification"]["precision"] == "toy"
+    assert found["verification"]["passed"]
+    return folder / "t.onnx"
+
+
+def test_they_are_known_only_where_they_are_found() -> None:
+    assert "toy" not in runtimes()
+    assert "toy" not in precisions()
+
+
+def test_help_and_completion_list_them(tmp_path: Path) -> None:
+    for command in ("verify", "bench", "sweep"):
+        assert "openvino-bf16 or toy" in " ".join(dynexport(tmp_path, command, "--help").split())
+    for command in ("convert", "sweep"):
+        assert "toy" in dynexport(tmp_path, command, "--help")
+    for typed in ("verify m.onnx --backend t", "bench --backend t", "convert --precision t"):
+        words = f"dynexport {typed}"
+        settings = {
+            "_DYNEXPORT_COMPLETE": "complete_bash",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(words.count(" ")),
+        }
+        assert dynexport(tmp_path, **settings).split() == ["toy"]
+
+
+def test_a_wrong_name_is_told_theirs(tmp_path: Path) -> None:
+    for option in ("--backend", "--precision"):
+        arguments = ["sweep", "x.pth", "--ratios", "0.7", option, "toyy"]
+        with pytest.raises(AssertionError, match="did you mean 'toy'"):
+            dynexport(tmp_path, *arguments)
+
+
+def test_doctor_examines_the_library(tmp_path: Path) -> None:
+    found = json.loads(dynexport(tmp_path, "doctor", "--json", "-q"))
+    (toy,) = (runtime for runtime in found["runtimes"] if runtime["name"] == "toy")
+    assert (toy["state"], toy["runs"], toy["builds"]) == ("ready", True, False)
+    assert toy["note"] == "runs models in Python"
+    assert "toy" in next(c for c in found["commands"] if c["name"] == "verify")["runtimes"]
+
+
+def test_verify_and_bench_run_in_it(converted: Path) -> None:
+    arguments = (converted, "--backend", "toy", "--json", "-q")
+    found = json.loads(dynexport(converted.parent, "verify", *arguments))
+    assert (found["passed"], found["backend"], found["precision"]) == (True, "toy", "toy")
+    few = ("--rounds", 1, "--round-seconds", 0.01, "--no-pytorch")
+    timed = json.loads(dynexport(converted.parent, "bench", *arguments, *few))
+    labels = [timing["label"] for timing in timed["batches"][0]["timings"]]
+    assert labels == ["toy sparse", "toy dense"]
+
+
+def test_sweep_makes_files_of_it(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    arguments = ("--ratios", "0.7", "--precision", "toy", "--batch", 2, "--data-images", 2)
+    few = ("--rounds", 1, "--round-seconds", 0.01, "--json", "-q")
+    swept = json.loads(dynexport(tmp_path, "sweep", tiny_checkpoint, *arguments, *few))
+    assert [row["precision"] for row in swept["rows"]] == ["toy"]
+    assert swept["passed"]

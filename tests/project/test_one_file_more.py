@@ -52,6 +52,14 @@ def test_they_are_known_only_where_they_are_found() -> None:
     assert "toy" not in precisions()
 
 
+def test_the_page_shows_these_files() -> None:
+    root = EXTRA.parents[2]
+    page = (root / "docs" / "adding-a-runtime-precision-rule-task.md").read_text()
+    for name in ("runtimes/toy.py", "precision/toy.py"):
+        code = (EXTRA / "dynexport" / name).read_text()
+        assert f'```python title="dynexport/{name}"\n{code}```\n' in page
+
+
 def test_help_and_completion_list_them(tmp_path: Path) -> None:
     for command in ("verify", "bench", "sweep"):
         assert "openvino-bf16 or toy" in " ".join(dynexport(tmp_path, command, "--help").split())

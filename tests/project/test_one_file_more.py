@@ -101,8 +101,8 @@ def test_verify_and_bench_run_in_it(converted: Path) -> None:
 
 
 def test_sweep_makes_files_of_it(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    arguments = ("--ratios", "0.7", "--precision", "toy", "--batch", 2, "--data-images", 2)
-    few = ("--rounds", 1, "--round-seconds", 0.01, "--json", "-q")
+    arguments = ("--ratios", "0.7", "--precision", "toy", "--backend", "toy", "--batch", 2)
+    few = ("--data-images", 2, "--rounds", 1, "--round-seconds", 0.01, "--json", "-q")
     swept = json.loads(dynexport(tmp_path, "sweep", tiny_checkpoint, *arguments, *few))
-    assert [row["precision"] for row in swept["rows"]] == ["toy"]
-    assert swept["passed"]
+    assert [(row["precision"], row["failure"]) for row in swept["rows"]] == [("toy", "")]
+    assert swept["backend"] == "toy"

@@ -5,9 +5,13 @@ from dynexport.runtimes import NO_INPUTS, Library, Runtime
 
 class ToyRunner:
     def __init__(self, model, threads, profile):
+        import onnx.inliner
+        import onnx.shape_inference
         from onnx.reference import ReferenceEvaluator
 
-        self._model = ReferenceEvaluator(model if isinstance(model, bytes) else str(model))
+        graph = onnx.load_from_string(model) if isinstance(model, bytes) else onnx.load(model)
+        plain = onnx.inliner.inline_local_functions(graph)
+        self._model = ReferenceEvaluator(onnx.shape_inference.infer_shapes(plain))
 
     def run(self, images, further=NO_INPUTS):
         answers = self._model.run(None, {"images": images, **further})

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from dynexport.bench.timing import Plan
 from dynexport.conversion import convert
-from dynexport.formats.metadata import Batch, Metadata
-from dynexport.formats.onnx_file import read_metadata, to_bytes
+from dynexport.formats.metadata import Metadata
+from dynexport.formats.onnx_file import read_metadata
 from dynexport.models import SparseModel, Tokens, find_variant
 from dynexport.models.operators import in_dense_twin, take_rows
 from dynexport.models.sparsifiers import Path as RowPath
@@ -126,9 +126,9 @@ def write_variants(
     for label, make in (("overwrite", overwrite), ("two scatters", two_scatters)):
         lean = rewrite(model, keep)
         reroute(lean, make, full_sort=make is two_scatters)
-        graph = export_onnx(lean, metadata, Batch(batch, batch, batch))
+        exported = export_onnx(lean, metadata)
         files[label] = folder / f"{name} {label}.onnx"
-        files[label].write_bytes(to_bytes(graph))
+        files[label].write_bytes(exported.to_bytes())
     return files, metadata
 
 

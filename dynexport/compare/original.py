@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 from numpy.typing import NDArray
 
+from dynexport.formats.onnx_file import Exported
 from dynexport.formats.reference import ReferenceBundle
 
 Kept = tuple[NDArray[np.int64], ...]
@@ -23,9 +23,9 @@ class Original:
     answer  its answers for images, as `ReferenceBundle` holds them, with its own choice
     replay  the same with another's choice in place of its own; None where its family's
             sparsifiers take none
-    export  the float32 graph of it, afresh
+    export  the float32 graph of it, made afresh
     """
 
     answer: Callable[[NDArray[Any]], ReferenceBundle]
     replay: Callable[[NDArray[Any], Kept], ReferenceBundle] | None
-    export: Callable[[], ir.Model]
+    export: Callable[[], Exported]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from dynexport.artifact import find_artifact
+import numpy as np
+from numpy.typing import NDArray
+
+from dynexport.artifact import onnx_artifact
 from dynexport.engine import EngineBuild, build_engine
 from dynexport.engine.sidecar import Sidecar
 from dynexport.errors import InputError, ScheduleError
@@ -22,11 +25,12 @@ from dynexport.files import (
     require_writable,
     written_whole,
 )
-from dynexport.formats.metadata import Batch, Metadata
-from dynexport.formats.onnx_file import read_metadata, to_bytes
+from dynexport.formats.metadata import Batch, ExportSpec, Metadata
+from dynexport.formats.onnx_file import Exported
 from dynexport.formats.reference import REFERENCE_IMAGES, ReferenceBundle
+from dynexport.graph.counts import recount
 from dynexport.graph.fuse import fuse_operators, require_target
-from dynexport.images import Preprocessing, load_images, synthetic_images
+from dynexport.images import ImageSet, Preprocessing, load_images, synthetic_images
 from dynexport.precision import Precision, PrecisionReport, convert_precision
 from dynexport.progress import OnProgress, OnStep, silent
 from dynexport.pytorch import require_convert_extras
@@ -127,7 +131,7 @@ def convert(
     require_convert_extras()
     from dynexport.models import load_plugins
     from dynexport.pytorch.checkpoint import build_model, identify, load_checkpoint
-    from dynexport.pytorch.export import describe_graph, export_onnx, record_reference
+    from dynexport.pytorch.export import export_onnx, record_reference
     from dynexport.pytorch.model import describe_original
     from dynexport.pytorch.rewrite import prove, rewrite
 
@@ -160,33 +164,32 @@ def convert(
     with clock("prove it against the training form"):
         proof = prove(trained, lean, keep, steps.to_input(pictures[:2]))
     with clock("record PyTorch's answers"):
-        metadata = describe_model(loaded, family, config, keep, sizes, trained, proof, target)
-        warnings = top_k_warnings(metadata.selection, metadata.keep_counts, metadata.num_tokens)
+        origin = OpenedCheckpoint(loaded, family, config, trained)
+        spec = describe_export(origin, keep, proof.outputs, sizes, target)
+        warnings = top_k_warnings(spec.selection, spec.keep_counts, spec.num_tokens)
         for warning in warnings:
             on_warning(warning)
-        bundle = record_reference(lean, metadata, pictures)
+        bundle = record_reference(lean, spec, pictures)
     with clock("export ONNX"):
-        graph = export_onnx(lean, metadata, sizes, emit_kept=emit_kept, opset=opset)
+        exported = export_onnx(lean, spec, emit_kept=emit_kept, opset=opset)
     typing = PrecisionReport("fp32")
     if wanted.name != typing.name:
         with clock(f"convert to {wanted.name}"):
-            metadata = read_metadata(onnx_file, graph)
-            graph, typing = convert_precision(
-                graph, metadata, wanted, calibration_images, steps.to_input(pictures), on_progress
+            exported, typing = type_export(
+                exported, wanted, calibration_images, steps.to_input(pictures), on_progress
             )
-            described = dataclasses.replace(metadata, precision=dataclasses.asdict(typing))
-            describe_graph(graph, described)
     if target == "any":
-        fuse_operators(graph)
-    content = to_bytes(graph)
+        fuse_operators(exported.graph)
+    content = exported.to_bytes()
     with (
         clock("verify ONNX against PyTorch"),
         written_whole(onnx_file, beside) as (onnx_draft, bundle_draft),
     ):
         onnx_draft.write_bytes(content)
         bundle.save(bundle_draft)
-        original = describe_original(lean, metadata)
-        outcome = compare(find_artifact(onnx_draft), bundle, str(beside), original=original)
+        artifact = onnx_artifact(onnx_draft, exported.graph, exported.metadata)
+        original = describe_original(lean, spec)
+        outcome = compare(artifact, bundle, str(beside), original=original)
         outcome = dataclasses.replace(outcome, model=str(onnx_file))
         outcome.require_passed()
     built = None
@@ -202,7 +205,7 @@ def convert(
         onnx=str(onnx_file),
         reference=str(beside),
         size_bytes=len(content),
-        metadata=read_metadata(onnx_file, graph),
+        metadata=exported.metadata,
         proof=proof,
         verification=outcome,
         precision=typing,
@@ -233,45 +236,63 @@ def choose_schedule(
     return schedule_from_base(family.schedule, float(base), len(config.prune_at))
 
 
-def describe_model(
-    loaded: Checkpoint,
-    family: Family,
-    config: Config,
+@dataclass(frozen=True)
+class OpenedCheckpoint:
+    """A checkpoint, what it is, and its training form."""
+
+    loaded: Checkpoint
+    family: Family
+    config: Config
+    trained: SparseModel
+
+
+def describe_export(
+    opened: OpenedCheckpoint,
     keep: KeepSchedule | None,
+    outputs: Mapping[str, tuple[int, ...]],
     batch: Batch,
-    trained: SparseModel,
-    proof: Proof,
     target: str,
-) -> Metadata:
-    """The metadata of an export; what is counted on the graph, the export fills in."""
+) -> ExportSpec:
+    """What is known of an export before its graph; ``outputs``: name -> shape for one image."""
     from dynexport.models import variant_name
     from dynexport.pytorch.rewrite import keep_counts
 
+    config: Any = opened.config
     packages = ("dynexport", "torch", "onnx", "onnxscript", "onnx-ir")
-    return Metadata(
-        family=family.name,
-        variant=variant_name(family, config),
-        config=dataclasses.asdict(config),  # type: ignore[call-overload]
+    return ExportSpec(
+        family=opened.family.name,
+        variant=variant_name(opened.family, config),
+        config=dataclasses.asdict(config),
         ratios=None if keep is None else keep.ratios,
-        keep_counts=() if keep is None else keep_counts(trained, keep),
+        keep_counts=() if keep is None else keep_counts(opened.trained, keep),
         num_tokens=config.num_tokens,
-        selection=trained.selection,
+        selection=opened.trained.selection,
         batch=str(batch),
-        outputs=proof.outputs,
-        macs_dense=0,
-        macs_sparse=0,
-        nodes_dense=0,
-        nodes=0,
+        outputs=dict(outputs),
         preprocessing=Preprocessing.for_size(config.img_size),
-        selected=(),
-        dense_twin={},
-        checkpoint_sha256=loaded.sha256,
-        weights=loaded.weights,
+        checkpoint_sha256=opened.loaded.sha256,
+        weights=opened.loaded.weights,
         precision=dataclasses.asdict(PrecisionReport("fp32")),
         target=target,
         versions={name: importlib.metadata.version(name) for name in packages},
         align=1 if keep is None else keep.align,
     )
+
+
+def type_export(
+    exported: Exported,
+    precision: Precision,
+    images: ImageSet | None,
+    pictures: NDArray[np.float32],
+    on_progress: OnProgress,
+) -> tuple[Exported, PrecisionReport]:
+    """A float32 export in another precision, as `convert_precision` has it; counted anew."""
+    graph, report = convert_precision(
+        exported.graph, exported.metadata, precision, images, pictures, on_progress
+    )
+    metadata = recount(graph, exported.metadata)
+    metadata = dataclasses.replace(metadata, precision=dataclasses.asdict(report))
+    return Exported(graph, metadata), report
 
 
 def _reference_images(source: str | Path | None, steps: Preprocessing) -> Any:

@@ -54,9 +54,17 @@ class Batch:
         return f"{self.smallest}:{self.optimal}:{self.largest}"
 
 
-@dataclass(frozen=True)
-class Metadata:
-    """The facts of an exported model.
+ENTRIES = (
+    *("family", "variant", "config", "ratios", "keep_counts", "num_tokens", "selection", "batch"),
+    *("outputs", "macs_dense", "macs_sparse", "nodes_dense", "nodes", "preprocessing", "selected"),
+    *("dense_twin", "checkpoint_sha256", "weights", "precision", "versions", "target", "align"),
+)
+"""The entries in the order they stand in a file: the same model gives the same bytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSpec:
+    """What is known of an export before there is a graph.
 
     family, variant    its name; variant is the family's where it is no published one
     config             the family's configuration, by field
@@ -66,11 +74,7 @@ class Metadata:
     selection          what each stage ranks
     batch              batch sizes, as `Batch` writes them
     outputs            name -> shape for one image: ``logits`` (classes,), or ``feat_0`` (C, H, W)
-    macs_dense, macs_sparse  multiply-accumulates for one image, of the dense twin and of this
-    nodes_dense, nodes       graph size in standard operators, of the dense twin and of this
     preprocessing      from a picture to the input
-    selected           per stage the value of the graph that lists the rows it selects, by name
-    dense_twin         value of the graph -> value in its place in the dense twin, by name
     checkpoint_sha256  of the file it was made from; weights: which of its state dicts
     precision          how it was typed, see `dynexport.precision.PrecisionReport`
     target             what it was written for, see `dynexport.graph.fuse`
@@ -89,13 +93,7 @@ class Metadata:
     selection: Selection
     batch: str
     outputs: dict[str, tuple[int, ...]]
-    macs_dense: int
-    macs_sparse: int
-    nodes_dense: int
-    nodes: int
     preprocessing: Preprocessing
-    selected: tuple[str, ...]
-    dense_twin: dict[str, str]
     checkpoint_sha256: str
     weights: str
     precision: dict[str, Any]
@@ -103,9 +101,28 @@ class Metadata:
     target: str = "tensorrt"
     align: int = 1
 
+
+@dataclass(frozen=True, kw_only=True)
+class Metadata(ExportSpec):
+    """The facts of an exported model: what it was to be, and what its graph turned out to hold.
+
+    macs_dense, macs_sparse  multiply-accumulates for one image, of the dense twin and of this
+    nodes_dense, nodes       graph size in standard operators, of the dense twin and of this
+    selected           per stage the value of the graph that lists the rows it selects, by name
+    dense_twin         value of the graph -> value in its place in the dense twin, by name
+    """
+
+    macs_dense: int
+    macs_sparse: int
+    nodes_dense: int
+    nodes: int
+    selected: tuple[str, ...]
+    dense_twin: dict[str, str]
+
     def to_properties(self) -> dict[str, str]:
         """As ONNX metadata entries."""
-        return {PREFIX + key: json.dumps(value) for key, value in dataclasses.asdict(self).items()}
+        values = dataclasses.asdict(self)
+        return {PREFIX + key: json.dumps(values[key]) for key in ENTRIES}
 
     @classmethod
     def from_properties(cls, properties: Mapping[str, str], name: str) -> Metadata:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -20,6 +21,19 @@ CHECKPOINT = re.compile(
     re.DOTALL,
 )
 """How files of weights begin."""
+
+
+@dataclass(frozen=True, eq=False)
+class Exported:
+    """A graph, and what is known of it; the graph itself does not carry it yet."""
+
+    graph: ir.Model
+    metadata: Metadata
+
+    def to_bytes(self) -> bytes:
+        """The ONNX file: the graph with its metadata."""
+        self.graph.metadata_props.update(self.metadata.to_properties())
+        return to_bytes(self.graph)
 
 
 def read_model(path: str | Path) -> ir.Model:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dynexport.errors import ModelFileError
 from dynexport.files import existing_file
-from dynexport.formats.metadata import Metadata
+from dynexport.formats.metadata import ExportSpec, Metadata
 from dynexport.images import DAMAGED_NPZ, Preprocessing
 
 FORMAT = 2
@@ -46,12 +46,12 @@ class ReferenceBundle:
     made_for: dict[str, Any]
 
     @staticmethod
-    def identity(metadata: Metadata) -> dict[str, Any]:
+    def identity(spec: ExportSpec) -> dict[str, Any]:
         """What must agree between a bundle and an ONNX file."""
-        ratios = None if metadata.ratios is None else list(metadata.ratios)
+        ratios = None if spec.ratios is None else list(spec.ratios)
         return {
-            "checkpoint_sha256": metadata.checkpoint_sha256,
-            "weights": metadata.weights,
+            "checkpoint_sha256": spec.checkpoint_sha256,
+            "weights": spec.weights,
             "ratios": ratios,
         }
 

@@ -40,7 +40,6 @@ import numpy as np
 import onnx_ir as ir
 
 from dynexport.errors import ModelFileError
-from dynexport.formats.metadata import PREFIX, Metadata
 from dynexport.graph.constants import content_of
 from dynexport.graph.half_places import SINGLE, half_places
 
@@ -56,23 +55,28 @@ PRODUCTS = frozenset({"MatMul", "Gemm", "Conv"})
 
 
 def to_half(
-    model: ir.Model, kind: Kind, *, single: Collection[str] = (), half_io: bool = False
+    model: ir.Model,
+    kind: Kind,
+    *,
+    marks: Mapping[str, str] = MappingProxyType({}),
+    single: Collection[str] = (),
+    half_io: bool = False,
 ) -> ir.Model:
     """A typed copy of a float32 graph: half precision inside, float32 inputs and outputs.
 
+    marks    the metadata's ``dense_twin``: both ends of every pair get one type, so that the twin
+             can be made of the typed graph
     single   names of nodes to keep in float32 beside those the rules find; of values too large,
              `dynexport.calibration.overflow.find_overflow` tells which
     half_io  the graph's floating inputs and outputs are in half too
 
     Values keep their names; a Cast is called after what it casts (``x/fp16``, ``x/fp32``), and
-    what an output is cast from is ``logits/fp16``, or with ``half_io`` ``logits/fp32``. Both ends
-    of every pair of the metadata's ``dense_twin`` have one type, so the twin can be made of the
-    typed graph. ModelFileError if the graph is in half precision already, lacks types or a node
-    of ``single``, or if a pair cannot have one type with ``half_io``.
+    what an output is cast from is ``logits/fp16``, or with ``half_io`` ``logits/fp32``.
+    ModelFileError if the graph is in half precision already, lacks types or a node of ``single``,
+    or if a pair of ``marks`` cannot have one type with ``half_io``.
     """
     require_float32(model)
     typed, dtype = model.clone(), HALF[kind]
-    marks = _twin_marks(typed)
     kept = _single_nodes(typed, dtype, single)
     kept |= ranking_nodes(typed, classes=kind == "bf16" and not half_io)
     _agree(typed, marks, kept, half_io)
@@ -120,13 +124,6 @@ def require_float32(model: ir.Model) -> None:
                 f"the graph does not say of which type {value.name} is: run ONNX's shape "
                 "inference over it, or convert the checkpoint again"
             )
-
-
-def _twin_marks(model: ir.Model) -> Mapping[str, str]:
-    properties = dict(model.metadata_props)
-    if PREFIX + "dense_twin" not in properties:
-        return {}
-    return Metadata.from_properties(properties, "the graph").dense_twin
 
 
 def _single_nodes(model: ir.Model, dtype: ir.DataType, names: Collection[str]) -> set[ir.Node]:

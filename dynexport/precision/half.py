@@ -19,7 +19,7 @@ def convert(graph: ir.Model, job: Job) -> tuple[ir.Model, PrecisionReport]:
 
     kind, half_io = required_half(job), job.precision.io == "half"
     single = find_single(graph, job)
-    typed = to_half(graph, kind, single=single, half_io=half_io)
+    typed = to_half(graph, kind, marks=job.metadata.dense_twin, single=single, half_io=half_io)
     told = not_by_design(graph, single)
     return typed, PrecisionReport(job.precision.name, job.precision.io, job.looked_on, told)
 

@@ -34,7 +34,13 @@ def convert(graph: ir.Model, job: Job) -> tuple[ir.Model, PrecisionReport]:
     if kind is None:
         store_in_half(typed)
     else:
-        typed = to_half(typed, kind, single=single, half_io=asked.io == "half")
+        typed = to_half(
+            typed,
+            kind,
+            marks=job.metadata.dense_twin,
+            single=single,
+            half_io=asked.io == "half",
+        )
     told = not_by_design(graph, single)
     return typed, PrecisionReport(asked.name, asked.io, job.looked_on, told, report)
 

@@ -35,14 +35,15 @@ from onnxscript import opset20
 from torch import Tensor, nn
 
 from dynexport.errors import DynexportError, InputError
-from dynexport.formats.metadata import Batch, Metadata
+from dynexport.formats.metadata import Batch, ExportSpec, Metadata
+from dynexport.formats.onnx_file import Exported
 from dynexport.formats.reference import ReferenceBundle
 from dynexport.graph.batch import free_batch, infer_shapes, set_batch
-from dynexport.graph.macs import count_macs
+from dynexport.graph.counts import count_with_twin, recount
 from dynexport.graph.names import name_after_modules
 from dynexport.graph.rules.dead_rows import cut_dead_rows
 from dynexport.graph.selection import add_kept_outputs, find_selected
-from dynexport.graph.twin import MARK, dense_twin, read_marks
+from dynexport.graph.twin import MARK, read_marks
 from dynexport.models import SparseModel
 from dynexport.progress import unheard
 
@@ -95,75 +96,44 @@ class OutputsOnly(nn.Module):
 
 
 def export_onnx(
-    model: SparseModel,
-    metadata: Metadata,
-    batch: Batch,
-    *,
-    emit_kept: bool = False,
-    opset: int = OPSETS[0],
-) -> ir.Model:
+    model: SparseModel, spec: ExportSpec, *, emit_kept: bool = False, opset: int = OPSETS[0]
+) -> Exported:
     """The graph of an inference form: ``images`` float32 (B, 3, H, W) -> its outputs by name.
 
     With ``emit_kept`` also ``kept_0 ...`` int64 (B, K), see `dynexport.graph.selection`. The
-    graph carries ``metadata``, its multiply-accumulates and its dense twin's counted on the
-    graphs themselves. The same model gives the same bytes.
+    metadata are ``spec`` and what is counted on the graph. The same model gives the same bytes.
     """
     if opset not in OPSETS:
         choices = ", ".join(map(str, OPSETS))
         raise InputError(f"opset {opset} is not supported: choose from {choices}")
     config = model.config
     example = torch.zeros(TRACED_BATCH, config.in_chans, config.img_size, config.img_size)
-    graph = _translate(OutputsOnly(model), example, list(metadata.outputs), opset)
+    graph = _translate(OutputsOnly(model), example, list(spec.outputs), opset)
     _fold_constants(graph)
     free_batch(graph)
     RemoveUnusedNodesPass()(graph)
     name_after_modules(graph, root="model")
-    stages = len(metadata.keep_counts)
+    stages = len(spec.keep_counts)
     marks = read_marks(graph)
     if stages and not marks:
         raise DynexportError(
             "the model drops tokens but marks nothing with in_dense_twin, so it has no dense twin: "
             "this is a fault of its inference form"
         )
-    metadata = dataclasses.replace(
-        metadata,
-        dense_twin=marks,
-        selected=find_selected(graph, model.sparsifiers, stages),
-    )
-    set_batch(graph, batch)
+    selected = find_selected(graph, model.sparsifiers, stages)
+    set_batch(graph, Batch.parse(spec.batch))
     if cut_dead_rows(graph):
         infer_shapes(graph)
+    graph.producer_name = "dynexport"
+    graph.producer_version = spec.versions["dynexport"]
+    graph.metadata_props.clear()
+    known = {field.name: getattr(spec, field.name) for field in dataclasses.fields(ExportSpec)}
+    counts = count_with_twin(graph, marks, selected)
+    metadata = Metadata(**known, selected=selected, dense_twin=marks, **vars(counts))
     if emit_kept:
         add_kept_outputs(graph, metadata)
-    graph.producer_name = "dynexport"
-    graph.producer_version = metadata.versions["dynexport"]
-    graph.metadata_props.clear()
-    describe_graph(graph, metadata)
-    return graph
-
-
-def describe_graph(graph: ir.Model, metadata: Metadata) -> None:
-    """Write the metadata into the graph, with nodes and multiply-accumulates counted on it."""
-    graph.metadata_props.update(count_on(graph, metadata).to_properties())
-
-
-def count_on(graph: ir.Model, metadata: Metadata) -> Metadata:
-    """The metadata with nodes and multiply-accumulates of this graph and of its dense twin."""
-    marks = metadata.dense_twin
-    twin = dense_twin(graph.clone(), marks) if marks else graph
-    left = {value.name for node in twin.graph for value in node.outputs} & {*metadata.selected}
-    if left and marks:
-        raise DynexportError(
-            f"the dense twin still selects rows ({min(map(str, left))}): a value that selection "
-            "changes is not marked with in_dense_twin, a fault of the model's inference form"
-        )
-    return dataclasses.replace(
-        metadata,
-        macs_dense=count_macs(twin),
-        macs_sparse=count_macs(graph),
-        nodes_dense=twin.graph.num_nodes(),
-        nodes=graph.graph.num_nodes(),
-    )
+        metadata = recount(graph, metadata)
+    return Exported(graph, metadata)
 
 
 def _fold_constants(graph: ir.Model) -> None:
@@ -233,15 +203,13 @@ def _decompose_only_if_needed(program: torch.export.ExportedProgram) -> None:
 
 
 @torch.inference_mode()
-def record_reference(
-    model: SparseModel, metadata: Metadata, images: NDArray[Any]
-) -> ReferenceBundle:
+def record_reference(model: SparseModel, spec: ExportSpec, images: NDArray[Any]) -> ReferenceBundle:
     """What an inference form says of images: outputs, kept sets and scores.
 
     images: uint8 (P, H, W, 3), or float32 (P, 3, H, W) already normalised.
     """
-    positions = metadata.selection.positions(metadata.num_tokens, len(metadata.keep_counts))
-    output = model(torch.from_numpy(metadata.preprocessing.to_input(images)))
+    positions = spec.selection.positions(spec.num_tokens, len(spec.keep_counts))
+    output = model(torch.from_numpy(spec.preprocessing.to_input(images)))
     return ReferenceBundle(
         images=images,
         outputs={name: value.numpy() for name, value in output.outputs.items()},
@@ -249,18 +217,18 @@ def record_reference(
         scores=tuple(
             _on_grid(scores, ranked, positions).numpy()
             for scores, ranked in zip(
-                output.tokens.scores, _ranked_positions(output.tokens.kept, metadata), strict=True
+                output.tokens.scores, _ranked_positions(output.tokens.kept, spec), strict=True
             )
         )
         if output.tokens.kept
         else (),
-        made_for=ReferenceBundle.identity(metadata),
+        made_for=ReferenceBundle.identity(spec),
     )
 
 
-def _ranked_positions(kept: tuple[Tensor, ...], metadata: Metadata) -> list[Tensor]:
+def _ranked_positions(kept: tuple[Tensor, ...], spec: ExportSpec) -> list[Tensor]:
     """Per stage the positions it ranked, in the order of its scores: int64 (B, N_left)."""
-    batch, selection, tokens = len(kept[0]), metadata.selection, metadata.num_tokens
+    batch, selection, tokens = len(kept[0]), spec.selection, spec.num_tokens
     ranked = [torch.arange(tokens).expand(batch, -1)]
     for stage, chosen in enumerate(kept[:-1]):
         behind = torch.tensor(selection.appended_by(stage, tokens), dtype=torch.int64)

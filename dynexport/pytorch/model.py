@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dynexport.compare.original import Kept, Original
 from dynexport.errors import ModelFileError
-from dynexport.formats.metadata import Batch, Metadata
+from dynexport.formats.metadata import ExportSpec, Metadata
 from dynexport.formats.onnx_file import read_metadata
 from dynexport.formats.reference import REFERENCE_IMAGES, ReferenceBundle
 from dynexport.images import synthetic_images
@@ -43,17 +43,17 @@ def open_original(
     return describe_original(rewrite(trained, _schedule(metadata)), metadata)
 
 
-def describe_original(inference: SparseModel, metadata: Metadata) -> Original:
-    """What can be asked of an inference form in PyTorch, of which ``metadata`` speak."""
+def describe_original(inference: SparseModel, spec: ExportSpec) -> Original:
+    """What can be asked of an inference form in PyTorch, of which ``spec`` speaks."""
 
     def replay(images: NDArray[Any], kept: Kept) -> ReferenceBundle:
         told = with_replay(inference, tuple(torch.from_numpy(positions) for positions in kept))
-        return record_reference(told, metadata, images)
+        return record_reference(told, spec, images)
 
     return Original(
-        answer=lambda images: record_reference(inference, metadata, images),
+        answer=lambda images: record_reference(inference, spec, images),
         replay=replay if takes_replay(inference) else None,
-        export=lambda: export_onnx(inference, metadata, Batch.parse(metadata.batch)),
+        export=lambda: export_onnx(inference, spec),
     )
 
 

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from dynexport.compare.numbers import divergences
-from dynexport.conversion import describe_model
+from dynexport.conversion import OpenedCheckpoint, describe_export
 from dynexport.errors import InputError, VerificationError
 from dynexport.formats.metadata import Batch
-from dynexport.formats.onnx_file import read_metadata
 from dynexport.schedule import KeepSchedule
-from dynexport.sweep.inputs import Opened, Pictures
+from dynexport.sweep.inputs import Pictures
 from dynexport.sweep.measure import answer_densely, answer_in_pytorch, share_of
 from dynexport.sweep.ratios import ratios_of
 
@@ -200,7 +199,7 @@ def _price(here: Point, there: Point) -> float:
     return (there.divergence - here.divergence) / max(1, here.macs - there.macs)
 
 
-def judge_schedules(opened: Opened, pictures: Pictures) -> Callable[[Counts], Point]:
+def judge_schedules(opened: OpenedCheckpoint, pictures: Pictures) -> Callable[[Counts], Point]:
     """Judges schedules on these images, each once. InputError where the model's ratios are no
     shares of its grid, so that counts cannot be chosen freely."""
     from dynexport.pytorch.rewrite import keep_counts, rewrite
@@ -233,21 +232,16 @@ def judge_schedules(opened: Opened, pictures: Pictures) -> Callable[[Counts], Po
     return judge
 
 
-def count_exported(opened: Opened, counts: Counts) -> int:
+def count_exported(opened: OpenedCheckpoint, counts: Counts) -> int:
     """Multiply-accumulates for one image of the graph that a schedule is exported to: less than
     PyTorch computes, as rows that nobody reads are left out."""
     from dynexport.pytorch.export import export_onnx
-    from dynexport.pytorch.rewrite import Proof, rewrite
+    from dynexport.pytorch.rewrite import rewrite
 
     keep = KeepSchedule(ratios_of(counts, opened.config.num_tokens))
-    shapes = Proof(0, 0.0, 0.0, {"logits": (opened.config.num_classes,)}, ())
-    one = Batch(1, 1, 1)
-    facts = describe_model(
-        *(opened.loaded, opened.family, opened.config, keep, one, opened.trained, shapes),
-        target="tensorrt",
-    )
-    graph = export_onnx(rewrite(opened.trained, keep), facts, one)
-    return read_metadata("the graph", graph).macs_sparse
+    outputs = {"logits": (opened.config.num_classes,)}
+    spec = describe_export(opened, keep, outputs, Batch(1, 1, 1), target="tensorrt")
+    return export_onnx(rewrite(opened.trained, keep), spec).metadata.macs_sparse
 
 
 def fit_macs(count: Callable[[Counts], int], tokens: int, stages: int) -> Callable[[Counts], int]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynexport.bench.timing import Plan
+from dynexport.conversion import OpenedCheckpoint
 from dynexport.errors import ImageError, InputError
 from dynexport.formats.metadata import Batch
 from dynexport.images import Preprocessing, open_images, synthetic_images
@@ -18,8 +19,7 @@ from dynexport.pytorch import require_convert_extras
 from dynexport.runtimes import require_runtime
 
 if TYPE_CHECKING:
-    from dynexport.models import Config, Family, SparseModel
-    from dynexport.pytorch.checkpoint import Checkpoint
+    from dynexport.models import Config
 
 SYNTHETIC = 64
 """Images made up where none are given."""
@@ -53,16 +53,6 @@ class Rig:
             raise InputError(f"{self.threads} threads were asked for: give at least 1")
 
 
-@dataclass(frozen=True)
-class Opened:
-    """A checkpoint, what it is, and its training form."""
-
-    loaded: Checkpoint
-    family: Family
-    config: Config
-    trained: SparseModel
-
-
 @dataclass(frozen=True, eq=False)
 class Pictures:
     """Images that models are judged on.
@@ -80,7 +70,7 @@ class Pictures:
     batches: Callable[[int], Iterator[NDArray[np.float32]]]
 
 
-def open_checkpoint(recipe: Recipe) -> Opened:
+def open_checkpoint(recipe: Recipe) -> OpenedCheckpoint:
     """Read a checkpoint, as a conversion will."""
     require_convert_extras()
     from dynexport.models import load_plugins
@@ -91,7 +81,7 @@ def open_checkpoint(recipe: Recipe) -> Opened:
     family, config = identify(
         loaded, recipe.model, recipe.prune_at, recipe.num_heads, recipe.img_size
     )
-    return Opened(loaded, family, config, build_model(loaded, family, config))
+    return OpenedCheckpoint(loaded, family, config, build_model(loaded, family, config))
 
 
 def open_pictures(data: str | Path | None, count: int | None, config: Config) -> Pictures:

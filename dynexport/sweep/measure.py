@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dynexport.artifact import find_artifact
 from dynexport.bench import bench_model
-from dynexport.conversion import convert
+from dynexport.conversion import OpenedCheckpoint, convert
 from dynexport.formats.metadata import Batch
 from dynexport.formats.onnx_file import read_metadata, read_model, to_bytes
 from dynexport.formats.reference import ReferenceBundle
@@ -22,7 +22,7 @@ from dynexport.graph.batch import change_batch
 from dynexport.images import fill_batch
 from dynexport.precision import Precision
 from dynexport.progress import OnStep, silent
-from dynexport.sweep.inputs import Opened, Pictures, Recipe, Rig
+from dynexport.sweep.inputs import Pictures, Recipe, Rig
 
 if TYPE_CHECKING:
     from dynexport.models import SparseModel
@@ -62,7 +62,7 @@ class Latency:
     speedup: float
 
 
-def answer_densely(opened: Opened, pictures: Pictures) -> NDArray[np.float64]:
+def answer_densely(opened: OpenedCheckpoint, pictures: Pictures) -> NDArray[np.float64]:
     """Logits (count, classes) of the model with nothing dropped, in PyTorch."""
     from dynexport.pytorch.rewrite import rewrite
 

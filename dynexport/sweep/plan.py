@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dynexport.conversion import OpenedCheckpoint
 from dynexport.errors import InputError
 from dynexport.files import name_checkpoint, require_kept, require_writable
 from dynexport.images import Preprocessing
@@ -19,7 +20,6 @@ from dynexport.precision import Precision
 from dynexport.runtimes import find_runtime
 from dynexport.runtimes.library import UNKNOWN
 from dynexport.sweep.inputs import (
-    Opened,
     Pictures,
     Recipe,
     Rig,
@@ -51,7 +51,7 @@ class SweepPlan:
     settings: Mapping[str, str]
     batches: tuple[int, ...]
     data: str | Path | None
-    opened: Opened
+    opened: OpenedCheckpoint
     pictures: Pictures
     folder: Path
     keys: tuple[Key, ...]
@@ -128,7 +128,7 @@ def _version(module: str) -> str:
     return str(getattr(importlib.import_module(module), "__version__", UNKNOWN))
 
 
-def _digest(kind: Precision, opened: Opened) -> str:
+def _digest(kind: Precision, opened: OpenedCheckpoint) -> str:
     """Of a precision's settings, calibration images by what they hold; ImageError where there are
     too few."""
     images = kind.open_images(Preprocessing.for_size(opened.config.img_size))

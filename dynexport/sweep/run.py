@@ -13,12 +13,13 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
+from dynexport.conversion import OpenedCheckpoint
 from dynexport.errors import DynexportError, InputError
 from dynexport.files import name_checkpoint, save
 from dynexport.images import DAMAGED_NPZ
 from dynexport.precision import Precision
 from dynexport.progress import OnStep, silent
-from dynexport.sweep.inputs import Opened, Pictures, Recipe, Rig
+from dynexport.sweep.inputs import Pictures, Recipe, Rig
 from dynexport.sweep.journal import Journal, open_journal
 from dynexport.sweep.measure import (
     Made,
@@ -118,7 +119,7 @@ def _find_done(journal: Journal, plan: SweepPlan, retry_failed: bool) -> dict[Ke
     return done
 
 
-def _dense_classes(path: Path, opened: Opened, pictures: Pictures) -> NDArray[np.int64]:
+def _dense_classes(path: Path, opened: OpenedCheckpoint, pictures: Pictures) -> NDArray[np.int64]:
     """The dense float32 model's class of each image, int64 (count,), from disk where known."""
     try:
         with np.load(path, allow_pickle=False) as stored:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from dynexport.conversion import OpenedCheckpoint
 from dynexport.errors import InputError, VerificationError
 from dynexport.files import name_checkpoint, require_kept, require_writable, save
 from dynexport.precision import Precision
@@ -20,7 +21,6 @@ from dynexport.progress import OnStep, silent
 from dynexport.sweep.command import write_command
 from dynexport.sweep.descent import Point, Way, find_cheap, find_fast, judge_schedules, walk_down
 from dynexport.sweep.inputs import (
-    Opened,
     Recipe,
     Rig,
     open_checkpoint,
@@ -178,7 +178,7 @@ def _require_result(
     return file
 
 
-def _open_way(job: SearchJob, opened: Opened, step: int | None) -> Way:
+def _open_way(job: SearchJob, opened: OpenedCheckpoint, step: int | None) -> Way:
     """The way down, on a few of the images; each point is told of as it is found."""
     config = opened.config
     few = open_pictures(job.data, min(SEARCH_IMAGES, job.pictures.count), config)

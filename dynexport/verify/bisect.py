@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from dynexport.compare.numbers import FLOATS, relative_lengths
 from dynexport.compare.selection import PINNED
 from dynexport.compare.tolerances import Tolerances
-from dynexport.formats.onnx_file import read_metadata, to_bytes
+from dynexport.formats.onnx_file import Exported, to_bytes
 from dynexport.graph.probe import with_outputs
 from dynexport.graph.replay import replay_selection
 from dynexport.runtimes import open_runner
@@ -76,17 +76,16 @@ class Bisection:
 
 
 def bisect(
-    trial: Trial, sound: ir.Model, batch: NDArray[np.int64], tolerances: Tolerances
+    trial: Trial, sound: Exported, batch: NDArray[np.int64], tolerances: Tolerances
 ) -> Bisection:
     """Compare all values that the candidate and a sound graph share, on one batch of images (B,).
 
     They are fetched in as many runs as keep to `AT_ONCE`.
     """
-    candidate, reference = trial.artifact.graph.clone(), sound.clone()
-    facts = read_metadata(trial.artifact.name, reference)
+    candidate, reference = trial.artifact.graph.clone(), sound.graph.clone()
     feeds: list[Feed] = [feed_nothing, feed_nothing]
     if trial.metadata.keep_counts:
-        both = ((reference, facts), (candidate, trial.metadata))
+        both = ((reference, sound.metadata), (candidate, trial.metadata))
         feeds = [feed_choice(trial, replay_selection(*pair)) for pair in both]
     smoothed = (trial.metadata.precision.get("int8") or {}).get("smoothed", ())
     makers = _common_values(reference, candidate, smoothed)

@@ -119,7 +119,13 @@ def test_onnx_runtime_rounds_at_every_optimisation_level(
     tiny_conversion: Conversion, kind: Kind, tmp_path: Path
 ) -> None:
     """No Cast to half precision is optimised away."""
-    emulated = emulate_half(to_half(inline_functions(read_model(tiny_conversion.onnx)), kind))
+    emulated = emulate_half(
+        to_half(
+            inline_functions(read_model(tiny_conversion.onnx)),
+            kind,
+            marks=tiny_conversion.metadata.dense_twin,
+        )
+    )
     half = int(HALF[kind])
 
     def roundings(proto: onnx.ModelProto) -> int:
@@ -149,7 +155,7 @@ def test_the_tiny_model_differs_from_float32_by_its_roundings(
     """Its dense twin, where nothing is selected: as far off as the half graph itself."""
     marks = tiny_conversion.metadata.dense_twin
     twin = dense_twin(inline_functions(read_model(tiny_conversion.onnx)), marks)
-    typed = to_half(twin, kind)
+    typed = to_half(twin, kind, marks=tiny_conversion.metadata.dense_twin)
     (exact,), (half,) = evaluate(twin, images=images(2)), evaluate(typed, images=images(2))
     (found,) = run(emulate_half(typed), images=images(2))
     theirs, ours = np.abs(half - exact).max(), np.abs(found - exact).max()
@@ -161,7 +167,12 @@ def test_the_tiny_model_differs_from_float32_by_its_roundings(
 def test_what_metadata_say_of_values_holds(
     tiny_conversion: Conversion, kind: Kind, half_io: bool
 ) -> None:
-    typed = to_half(inline_functions(read_model(tiny_conversion.onnx)), kind, half_io=half_io)
+    typed = to_half(
+        inline_functions(read_model(tiny_conversion.onnx)),
+        kind,
+        marks=tiny_conversion.metadata.dense_twin,
+        half_io=half_io,
+    )
     before = to_bytes(typed)
     emulated = emulate_half(typed)
     assert to_bytes(typed) == before
@@ -181,7 +192,13 @@ def test_what_metadata_say_of_values_holds(
 
 @both
 def test_a_value_read_by_its_name_is_rounded(tiny_conversion: Conversion, kind: Kind) -> None:
-    emulated = emulate_half(to_half(inline_functions(read_model(tiny_conversion.onnx)), kind))
+    emulated = emulate_half(
+        to_half(
+            inline_functions(read_model(tiny_conversion.onnx)),
+            kind,
+            marks=tiny_conversion.metadata.dense_twin,
+        )
+    )
     names = ["blocks.0/Add", "blocks.1.mlp.fc1/MatMul", "blocks.2.norm1/LayerNormalization"]
     with open_runner("onnxruntime", to_bytes(with_outputs(emulated, names))) as runner:
         answers = runner.run(images(1))

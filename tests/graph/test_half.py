@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Mapping
 
@@ -79,7 +78,11 @@ def small_graph(
 
 @both
 def test_every_value_has_the_type_the_graph_says(tiny_conversion: Conversion, kind: Kind) -> None:
-    typed = to_half(inline_functions(read_model(tiny_conversion.onnx)), kind)
+    typed = to_half(
+        inline_functions(read_model(tiny_conversion.onnx)),
+        kind,
+        marks=tiny_conversion.metadata.dense_twin,
+    )
     require_types(typed)
     found = types(typed)
     assert set(found.values()) == {HALF[kind], ir.DataType.FLOAT, ir.DataType.INT64}
@@ -116,7 +119,11 @@ SCORES = [f"score_predictor.{stage}/Gelu_2/fp32" for stage in range(3)]
 def test_casts_stand_at_the_ends_and_before_each_score(
     tiny_conversion: Conversion, kind: Kind
 ) -> None:
-    typed = to_half(inline_functions(read_model(tiny_conversion.onnx)), kind)
+    typed = to_half(
+        inline_functions(read_model(tiny_conversion.onnx)),
+        kind,
+        marks=tiny_conversion.metadata.dense_twin,
+    )
     first, last = ENDS[kind]
     assert casts(typed) == [first, *SCORES, last]
 
@@ -125,7 +132,7 @@ def test_casts_stand_at_the_ends_and_before_each_score(
 def test_nothing_else_changes(tiny_conversion: Conversion, kind: Kind) -> None:
     model = inline_functions(read_model(tiny_conversion.onnx))
     before = to_bytes(model)
-    typed = to_half(model, kind)
+    typed = to_half(model, kind, marks=tiny_conversion.metadata.dense_twin)
     assert to_bytes(model) == before
     assert typed.metadata_props == model.metadata_props
     assert list(typed.graph.initializers) == list(model.graph.initializers)
@@ -151,7 +158,9 @@ def test_outputs_are_those_of_float32_but_for_rounding(
     twin = dense_twin(inline_functions(read_model(tiny_conversion.onnx)), marks)
     images = random_images(2)
     expected = evaluate(twin, images=images)["logits"]
-    found = evaluate(to_half(twin, kind), images=images)["logits"]
+    found = evaluate(to_half(twin, kind, marks=tiny_conversion.metadata.dense_twin), images=images)[
+        "logits"
+    ]
     assert found.dtype == np.float32
     error = np.abs(found - expected).max() / np.abs(expected).max()
     assert 0 < error < TOLERANCE[kind]
@@ -160,7 +169,7 @@ def test_outputs_are_those_of_float32_but_for_rounding(
 def test_onnx_runtime_keeps_the_same_tokens(tiny_conversion: Conversion) -> None:
     """Where it keeps others, they are few; where it does not, logits agree."""
     graphs = [inline_functions(read_model(tiny_conversion.onnx))]
-    graphs.append(to_half(graphs[0], "fp16"))
+    graphs.append(to_half(graphs[0], "fp16", marks=tiny_conversion.metadata.dense_twin))
     answers = []
     for graph in graphs:
         names = add_kept_outputs(graph, tiny_conversion.metadata)
@@ -183,8 +192,19 @@ def test_the_dense_twin_of_the_typed_graph_is_the_typed_dense_twin(
     tiny_conversion: Conversion, kind: Kind
 ) -> None:
     marks = tiny_conversion.metadata.dense_twin
-    twin = dense_twin(to_half(inline_functions(read_model(tiny_conversion.onnx)), kind), marks)
-    other = to_half(dense_twin(inline_functions(read_model(tiny_conversion.onnx)), marks), kind)
+    twin = dense_twin(
+        to_half(
+            inline_functions(read_model(tiny_conversion.onnx)),
+            kind,
+            marks=tiny_conversion.metadata.dense_twin,
+        ),
+        marks,
+    )
+    other = to_half(
+        dense_twin(inline_functions(read_model(tiny_conversion.onnx)), marks),
+        kind,
+        marks=tiny_conversion.metadata.dense_twin,
+    )
     require_types(twin)
     assert casts(twin) == casts(other)
     assert len(casts(twin)) == 2
@@ -197,7 +217,11 @@ def test_the_dense_twin_of_the_typed_graph_is_the_typed_dense_twin(
 def test_kept_outputs_can_be_added_to_the_typed_graph(
     tiny_conversion: Conversion, kind: Kind
 ) -> None:
-    typed = to_half(inline_functions(read_model(tiny_conversion.onnx)), kind)
+    typed = to_half(
+        inline_functions(read_model(tiny_conversion.onnx)),
+        kind,
+        marks=tiny_conversion.metadata.dense_twin,
+    )
     names = add_kept_outputs(typed, tiny_conversion.metadata)
     require_types(typed)
     answers = evaluate(typed, images=random_images(1))
@@ -272,65 +296,54 @@ def test_an_operator_without_bf16_stays_float32(opset: int, dtype: ir.DataType) 
 @pytest.mark.parametrize(
     ("marks", "single"), [({"a": "b"}, "ab"), ({"h": "a", "a": "b"}, "hab"), ({"gone": "b"}, "b")]
 )
-def test_both_ends_of_a_mark_have_one_type(
-    tiny_conversion: Conversion, marks: dict[str, str], single: str
-) -> None:
+def test_both_ends_of_a_mark_have_one_type(marks: dict[str, str], single: str) -> None:
     """b takes a's place in the dense twin, and is made of a constant that half cannot hold."""
     text = """g (float[2, 3] x) => (float[2, 3] y)
     { h = Relu(x)  a = Neg(h)  b = Add(x, c)  z = Mul(a, b)  y = Relu(z) }"""
     model = small_graph(text, {"c": np.array([1e6], dtype=np.float32)})
-    facts = dataclasses.replace(tiny_conversion.metadata, dense_twin=marks)
-    model.metadata_props.update(facts.to_properties())
-    typed = to_half(model, "fp16")
+    typed = to_half(model, "fp16", marks=marks)
     found = types(typed)
     assert "".join(name for name in "hab" if found[name] == ir.DataType.FLOAT) == single
     require_types(typed if "gone" in marks else dense_twin(typed, marks))
 
 
 @pytest.mark.parametrize("there", ["x", "y"])
-def test_a_mark_may_speak_of_an_input_or_an_output(tiny_conversion: Conversion, there: str) -> None:
+def test_a_mark_may_speak_of_an_input_or_an_output(there: str) -> None:
     text = """g (float[2, 3] x) => (float[2, 3] y, float[2, 3] z)
     { y = Relu(x)  a = Neg(y)  b = Neg(a)  z = Relu(b) }"""
     model = small_graph(text)
-    facts = dataclasses.replace(tiny_conversion.metadata, dense_twin={"a": there})
-    model.metadata_props.update(facts.to_properties())
-    typed = to_half(model, "fp16")
+    marks = {"a": there}
+    typed = to_half(model, "fp16", marks=marks)
     assert types(typed)["a"] == types(typed)[there] == ir.DataType.FLOAT
-    require_types(dense_twin(typed, facts.dense_twin))
+    require_types(dense_twin(typed, marks))
 
 
 @pytest.mark.parametrize("there", ["x", "y"])
-def test_a_mark_binds_inputs_and_outputs_in_half_too(
-    tiny_conversion: Conversion, there: str
-) -> None:
+def test_a_mark_binds_inputs_and_outputs_in_half_too(there: str) -> None:
     """a stays float32 because of its constant; then the file's end cannot stand in for it."""
     text = """g (float[1, 2, 3] x) => (float[1, 2, 3] y, float[1, 2, 3] z)
     { y = Relu(x)  a = Add(y, c)  b = Neg(a)  z = Relu(b) }"""
     for constant, fits in ((1.0, True), (1e6, False)):
         model = small_graph(text, {"c": np.array([constant], dtype=np.float32)})
-        facts = dataclasses.replace(tiny_conversion.metadata, dense_twin={"a": there})
-        model.metadata_props.update(facts.to_properties())
+        marks = {"a": there}
         if fits:
-            typed = to_half(model, "fp16", half_io=True)
+            typed = to_half(model, "fp16", marks=marks, half_io=True)
             assert types(typed)["a"] == types(typed)[there] == ir.DataType.FLOAT16
-            require_types(dense_twin(typed, facts.dense_twin))
+            require_types(dense_twin(typed, marks))
         else:
             with pytest.raises(ModelFileError, match=f"dense twin {there} .*takes the place of a"):
-                to_half(model, "fp16", half_io=True)
-
-
-def test_damaged_metadata_are_refused(tiny_conversion: Conversion) -> None:
-    model = inline_functions(read_model(tiny_conversion.onnx))
-    model.metadata_props["dynexport.dense_twin"] = "{"
-    with pytest.raises(ModelFileError, match="metadata of the graph is damaged"):
-        to_half(model, "fp16")
+                to_half(model, "fp16", marks=marks, half_io=True)
 
 
 @both
 def test_a_half_graph_is_not_converted_again(tiny_conversion: Conversion, kind: Kind) -> None:
-    typed = to_half(inline_functions(read_model(tiny_conversion.onnx)), kind)
+    typed = to_half(
+        inline_functions(read_model(tiny_conversion.onnx)),
+        kind,
+        marks=tiny_conversion.metadata.dense_twin,
+    )
     with pytest.raises(ModelFileError, match=r"in half precision already .*give the float32 file"):
-        to_half(typed, "fp16")
+        to_half(typed, "fp16", marks=tiny_conversion.metadata.dense_twin)
 
 
 def test_a_graph_without_types_is_refused() -> None:
@@ -346,7 +359,12 @@ def test_tensorrt_rtx_builds_the_typed_graph(
     tiny_conversion: Conversion, kind: Kind, half_io: bool
 ) -> None:
     """Strongly typed, with no GPU: every product but those that rank is in half."""
-    typed = to_half(inline_functions(read_model(tiny_conversion.onnx)), kind, half_io=half_io)
+    typed = to_half(
+        inline_functions(read_model(tiny_conversion.onnx)),
+        kind,
+        marks=tiny_conversion.metadata.dense_twin,
+        half_io=half_io,
+    )
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -372,7 +390,7 @@ def test_inputs_and_outputs_in_half(tiny_conversion: Conversion, kind: Kind) -> 
     """No Cast at the ends, but before the convolution that bf16 has not; kept_* stay int64."""
     model = inline_functions(read_model(tiny_conversion.onnx))
     names = add_kept_outputs(model, tiny_conversion.metadata)
-    typed = to_half(model, kind, half_io=True)
+    typed = to_half(model, kind, marks=tiny_conversion.metadata.dense_twin, half_io=True)
     require_types(typed)
     assert {v.dtype for v in typed.graph.inputs} == {HALF[kind]}
     found = {str(value.name): value.dtype for value in typed.graph.outputs}
@@ -390,7 +408,9 @@ def test_half_inputs_and_outputs_change_the_ends_alone(
     images = random_images(3).astype(HALF[kind].numpy()).astype(np.float32)
     answers = []
     for half_io in (False, True):
-        typed = emulate_half(to_half(model, kind, half_io=half_io))
+        typed = emulate_half(
+            to_half(model, kind, marks=tiny_conversion.metadata.dense_twin, half_io=half_io)
+        )
         with open_runner("onnxruntime", to_bytes(typed)) as runner:
             answers.append(runner.run(images)["logits"])
     whole, half = answers
@@ -402,7 +422,12 @@ def test_half_inputs_and_outputs_change_the_ends_alone(
 
 def test_onnx_runtime_takes_images_in_half(tiny_conversion: Conversion) -> None:
     """A runner is given float32, whatever the file takes; its answers are the file's."""
-    typed = to_half(inline_functions(read_model(tiny_conversion.onnx)), "fp16", half_io=True)
+    typed = to_half(
+        inline_functions(read_model(tiny_conversion.onnx)),
+        "fp16",
+        marks=tiny_conversion.metadata.dense_twin,
+        half_io=True,
+    )
     images = random_images(3)
     with open_runner("onnxruntime", to_bytes(typed)) as runner:
         answers = runner.run(images)
@@ -436,17 +461,19 @@ def test_an_output_of_a_float32_node_is_cast_to_half() -> None:
 def test_nodes_may_be_kept_in_float32_by_name(tiny_conversion: Conversion) -> None:
     model = inline_functions(read_model(tiny_conversion.onnx))
     name = "blocks.2.norm1/LayerNormalization"
-    typed = to_half(model, "fp16", single=[name])
+    typed = to_half(model, "fp16", marks=tiny_conversion.metadata.dense_twin, single=[name])
     require_types(typed)
     (node,) = (node for node in typed.graph if node.name == name)
     assert {value.dtype for value in (*node.inputs, *node.outputs)} == {ir.DataType.FLOAT}
-    base = casts(to_half(model, "fp16"))
+    base = casts(to_half(model, "fp16", marks=tiny_conversion.metadata.dense_twin))
     assert sorted(set(casts(typed)) - set(base)) == [
         "blocks.2.norm1/LayerNormalization/fp16",
         "score_predictor.1/GatherND/fp32",
     ]
     with pytest.raises(ModelFileError, match=r"no node 'blocks.9/Add' to keep in float32"):
-        to_half(model, "fp16", single=[name, "blocks.9/Add"])
+        to_half(
+            model, "fp16", marks=tiny_conversion.metadata.dense_twin, single=[name, "blocks.9/Add"]
+        )
 
 
 @both
@@ -459,7 +486,9 @@ def test_the_dense_twin_of_a_graph_with_nodes_in_float32(
     marks = tiny_conversion.metadata.dense_twin
     (gather, add), *_ = marks.items()
     for one, other in ((gather, add), (add, gather)):
-        typed = to_half(model, kind, single=[one], half_io=half_io)
+        typed = to_half(
+            model, kind, marks=tiny_conversion.metadata.dense_twin, single=[one], half_io=half_io
+        )
         assert types(typed)[one] == types(typed)[other] == ir.DataType.FLOAT
         require_types(dense_twin(typed, marks))
 

@@ -193,7 +193,7 @@ def typed(tiny: Tiny, precision: str) -> ir.Model:
         return tiny.graph.clone()
     if precision == "int8":
         return quantise(tiny.graph, ranges_of(tiny))
-    return to_half(tiny.graph, precision)  # type: ignore[arg-type]
+    return to_half(tiny.graph, precision, marks=tiny.metadata.dense_twin)  # type: ignore[arg-type]
 
 
 def ranges_of(tiny: Tiny) -> dict[str, float]:

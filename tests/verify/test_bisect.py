@@ -31,7 +31,7 @@ def typed(tiny: Tiny, graph: ir.Model, precision: str) -> ir.Model:
         return graph
     if precision == "int8":
         return quantise(graph, ranges_of(tiny))
-    return to_half(graph, precision)  # type: ignore[arg-type]
+    return to_half(graph, precision, marks=tiny.metadata.dense_twin)  # type: ignore[arg-type]
 
 
 def departure(

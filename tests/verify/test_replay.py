@@ -275,7 +275,9 @@ def test_an_output_that_tells_of_other_tokens_is_caught(tmp_path: Path) -> None:
 
 def test_half_precision_replays_too(tiny: Tiny, tmp_path: Path) -> None:
     bundle, facts = tiny.bundle, tiny.metadata
-    artifact = candidate(tiny, tmp_path, lambda graph: to_half(graph, "bf16"))
+    artifact = candidate(
+        tiny, tmp_path, lambda graph: to_half(graph, "bf16", marks=facts.dense_twin)
+    )
     assert artifact.label == "onnxruntime, half precision emulated"
     for original in (None, describe_original(tiny.lean, facts)):
         result = compare(artifact, bundle, "memory", original=original)

@@ -1,0 +1,52 @@
+"""How large a graph and its dense twin are: what sparsity could give, and what it costs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from dynexport.errors import DynexportError
+from dynexport.formats.metadata import Metadata
+from dynexport.graph.macs import count_macs
+from dynexport.graph.twin import dense_twin
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Multiply-accumulates for one image and nodes, of a graph and of its dense twin; named as the
+    metadata name them."""
+
+    macs_dense: int
+    macs_sparse: int
+    nodes_dense: int
+    nodes: int
+
+
+def count_with_twin(graph: ir.Model, marks: Mapping[str, str], selected: Collection[str]) -> Counts:
+    """Count on the graphs themselves; the graph given stays as it is.
+
+    marks, selected: the metadata's ``dense_twin`` and ``selected``. DynexportError if the twin
+    still selects rows.
+    """
+    twin = dense_twin(graph.clone(), marks) if marks else graph
+    left = {value.name for node in twin.graph for value in node.outputs} & {*selected}
+    if left and marks:
+        raise DynexportError(
+            f"the dense twin still selects rows ({min(map(str, left))}): a value that selection "
+            "changes is not marked with in_dense_twin, a fault of the model's inference form"
+        )
+    return Counts(
+        macs_dense=count_macs(twin),
+        macs_sparse=count_macs(graph),
+        nodes_dense=twin.graph.num_nodes(),
+        nodes=graph.graph.num_nodes(),
+    )
+
+
+def recount(graph: ir.Model, metadata: Metadata) -> Metadata:
+    """The metadata of a graph that was changed: the same, counted anew."""
+    counts = count_with_twin(graph, metadata.dense_twin, metadata.selected)
+    return dataclasses.replace(metadata, **vars(counts))

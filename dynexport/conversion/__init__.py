@@ -25,7 +25,7 @@ from dynexport.files import (
     require_writable,
     written_whole,
 )
-from dynexport.formats.metadata import Batch, ExportSpec, Metadata
+from dynexport.formats.metadata import Batch, ExportSpec, Metadata, as_json
 from dynexport.formats.onnx_file import Exported
 from dynexport.formats.reference import REFERENCE_IMAGES, ReferenceBundle
 from dynexport.graph.counts import recount
@@ -262,7 +262,7 @@ def describe_export(
     return ExportSpec(
         family=opened.family.name,
         variant=variant_name(opened.family, config),
-        config=dataclasses.asdict(config),
+        config=as_json(config),
         ratios=None if keep is None else keep.ratios,
         keep_counts=() if keep is None else keep_counts(opened.trained, keep),
         num_tokens=config.num_tokens,
@@ -272,7 +272,7 @@ def describe_export(
         preprocessing=Preprocessing.for_size(config.img_size),
         checkpoint_sha256=opened.loaded.sha256,
         weights=opened.loaded.weights,
-        precision=dataclasses.asdict(PrecisionReport("fp32")),
+        precision=as_json(PrecisionReport("fp32")),
         target=target,
         versions={name: importlib.metadata.version(name) for name in packages},
         align=1 if keep is None else keep.align,
@@ -291,7 +291,7 @@ def type_export(
         exported.graph, exported.metadata, precision, images, pictures, on_progress
     )
     metadata = recount(graph, exported.metadata)
-    metadata = dataclasses.replace(metadata, precision=dataclasses.asdict(report))
+    metadata = dataclasses.replace(metadata, precision=as_json(report))
     return Exported(graph, metadata), report
 
 

@@ -62,12 +62,18 @@ ENTRIES = (
 """The entries in the order they stand in a file: the same model gives the same bytes."""
 
 
+def as_json(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass as they are read back from JSON: tuples are lists."""
+    fields: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(value)))
+    return fields
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExportSpec:
     """What is known of an export before there is a graph.
 
     family, variant    its name; variant is the family's where it is no published one
-    config             the family's configuration, by field
+    config             the family's configuration, by field, see `as_json`
     ratios             keep ratio per stage; None for a dense twin
     keep_counts        tokens kept per stage; empty for a dense twin
     num_tokens         patches in the grid

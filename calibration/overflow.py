@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from dynexport.calibration.trial import static_batch
+from dynexport.calibration.running import static_batch
 from dynexport.errors import ImageError, InputError, ModelFileError
 from dynexport.formats.onnx_file import to_bytes
 from dynexport.graph.constants import add_constant, content_of

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from dynexport.calibration.trial import Nearness, Trial
+from dynexport.calibration.held_out import HeldOut, Nearness
 from dynexport.graph.linear_layers import LinearLayer
 from dynexport.graph.quantise import quantise
 from dynexport.progress import OnProgress
@@ -18,7 +18,7 @@ class Sensitivity:
     """What int8 in one place alone does to the model, on images held out.
 
     layers      those that share the activation quantised, such as q, k and v
-    divergence  from the float32 answers, see `dynexport.calibration.trial.Nearness`
+    divergence  from the float32 answers, see `dynexport.calibration.held_out.Nearness`
     agreement   with them
     """
 
@@ -31,7 +31,7 @@ def rank_layers(
     model: ir.Model,
     layers: Sequence[LinearLayer],
     thresholds: Mapping[str, float],
-    trial: Trial,
+    held_out: HeldOut,
     on_progress: OnProgress,
 ) -> tuple[Sensitivity, ...]:
     """Each place quantised by itself, the most harmful first."""
@@ -42,7 +42,7 @@ def rank_layers(
     for done, group in enumerate(places.values()):
         on_progress("rank layers by the harm of int8", done, len(places))
         alone = {layer.node: thresholds[layer.node] for layer in group}
-        near = trial.judge(quantise(model, alone))
+        near = held_out.judge(quantise(model, alone))
         names = tuple(layer.name for layer in group)
         ranking.append(Sensitivity(names, near.divergence, near.agreement))
     on_progress("rank layers by the harm of int8", len(places), len(places))
@@ -54,7 +54,7 @@ def raise_layers(
     layers: Sequence[LinearLayer],
     thresholds: Mapping[str, float],
     ranking: Sequence[Sensitivity],
-    trial: Trial,
+    held_out: HeldOut,
     target: float,
 ) -> tuple[dict[str, float], tuple[str, ...], Nearness]:
     """Raise layers back to float32, the most harmful first, until the agreement reaches ``target``.
@@ -63,7 +63,7 @@ def raise_layers(
     """
     left = dict(thresholds)
     raised: list[str] = []
-    near = trial.judge(quantise(model, left))
+    near = held_out.judge(quantise(model, left))
     for worst in ranking:
         if near.agreement >= target:
             break
@@ -71,5 +71,5 @@ def raise_layers(
             if layer.name in worst.layers:
                 left.pop(layer.node, None)
         raised.extend(worst.layers)
-        near = trial.judge(quantise(model, left))
+        near = held_out.judge(quantise(model, left))
     return left, tuple(raised), near

@@ -12,9 +12,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from dynexport.calibration import METHODS, Observation, RangeCache, choose_threshold
+from dynexport.calibration.held_out import HeldOut, Nearness
+from dynexport.calibration.running import batch_size, observe
 from dynexport.calibration.sensitivity import Sensitivity, raise_layers, rank_layers
 from dynexport.calibration.smooth import choose_factors, find_norms, fold
-from dynexport.calibration.trial import Nearness, Trial, batch_size, observe
 from dynexport.errors import InputError
 from dynexport.formats.metadata import Metadata
 from dynexport.formats.onnx_file import to_bytes
@@ -98,20 +99,20 @@ def calibrate(
         model, seen_images, held_images, size, tuple(methods), on_progress
     )
     held = islice(held_images.batches(size), -(-TRIAL_IMAGES // size))
-    trial = Trial(model, metadata, held)
-    thresholds, near, predictors = _test_predictors(model, layers, ranges, trial, on_progress)
+    held_out = HeldOut(model, metadata, held)
+    thresholds, near, predictors = _test_predictors(model, layers, ranges, held_out, on_progress)
     ranking: tuple[Sensitivity, ...] = ()
     raised: tuple[str, ...] = ()
     if target_agreement is not None:
         chosen = [layer for layer in layers if layer.node in thresholds]
-        ranking = rank_layers(model, chosen, thresholds, trial, on_progress)
+        ranking = rank_layers(model, chosen, thresholds, held_out, on_progress)
         thresholds, raised, near = raise_layers(
-            model, chosen, thresholds, ranking, trial, target_agreement
+            model, chosen, thresholds, ranking, held_out, target_agreement
         )
     report = Int8Report(
         images=seen_images.count,
         held_out=held_images.count,
-        tried=trial.count,
+        tried=held_out.count,
         ranges=tuple(ranges[node] for node in thresholds),
         predictors=predictors,
         nearness=near,
@@ -193,18 +194,18 @@ def _test_predictors(
     model: ir.Model,
     layers: Sequence[LinearLayer],
     ranges: Mapping[str, Range],
-    trial: Trial,
+    held_out: HeldOut,
     on_progress: OnProgress,
 ) -> tuple[dict[str, float], Nearness, bool]:
     """Thresholds of what becomes int8, how near the graph comes then, and whether the predictors
     are among them: where they select as they did."""
     plain = {p.node: ranges[p.node].threshold for p in layers if not p.ranks}
-    near = trial.judge(quantise(model, plain))
+    near = held_out.judge(quantise(model, plain))
     if not any(layer.ranks for layer in layers):
         return plain, near, False
     on_progress("test whether int8 predictors select the same", 0, 1)
     both = {p.node: ranges[p.node].threshold for p in layers}
-    nearer = trial.judge(quantise(model, both))
+    nearer = held_out.judge(quantise(model, both))
     on_progress("test whether int8 predictors select the same", 1, 1)
     passed = all(
         ours >= theirs - OVERLAP_LOST

@@ -137,9 +137,9 @@ def _error(errors: Errors, tolerances: Tolerances) -> str:
     spread = (
         f"max {errors.max_abs:.1e}, mean {errors.mean_abs:.1e} on values up to {errors.scale:.3g}"
     )
+    error, allowed = errors.held_to(tolerances)
     if tolerances.measure == "l2":
-        return f"error {errors.l2:.1e} of its length ({tolerances.outputs:.1e} allowed), {spread}"
-    allowed = tolerances.outputs * max(1.0, errors.scale)
+        return f"error {error:.1e} of its length ({allowed:.1e} allowed), {spread}"
     return f"error {spread} ({allowed:.1e} allowed)"
 
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 from numpy.typing import NDArray
 
 from dynexport.compare.tolerances import Tolerances
 
-FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-
 TOP = 5
 """A class is well placed among so many best."""
+
+PINNED = 1e20
+"""A score above it is no predictor's: it keeps a class token in front."""
+
+TINY = float(np.finfo(np.float64).tiny)
+"""A length is taken to be at least this, so that nothing is divided by zero."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +29,25 @@ class Errors:
     l2                 the length of an image's difference relative to that of PyTorch's answer,
                        the largest
     scale              largest value of PyTorch's, by magnitude
+
+    The first three are infinite where shapes differ, or nothing was compared.
     """
 
     max_abs: float
     mean_abs: float
     l2: float
     scale: float
+
+    @property
+    def relative(self) -> float:
+        """The largest difference relative to the largest value, but at least to one."""
+        return self.max_abs / max(1.0, self.scale)
+
+    def held_to(self, tolerances: Tolerances) -> tuple[float, float]:
+        """What these tolerances measure of it, and how much of that they allow."""
+        if tolerances.measure == "l2":
+            return self.l2, tolerances.outputs
+        return self.max_abs, tolerances.outputs * max(1.0, self.scale)
 
 
 @dataclass(frozen=True)
@@ -54,42 +71,81 @@ class Agreement:
     max_kl: float | None
 
 
-def judge_output(
-    name: str, expected: NDArray[np.float32], found: NDArray[Any], tolerances: Tolerances
-) -> tuple[Errors, tuple[str, ...]]:
-    """Numbers and failures for one output (R, ...)."""
+def measure_errors(expected: NDArray[Any], found: NDArray[Any]) -> Errors:
+    """Of one output, both (R, ...)."""
     theirs, ours = expected.astype(np.float64), found.astype(np.float64)
     scale = float(np.abs(theirs).max(initial=0.0))
     if ours.shape != theirs.shape or not ours.size:
-        shapes = f"{list(ours.shape)}, expected {list(theirs.shape)}"
-        return Errors(np.inf, np.inf, np.inf, scale), (f"{name} has shape {shapes}",)
+        return Errors(np.inf, np.inf, np.inf, scale)
     differences = np.abs(ours - theirs)
-    errors = Errors(
+    return Errors(
         max_abs=float(differences.max()),
         mean_abs=float(differences.mean()),
-        l2=float(relative_lengths(theirs, ours).max()),
+        l2=float(relative_lengths(theirs, ours, usual_length(theirs)).max()),
         scale=scale,
     )
-    if tolerances.measure == "l2":
-        if errors.l2 <= tolerances.outputs:
-            return errors, ()
-        told = f"{errors.l2:.3g} of its length, more than {tolerances.outputs:.3g} allows"
-        return errors, (f"{name} differs by {told}",)
-    limit = tolerances.outputs * max(1.0, scale)
-    if errors.max_abs <= limit:
-        return errors, ()
-    return errors, (f"{name} differs by {errors.max_abs:.3g}, more than {limit:.3g} allows",)
 
 
-def constant_failures(model: ir.Model) -> tuple[str, ...]:
-    """A sentence for each constant that holds NaN, which no output need show: a runtime may make
-    an integer of it."""
-    broken = []
-    for name, value in model.graph.initializers.items():
-        tensor = value.const_value
-        if tensor is not None and value.dtype in FLOATS and np.isnan(tensor.numpy()).any():
-            broken.append(f"constant {name} holds NaN")
-    return tuple(broken)
+def error_failures(
+    name: str, expected: NDArray[Any], found: NDArray[Any], errors: Errors, tolerances: Tolerances
+) -> tuple[str, ...]:
+    """What is wrong with one output, whose errors were measured; a sentence, or none."""
+    if found.shape != expected.shape:
+        shapes = f"{list(found.shape)}, expected {list(expected.shape)}"
+        return (f"{name} has shape {shapes}",)
+    if not found.size:
+        return (f"{name} holds nothing to compare: its shape is {list(found.shape)}",)
+    error, allowed = errors.held_to(tolerances)
+    if error <= allowed:
+        return ()
+    of_length = " of its length" if tolerances.measure == "l2" else ""
+    return (f"{name} differs by {error:.3g}{of_length}, more than {allowed:.3g} allows",)
+
+
+def largest_error(expected: NDArray[Any], found: NDArray[Any]) -> float:
+    """The largest difference of any two arrays, relative to the largest value, at least to one.
+
+    Infinite where shapes, types or what is no finite number differ, and of anything but floats
+    unless they are equal.
+    """
+    if expected.shape != found.shape or expected.dtype != found.dtype:
+        return float("inf")
+    floats = expected.dtype.kind == "f"
+    if np.array_equal(expected, found, equal_nan=floats):
+        return 0.0
+    finite = np.isfinite(expected) if floats else np.zeros(expected.shape, dtype=bool)
+    if not np.array_equal(expected[~finite], found[~finite], equal_nan=floats):
+        return float("inf")
+    relative = measure_errors(expected[finite], found[finite]).relative
+    return relative if np.isfinite(relative) else float("inf")
+
+
+def relative_error(
+    expected: NDArray[Any], found: NDArray[Any], batch: int, *, scores: bool = False
+) -> float:
+    """Length of the worst image's difference relative to that of its sound value.
+
+    scores: what a Softmax takes. It makes factors of differences, so these count as they are where
+    scores are below one: a row of small ones would show more rounding than the Softmax passes on.
+
+    Infinite where shapes differ, or a number is missing or infinite on one side alone. Infinities,
+    and scores that pin a class token above all others, must agree and are left out: beside them
+    nothing else would show.
+    """
+    if expected.shape != found.shape:
+        return float("inf")
+    rows = batch if expected.ndim and expected.shape[0] % batch == 0 else 1
+    theirs = expected.astype(np.float64).reshape(rows, -1)
+    ours = found.astype(np.float64).reshape(rows, -1)
+    plain = np.abs(theirs) < PINNED
+    if not np.isclose(ours[~plain], theirs[~plain], rtol=0.01, equal_nan=True).all():
+        return float("inf")
+    theirs, ours = np.where(plain, theirs, 0.0), np.where(plain, ours, 0.0)
+    if not np.isfinite(ours).all():
+        return float("inf")
+    least = math.sqrt(theirs.shape[1]) if scores else 0.0
+    away = relative_lengths(theirs, ours, max(least, usual_length(theirs)))
+    return float(away.max(initial=0.0))
 
 
 def relative_lengths(
@@ -97,32 +153,40 @@ def relative_lengths(
 ) -> NDArray[np.float64]:
     """Per row ||found - expected|| / ||expected||, both (R, ...) of one shape: (R,).
 
-    A row is taken to be at least as long as they are in the middle, so that one that happens to be
-    near zero is not measured by its own rounding, and at least ``least`` long.
+    A row is taken to be at least ``least`` long.
     """
-    theirs = expected.reshape(len(expected), -1).astype(np.float64)
-    ours = found.reshape(len(found), -1).astype(np.float64)
-    lengths = np.linalg.norm(theirs, axis=1)
+    theirs, ours = _rows(expected), _rows(found)
     away = np.linalg.norm(ours - theirs, axis=1)
-    least = max(least, float(np.median(lengths)), np.finfo(np.float64).tiny)
-    return np.asarray(away / np.maximum(lengths, least))
+    return np.asarray(away / np.maximum(np.linalg.norm(theirs, axis=1), max(least, TINY)))
+
+
+def usual_length(expected: NDArray[Any]) -> float:
+    """The median length of a row (R, ...): one that happens to be near zero, and is taken to be as
+    long, is not measured by its own rounding."""
+    return float(np.median(np.linalg.norm(_rows(expected), axis=1)))
+
+
+def cosines(expected: NDArray[Any], found: NDArray[Any]) -> NDArray[np.float64]:
+    """Per row the cosine of the angle between both, (R, ...) of one shape: (R,); 1 of two zeros."""
+    theirs, ours = _rows(expected), _rows(found)
+    lengths = np.linalg.norm(theirs, axis=1) * np.linalg.norm(ours, axis=1)
+    cosine = (theirs * ours).sum(axis=1) / np.maximum(lengths, TINY)
+    cosine[(lengths == 0) & (theirs == ours).all(axis=1)] = 1.0
+    return np.asarray(cosine)
 
 
 def judge_agreement(expected: NDArray[np.float32], found: NDArray[Any]) -> Agreement | None:
     """What a user gets of one output (P, ...), beside PyTorch's; None where shapes differ."""
     if found.shape != expected.shape:
         return None
-    theirs = expected.reshape(len(expected), -1).astype(np.float64)
-    ours = found.reshape(len(found), -1).astype(np.float64)
-    lengths = np.linalg.norm(theirs, axis=1) * np.linalg.norm(ours, axis=1)
-    cosines = (theirs * ours).sum(axis=1) / np.maximum(lengths, np.finfo(np.float64).tiny)
-    cosines[(lengths == 0) & (theirs == ours).all(axis=1)] = 1.0
+    theirs, ours = _rows(expected), _rows(found)
+    near = cosines(theirs, ours)
     classes = expected.shape[1] if expected.ndim == 2 else 0
     apart = divergences(theirs, ours) if classes > 1 else None
-    best = theirs.argmax(axis=1)
+    best = best_classes(theirs)
     return Agreement(
-        cosine=float(cosines.min()),
-        mean_cosine=float(cosines.mean()),
+        cosine=float(near.min()),
+        mean_cosine=float(near.mean()),
         top1=hits(ours, best, 1) if classes > 1 else None,
         top5=hits(ours, best, TOP) if classes > TOP else None,
         kl=None if apart is None else float(apart.mean()),
@@ -130,10 +194,20 @@ def judge_agreement(expected: NDArray[np.float32], found: NDArray[Any]) -> Agree
     )
 
 
+def best_classes(logits: NDArray[Any]) -> NDArray[np.int64]:
+    """The best class of each row of logits (B, classes): int64 (B,); of equals the lower one."""
+    return np.asarray(logits.argmax(axis=1))
+
+
+def share_of(classes: NDArray[np.int64], expected: NDArray[np.int64]) -> float:
+    """Share of images whose class is the one expected, both int64 (B,)."""
+    return float((classes == expected).mean())
+
+
 def hits(logits: NDArray[Any], classes: NDArray[np.int64], among: int) -> float:
     """Share of rows of logits (B, classes) with the class (B,) given among so many best ones.
 
-    Of equal logits the lower class comes first, as `argmax` has it.
+    Of equal logits the lower class comes first, as `best_classes` has it.
     """
     order = np.argsort(-logits, axis=1, kind="stable")[:, :among]
     return float((order == classes[:, None]).any(axis=1).mean())
@@ -149,3 +223,8 @@ def divergences(theirs: NDArray[np.float64], ours: NDArray[np.float64]) -> NDArr
 def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     shifted = logits - logits.max(axis=1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+
+
+def _rows(values: NDArray[Any]) -> NDArray[np.float64]:
+    """(R, ...) as float64 (R, values)."""
+    return np.asarray(values.reshape(len(values), -1).astype(np.float64))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dynexport.formats.onnx_file import Exported
-from dynexport.formats.reference import ReferenceBundle
+if TYPE_CHECKING:
+    from dynexport.formats.onnx_file import Exported
+    from dynexport.formats.reference import ReferenceBundle
 
 Kept = tuple[NDArray[np.int64], ...]
 """Per stage the positions kept, (B, K)."""

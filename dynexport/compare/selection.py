@@ -6,37 +6,41 @@ Candidate and PyTorch are compared stage by stage under one and the same choice 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dynexport.compare.numbers import PINNED
 from dynexport.compare.original import Kept
 from dynexport.compare.tolerances import Tolerances
 from dynexport.formats.metadata import Metadata
 
-PINNED = 1e20
-"""A score above it is no predictor's: it keeps a class token in front."""
-
 
 @dataclass(frozen=True)
-class StageOverlap:
-    """Kept sets of one pruning stage, over all images.
+class StageChoice:
+    """What one pruning stage keeps, beside PyTorch, over all images.
 
     overlap       mean share of kept tokens both chose, from the same tokens
-    free_overlap  the same where each went on with its own choice at the stages before
     ties, faults  tokens swapped inside and outside the margin of rounding
-    misranked     choices that are not the best of the candidate's own scores
     inversion     how far apart, in PyTorch, two tokens score at most that the candidate ranks the
                   other way round, relative to the largest score (but at least to one)
     """
 
     overlap: float
-    free_overlap: float
     ties: int
     faults: int
-    misranked: int
     inversion: float
+
+
+def judge_stage(
+    scores: NDArray[np.float32], own: NDArray[np.float64], kept: NDArray[np.int64], margin: float
+) -> StageChoice:
+    """PyTorch's scores and the candidate's own, (R, positions), and what it keeps, (R, K)."""
+    overlap, ties, faults = judge_selection(scores, kept, margin)
+    return StageChoice(overlap, ties, faults, largest_inversion(scores, own))
 
 
 def judge_selection(
@@ -76,7 +80,7 @@ def _judge_row(
 
 
 def largest_inversion(scores: NDArray[np.float32], own: NDArray[np.float64]) -> float:
-    """Of PyTorch's scores and the candidate's own, both (R, positions): see `StageOverlap`.
+    """Of PyTorch's scores and the candidate's own, both (R, positions): see `StageChoice`.
 
     Only order counts, so the candidate's may be on another scale. It sees what moves scores but
     happens to swap nothing at the cut. Infinite where the candidate's are no numbers.
@@ -159,25 +163,46 @@ def best_of_own(
     return np.asarray(inside & sound & (chosen.shape[1] == count))
 
 
-def selection_failures(
-    stages: tuple[StageOverlap, ...], mistold: tuple[int, ...], tolerances: Tolerances
-) -> tuple[str, ...]:
-    """What is wrong with them, a sentence each; ``mistold``: stages, counted from 1, of which an
-    output says something else than they keep."""
-    failures = [f"output kept_{stage - 1} is not what stage {stage} keeps" for stage in mistold]
-    for number, stage in enumerate(stages, start=1):
-        if stage.misranked:
-            failures.append(
-                f"stage {number} does not keep the best of its own scores ({stage.misranked} times)"
-            )
-        if stage.faults:
-            failures.append(
-                f"stage {number} swapped {stage.faults} tokens that rounding does not explain "
-                f"(overlap {stage.overlap:.1%})"
-            )
-        elif stage.inversion > tolerances.ranking:
-            failures.append(
-                f"stage {number} ranks tokens the other way round that score {stage.inversion:.2g} "
-                f"of the largest apart, more than {tolerances.ranking:.2g} allows"
-            )
-    return tuple(failures)
+def choice_failures(number: int, stage: StageChoice, tolerances: Tolerances) -> tuple[str, ...]:
+    """What is wrong with a stage's choice, counted from 1; a sentence, or none."""
+    if stage.faults:
+        return (
+            f"stage {number} swapped {stage.faults} tokens that rounding does not explain "
+            f"(overlap {stage.overlap:.1%})",
+        )
+    if stage.inversion > tolerances.ranking:
+        return (
+            f"stage {number} ranks tokens the other way round that score {stage.inversion:.2g} "
+            f"of the largest apart, more than {tolerances.ranking:.2g} allows",
+        )
+    return ()
+
+
+def gap_at_cut(scores: NDArray[np.generic], kept: NDArray[np.int64]) -> float:
+    """How far the worst token kept, of (R, K), scores under the K-th best of (R, positions)."""
+    cut = np.sort(scores, axis=1)[:, -kept.shape[1]]
+    return float((cut - np.take_along_axis(scores, kept, axis=1).min(axis=1)).max())
+
+
+def tied_rows(
+    scores: Sequence[NDArray[Any]],
+    theirs: Sequence[NDArray[np.int64]],
+    ours: Sequence[NDArray[np.int64]],
+    margin: float,
+) -> NDArray[np.bool_]:
+    """Rows (R,) where the first choice ordered otherwise is of scores within the margin.
+
+    For each choice what it ranks (R, N), and both orders (R, K). What comes after it, in such a
+    row, is no evidence of a fault.
+    """
+    tied = np.zeros(len(scores[0]), dtype=bool)
+    decided = np.zeros_like(tied)
+    for ranked, first, second in zip(scores, theirs, ours, strict=True):
+        exact = np.asarray(ranked, dtype=np.float64)
+        scale = np.maximum(1.0, np.abs(exact).max(axis=1, keepdims=True))
+        there, here = (np.take_along_axis(exact, order, axis=1) for order in (first, second))
+        near = (np.abs(there - here) <= margin * scale).all(axis=1)
+        differs = (first != second).any(axis=1) & ~decided
+        tied |= differs & near
+        decided |= differs
+    return tied

@@ -39,7 +39,7 @@ from dynexport.runtimes.tensorrt.builder import require_buildable
 from dynexport.runtimes.tensorrt.limits import top_k_warnings
 from dynexport.runtimes.tensorrt.options import BuildOptions
 from dynexport.schedule import KeepSchedule, parse_ratios, schedule_from_base
-from dynexport.verify import Verification, compare
+from dynexport.verify import Verification, verify_artifact
 
 if TYPE_CHECKING:
     from dynexport.models import Config, Family, SparseModel
@@ -189,7 +189,7 @@ def convert(
         bundle.save(bundle_draft)
         artifact = onnx_artifact(onnx_draft, exported.graph, exported.metadata)
         original = describe_original(lean, spec)
-        outcome = compare(artifact, bundle, str(beside), original=original)
+        outcome = verify_artifact(artifact, bundle, str(beside), original=original)
         outcome = dataclasses.replace(outcome, model=str(onnx_file))
         outcome.require_passed()
     built = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,8 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from dynexport.compare.numbers import largest_error
+from dynexport.compare.selection import tied_rows
 from dynexport.compare.tolerances import Tolerances
 from dynexport.errors import ModelFileError
 from dynexport.formats.onnx_file import read_model, to_bytes
@@ -163,66 +165,53 @@ def make_comparison(
             return Comparison(float("inf"), sum(map(len, batches)), 0, str(error))
         errors, ties, images = [0.0], 0, 0
         for fed, want, got in zip(batches, expected, found, strict=True):
+            alike = np.ones(len(fed), dtype=bool)
+            if _error(want, got, outputs, alike):
+                alike = ~_tied(want, got, choices, len(fed), limits.tie_margin)
             images += len(fed)
-            tied = _tied(want, got, choices, limits) if _error(want, got, outputs) else None
-            tied = np.zeros(len(fed), dtype=bool) if tied is None else tied
-            ties += int(tied.sum())
-            errors.append(_error(want, got, outputs, ~tied))
+            ties += int((~alike).sum())
+            errors.append(_error(want, got, outputs, alike))
         return Comparison(max(errors), images, ties)
 
     return compare
 
 
 def _error(
-    want: dict[str, NDArray[np.generic]],
-    got: dict[str, NDArray[np.generic]],
+    want: Mapping[str, NDArray[np.generic]],
+    got: Mapping[str, NDArray[np.generic]],
     outputs: Sequence[str],
-    images: NDArray[np.bool_] | None = None,
+    alike: NDArray[np.bool_],
 ) -> float:
-    """The largest difference over all outputs, on some images where they are told apart; infinite
-    where shapes, or what is finite, differ."""
+    """The largest error over all outputs, on the images (B,) ranked alike where they are told
+    apart."""
     worst = 0.0
     for name in outputs:
         first, second = np.asarray(want[name]), np.asarray(got[name])
-        if first.shape != second.shape or first.dtype != second.dtype:
-            return float("inf")
-        if images is not None and first.ndim and len(first) == len(images):
-            first, second = first[images], second[images]
-        if np.array_equal(first, second, equal_nan=first.dtype.kind == "f"):
-            continue
-        a, b = first.astype(np.float64), second.astype(np.float64)
-        finite = np.isfinite(a)
-        if first.dtype.kind != "f" or np.any(finite != np.isfinite(b)):
-            return float("inf")
-        scale = max(1.0, float(np.abs(a[finite]).max(initial=0.0)))
-        worst = max(worst, float(np.abs(a - b)[finite].max(initial=0.0)) / scale)
+        if first.shape == second.shape and first.ndim and len(first) == len(alike):
+            first, second = first[alike], second[alike]
+        worst = max(worst, largest_error(first, second))
     return worst
 
 
 def _tied(
-    want: dict[str, NDArray[np.generic]],
-    got: dict[str, NDArray[np.generic]],
+    want: Mapping[str, NDArray[np.generic]],
+    got: Mapping[str, NDArray[np.generic]],
     choices: Sequence[Choice],
-    limits: Tolerances,
-) -> NDArray[np.bool_] | None:
-    """Images whose rows a graph first orders otherwise where scores lie within rounding."""
-    tied: NDArray[np.bool_] | None = None
-    decided: NDArray[np.bool_] | None = None
+    count: int,
+    margin: float,
+) -> NDArray[np.bool_]:
+    """Images (B,), ``count`` of them, whose rows a graph first orders otherwise where scores lie
+    within rounding; of choices that both tell of."""
+    scores, theirs, ours = [], [], []
     for choice in choices:
         if choice.order not in got or choice.order not in want:
             continue
-        scores = np.asarray(want[choice.scores], dtype=np.float64)
         second = np.asarray(got[choice.order]).astype(np.int64)
         first = np.asarray(want[choice.order]).astype(np.int64)[:, : second.shape[1]]
-        if first.shape != second.shape:
-            continue
-        if tied is None or decided is None:
-            tied = np.zeros(len(first), dtype=bool)
-            decided = np.zeros(len(first), dtype=bool)
-        scale = np.maximum(1.0, np.abs(scores).max(axis=1, keepdims=True))
-        ranked = [np.take_along_axis(scores, order, axis=1) for order in (first, second)]
-        near = (np.abs(ranked[0] - ranked[1]) <= limits.tie_margin * scale).all(axis=1)
-        differs = (first != second).any(axis=1) & ~decided
-        tied |= differs & near
-        decided |= differs
-    return tied
+        if first.shape == second.shape:
+            scores.append(np.asarray(want[choice.scores]))
+            theirs.append(first)
+            ours.append(second)
+    if not scores:
+        return np.zeros(count, dtype=bool)
+    return tied_rows(scores, theirs, ours, margin)

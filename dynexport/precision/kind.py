@@ -63,7 +63,7 @@ class Job:
 
     def batches(self) -> Iterable[NDArray[np.float32]]:
         """Images, or the pictures, float32 (B, 3, H, W), in batches that the graph takes."""
-        from dynexport.calibration.trial import batch_size
+        from dynexport.calibration.running import batch_size
 
         size = batch_size(self.metadata)
         if self.images is not None:

@@ -18,6 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from dynexport.compare.numbers import measure_errors
+from dynexport.compare.selection import gap_at_cut
 from dynexport.errors import ScheduleError, VerificationError
 from dynexport.models import KeepAll, SparseModel
 from dynexport.schedule import KeepSchedule, align_counts, format_ratios
@@ -87,16 +89,16 @@ def oracle(
 
 def rewrite(model: SparseModel, keep: KeepSchedule | None) -> SparseModel:
     """A copy of a training form in inference form, keeping ``keep``; None drops nothing."""
-    lean = oracle(copy.deepcopy(model), keep)
-    for name, _ in reversed(list(lean.named_modules())):  # inner modules before outer ones
-        module: Any = lean.get_submodule(name)
+    inference = oracle(copy.deepcopy(model), keep)
+    for name, _ in reversed(list(inference.named_modules())):  # inner modules before outer ones
+        module: Any = inference.get_submodule(name)
         if not hasattr(module, "inference_form"):
             continue
         if name:
-            lean.set_submodule(name, module.inference_form())
+            inference.set_submodule(name, module.inference_form())
         else:
-            lean = module.inference_form()
-    return lean.requires_grad_(False)
+            inference = module.inference_form()
+    return inference.requires_grad_(False)
 
 
 def takes_replay(inference: SparseModel) -> bool:
@@ -131,30 +133,34 @@ def prove(
     images = torch.as_tensor(images)
     ours = inference(images)
     theirs = oracle(model, keep, replay=ours.tokens.kept if keep else None)(images)
-    pairs = [(value, theirs.outputs[name]) for name, value in ours.outputs.items()]
-    error = torch.stack([(found - expected).abs().max() for found, expected in pairs]).max().item()
-    scale = torch.stack([expected.abs().max() for _, expected in pairs]).max().item()
-    gaps = tuple(
-        _gap_at_cut(scores, kept)
-        for scores, kept in zip(theirs.tokens.scores, ours.tokens.kept, strict=True)
+    errors = [
+        measure_errors(theirs.outputs[name].numpy(), found.numpy())
+        for name, found in ours.outputs.items()
+    ]
+    stages = zip(theirs.tokens.scores, ours.tokens.kept, strict=True)
+    proof = Proof(
+        images=len(images),
+        max_abs_error=max(error.max_abs for error in errors),
+        scale=max(error.scale for error in errors),
+        outputs={name: tuple(value.shape[1:]) for name, value in ours.outputs.items()},
+        selection_gap=tuple(gap_at_cut(scores.numpy(), kept.numpy()) for scores, kept in stages),
     )
+    _require_proved(proof)
+    return proof
+
+
+def _require_proved(proof: Proof) -> None:
+    """VerificationError where more than rounding changed."""
+    error, scale = proof.max_abs_error, proof.scale
     if not error <= TOLERANCE * max(1.0, scale):
         raise VerificationError(
             f"the rewritten model differs from its training form by {error:.3g} on outputs up to "
             f"{scale:.3g}, more than {TOLERANCE:g} of that: nothing was exported"
         )
-    for stage, gap in enumerate(gaps, start=1):
+    for stage, gap in enumerate(proof.selection_gap, start=1):
         if not gap <= TOLERANCE:
             raise VerificationError(
                 f"stage {stage} of the rewritten model kept a token whose log-probability lies "
                 f"{gap:.3g} below the training form's cut, more than rounding explains "
                 f"({TOLERANCE:g}): nothing was exported"
             )
-    shapes = {name: tuple(value.shape[1:]) for name, value in ours.outputs.items()}
-    return Proof(len(images), error, scale, shapes, gaps)
-
-
-def _gap_at_cut(scores: Tensor, kept: Tensor) -> float:
-    """By how much the worst kept token scores under the k-th best; scores (B, N), kept (B, K)."""
-    cut = scores.topk(kept.shape[1], dim=1).values[:, -1]
-    return (cut - scores.gather(1, kept).amin(dim=1)).max().item()

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynexport.compare.numbers import Errors
-from dynexport.compare.tolerances import Tolerances
 from dynexport.errors import MissingExtraError
 from dynexport.report import charts, sweeps
 from dynexport.report.facts import Report
@@ -52,7 +50,6 @@ def load_template() -> Template:
         "told_number": write_number,
         "number": environment.filters["number"],
         "count": environment.filters["count"],
-        "told_error": told_error,
         "told_verdict": told_verdict,
         "told_gain": told_gain,
     }
@@ -145,13 +142,6 @@ def write_prose(text: str) -> Any:
     from markupsafe import Markup, escape
 
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
-
-
-def told_error(errors: Errors, tolerances: Tolerances) -> tuple[float, float]:
-    """What is measured of an output, and how much of it is allowed."""
-    if tolerances.measure == "l2":
-        return errors.l2, tolerances.outputs
-    return errors.max_abs, tolerances.outputs * max(1.0, errors.scale)
 
 
 def told_verdict(report: Report) -> str:

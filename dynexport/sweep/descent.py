@@ -14,13 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dynexport.compare.numbers import divergences
+from dynexport.compare.numbers import best_classes, divergences, share_of
 from dynexport.conversion import OpenedCheckpoint, describe_export
 from dynexport.errors import InputError, VerificationError
 from dynexport.formats.metadata import Batch
 from dynexport.schedule import KeepSchedule
 from dynexport.sweep.inputs import Pictures
-from dynexport.sweep.measure import answer_densely, answer_in_pytorch, share_of
+from dynexport.sweep.measure import answer_densely, answer_in_pytorch
 from dynexport.sweep.ratios import ratios_of
 
 Counts = tuple[int, ...]
@@ -226,7 +226,7 @@ def judge_schedules(opened: OpenedCheckpoint, pictures: Pictures) -> Callable[[C
             keep_counts=counts,
             macs=macs(counts),
             divergence=float(divergences(dense, answers).mean()),
-            agreement=share_of(answers.argmax(axis=1), dense.argmax(axis=1)),
+            agreement=share_of(best_classes(answers), best_classes(dense)),
         )
 
     return judge

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from dynexport.artifact import find_artifact
 from dynexport.bench import bench_model
+from dynexport.compare.numbers import best_classes, share_of
 from dynexport.conversion import OpenedCheckpoint, convert
 from dynexport.formats.metadata import Batch
 from dynexport.formats.onnx_file import read_metadata, read_model, to_bytes
@@ -135,17 +136,12 @@ def judge_file(made: Made, backend: str, pictures: Pictures, dense: NDArray[np.i
     with artifact.open() as runner:
         for images in pictures.batches(size):
             logits = runner.run(fill_batch(images, size))["logits"][: len(images)]
-            found.append(logits.astype(np.float64).argmax(axis=1))
+            found.append(best_classes(logits))
     classes, labels = np.concatenate(found), pictures.labels
     return Quality(
         agreement=share_of(classes, dense),
         accuracy=None if labels is None else share_of(classes, labels),
     )
-
-
-def share_of(classes: NDArray[np.int64], expected: NDArray[np.int64]) -> float:
-    """Share of images whose class is the one expected, both int64 (count,)."""
-    return float((classes == expected).mean())
 
 
 def time_file(made: Made, rig: Rig) -> Latency:

@@ -13,6 +13,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
+from dynexport.compare.numbers import best_classes, share_of
 from dynexport.conversion import OpenedCheckpoint
 from dynexport.errors import DynexportError, InputError
 from dynexport.files import name_checkpoint, save
@@ -29,7 +30,6 @@ from dynexport.sweep.measure import (
     keep_file,
     make_at_batch,
     make_file,
-    share_of,
     time_file,
 )
 from dynexport.sweep.plan import DENSE, SweepPlan, describe_sweep, plan_sweep
@@ -128,7 +128,7 @@ def _dense_classes(path: Path, opened: OpenedCheckpoint, pictures: Pictures) -> 
             return classes
     except (OSError, *DAMAGED_NPZ):
         pass
-    classes = answer_densely(opened, pictures).argmax(axis=1)
+    classes = best_classes(answer_densely(opened, pictures))
     content = io.BytesIO()
     np.savez(content, classes=classes)
     save(path, content.getvalue())

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from dynexport.compare.numbers import best_classes
 from dynexport.conversion import OpenedCheckpoint
 from dynexport.errors import InputError, VerificationError
 from dynexport.files import name_checkpoint, require_kept, require_writable, save
@@ -112,7 +113,7 @@ def search_schedule(
     opened = open_checkpoint(recipe)
     pictures = open_pictures(data, data_images, opened.config)
     on_step(f"ask the dense model for the classes of {pictures.source}")
-    dense = answer_densely(opened, pictures).argmax(axis=1)
+    dense = best_classes(answer_densely(opened, pictures))
     job = SearchJob(recipe, kind, batch, data, rig, pictures, dense, on_step, on_warning)
     way = _open_way(job, opened, step)
     point, trials, measured = _find_point(job, way, criterion, target)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dynexport.compare.numbers import share_of
 from dynexport.precision import Precision
 from dynexport.progress import OnStep
 from dynexport.sweep.descent import Point
@@ -20,7 +21,6 @@ from dynexport.sweep.measure import (
     Quality,
     judge_file,
     make_file,
-    share_of,
     time_file,
 )
 

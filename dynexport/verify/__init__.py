@@ -25,7 +25,7 @@ from dynexport.files import existing_file
 from dynexport.precision import choose_tolerances
 from dynexport.progress import OnStep, silent
 from dynexport.pytorch import require_convert_extras
-from dynexport.verify.comparing import compare, open_data, verify
+from dynexport.verify.comparing import open_data, verify, verify_artifact
 from dynexport.verify.outcome import Verification
 
 __all__ = [
@@ -34,9 +34,9 @@ __all__ = [
     "Tolerances",
     "Verification",
     "choose_tolerances",
-    "compare",
     "open_data",
     "verify",
+    "verify_artifact",
     "verify_model",
 ]
 
@@ -104,7 +104,7 @@ def verify_model(
 
     metadata = artifact.require_metadata()
     original = open_original(Path(checkpoint), metadata, path, plugins)
-    return compare(
+    return verify_artifact(
         artifact,
         original.answer(reference_images(path, metadata)),
         str(checkpoint),

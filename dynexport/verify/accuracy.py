@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynexport.artifact import Artifact
-from dynexport.compare.numbers import TOP, Agreement, hits
+from dynexport.compare.numbers import TOP, Agreement, best_classes, hits
 from dynexport.compare.original import Original
 from dynexport.compare.tolerances import Tolerances
 from dynexport.errors import ImageError, InputError
@@ -91,7 +91,7 @@ def measure_accuracy(
         top5=_share(logits, labels, TOP),
         pytorch_top1=_share(expected, labels, 1),
         pytorch_top5=_share(expected, labels, TOP),
-        agreement=None if expected is None else hits(logits, expected.argmax(axis=1), 1),
+        agreement=None if expected is None else hits(logits, best_classes(expected), 1),
     )
 
 

@@ -15,8 +15,8 @@ from dynexport.formats.metadata import Metadata
 from dynexport.formats.reference import ReferenceBundle
 from dynexport.runtimes import NO_INPUTS, Further, Runner
 
-Answers = dict[str, NDArray[np.generic]]
-"""Outputs by name, a row for every image of every batch."""
+Outputs = dict[str, NDArray[np.generic]]
+"""By name, a row for every image of every batch."""
 
 
 Feed = Callable[[NDArray[np.int64]], Further]
@@ -24,11 +24,13 @@ Feed = Callable[[NDArray[np.int64]], Further]
 
 
 @dataclass(frozen=True, eq=False)
-class Trial:
+class VerifyPlan:
     """What is compared with what, and on which images.
 
-    images   float32 (P, 3, H, W), those of the bundle
-    batches  which of them go into each batch, as `plan_batches` has it
+    artifact, metadata  the candidate, and what its file says of itself
+    bundle              PyTorch's answers
+    images              float32 (P, 3, H, W), those of the bundle
+    batches             which of them go into each batch, as `plan_batches` has it
     """
 
     artifact: Artifact
@@ -47,6 +49,14 @@ class Trial:
         """The rows of each batch."""
         ends = np.cumsum([len(batch) for batch in self.batches]).tolist()
         return tuple(slice(a, b) for a, b in zip([0, *ends[:-1]], ends, strict=True))
+
+
+def plan_verification(artifact: Artifact, bundle: ReferenceBundle) -> VerifyPlan:
+    """The bundle's images, dealt out to batches of every size worth running."""
+    metadata = artifact.require_metadata()
+    images = bundle.inputs(metadata.preprocessing)
+    batches = plan_batches(len(images), artifact.sizes, artifact.optimal)
+    return VerifyPlan(artifact, metadata, bundle, images, batches)
 
 
 def plan_batches(count: int, sizes: Sequence[int], optimal: int) -> tuple[NDArray[np.int64], ...]:
@@ -77,25 +87,25 @@ def run_batches(
     images: NDArray[np.float32],
     batches: Sequence[NDArray[np.int64]],
     feed: Feed = feed_nothing,
-) -> Answers:
+) -> Outputs:
     """Outputs of all batches; ``feed`` tells what else a batch is fed."""
-    answers: dict[str, list[NDArray[np.generic]]] = {}
+    parts: dict[str, list[NDArray[np.generic]]] = {}
     for rows in batches:
         given = np.ascontiguousarray(images[rows])
         for name, values in runner.run(given, feed(rows)).items():
-            answers.setdefault(name, []).append(np.atleast_1d(values))
-    return {name: np.concatenate(parts) for name, parts in answers.items()}
+            parts.setdefault(name, []).append(np.atleast_1d(values))
+    return {name: np.concatenate(values) for name, values in parts.items()}
 
 
-def require_outputs(answers: Answers, expected: Mapping[str, object], count: int) -> None:
+def require_outputs(outputs: Outputs, expected: Mapping[str, object], count: int) -> None:
     """ModelFileError unless all outputs that PyTorch has are there, for each of ``count`` rows."""
-    missing = [name for name in expected if name not in answers]
+    missing = [name for name in expected if name not in outputs]
     if missing:
         raise ModelFileError(
             f"the model gives no output {missing[0]!r}, which PyTorch's answers hold: it gives "
-            f"{', '.join(answers)}; convert the checkpoint again"
+            f"{', '.join(outputs)}; convert the checkpoint again"
         )
-    for name, values in answers.items():
+    for name, values in outputs.items():
         if len(values) != count:
             raise ModelFileError(
                 f"the model gives {len(values)} rows of {name!r} for {count} images, expected one "

@@ -10,21 +10,20 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from dynexport.compare.numbers import FLOATS, relative_lengths
-from dynexport.compare.selection import PINNED
+from dynexport.compare.numbers import relative_error
 from dynexport.compare.tolerances import Tolerances
 from dynexport.formats.onnx_file import Exported, to_bytes
 from dynexport.graph.probe import with_outputs
 from dynexport.graph.replay import replay_selection
 from dynexport.runtimes import open_runner
-from dynexport.verify.batches import Feed, Trial, feed_nothing, run_batches
+from dynexport.verify.batches import Feed, VerifyPlan, feed_nothing, run_batches
 from dynexport.verify.replay import feed_choice
+from dynexport.verify.structure import FLOATS
 
 JUMP = 3.0
 """A node departs where it multiplies the error of what it is given by more: sound ones pass it on
@@ -76,41 +75,41 @@ class Bisection:
 
 
 def bisect(
-    trial: Trial, sound: Exported, batch: NDArray[np.int64], tolerances: Tolerances
+    plan: VerifyPlan, sound: Exported, batch: NDArray[np.int64], tolerances: Tolerances
 ) -> Bisection:
     """Compare all values that the candidate and a sound graph share, on one batch of images (B,).
 
     They are fetched in as many runs as keep to `AT_ONCE`.
     """
-    candidate, reference = trial.artifact.graph.clone(), sound.graph.clone()
+    candidate, reference = plan.artifact.graph.clone(), sound.graph.clone()
     feeds: list[Feed] = [feed_nothing, feed_nothing]
-    if trial.metadata.keep_counts:
-        both = ((reference, sound.metadata), (candidate, trial.metadata))
-        feeds = [feed_choice(trial, replay_selection(*pair)) for pair in both]
-    smoothed = (trial.metadata.precision.get("int8") or {}).get("smoothed", ())
-    makers = _common_values(reference, candidate, smoothed)
+    if plan.metadata.keep_counts:
+        both = ((reference, sound.metadata), (candidate, plan.metadata))
+        feeds = [feed_choice(plan, replay_selection(*pair)) for pair in both]
+    smoothed = (plan.metadata.precision.get("int8") or {}).get("smoothed", ())
+    producers = _common_values(reference, candidate, smoothed)
     errors: dict[str, float] = {}
-    for names in _chunks(makers, len(batch)):
+    for names in _chunks(producers, len(batch)):
         with open_runner("onnxruntime", to_bytes(with_outputs(reference, names))) as runner:
-            expected = run_batches(runner, trial.images, [batch], feeds[0])
-        with trial.artifact.open_probe(with_outputs(candidate, names)) as runner:
-            found = run_batches(runner, trial.images, [batch], feeds[1])
+            expected = run_batches(runner, plan.images, [batch], feeds[0])
+        with plan.artifact.open_probe(with_outputs(candidate, names)) as runner:
+            found = run_batches(runner, plan.images, [batch], feeds[1])
         for name in names:
-            scores = _are_scores(makers[name])
+            scores = _are_scores(producers[name])
             errors[name] = relative_error(expected[name], found[name], len(batch), scores=scores)
-    return find_departure(makers, errors, tolerances.outputs)
+    return find_departure(producers, errors, tolerances.outputs)
 
 
 def find_departure(
-    makers: Mapping[str, ir.Node], errors: Mapping[str, float], tolerance: float
+    producers: Mapping[str, ir.Node], errors: Mapping[str, float], tolerance: float
 ) -> Bisection:
     """The first value, in the order of the sound graph, that differs by more than ``tolerance``
     and `JUMP` times what it was computed from; failing that, the first beyond the tolerance.
 
-    makers: the node of each value compared, in order; errors: of each value.
+    producers: the node of each value compared, in order; errors: of each value.
     """
     differing: list[Departure] = []
-    for name, node in makers.items():
+    for name, node in producers.items():
         if not errors[name] <= tolerance:
             before = _error_before(node, errors)
             differing.append(Departure(str(node.name), node.op_type, name, errors[name], before))
@@ -118,45 +117,18 @@ def find_departure(
     first = next(iter(sudden or differing), None)
     place = 0 if first is None else differing.index(first) + 1
     following = tuple(differing[place : place + FOLLOWING])
-    return Bisection(len(makers), tolerance, first, bool(sudden), following)
+    return Bisection(len(producers), tolerance, first, bool(sudden), following)
 
 
 def _error_before(node: ir.Node, errors: Mapping[str, float]) -> float:
     """The largest error among the values that a node's outcome was computed from, `BACK` of them
     back. Constants and inputs have none."""
-    worst, makers = 0.0, {node}
+    worst, producers = 0.0, {node}
     for _ in range(BACK):
-        given = [value for maker in makers for value in maker.inputs if value is not None]
+        given = [value for one in producers for value in one.inputs if value is not None]
         worst = max([worst, *(errors.get(str(value.name), 0.0) for value in given)])
-        makers = {maker for value in given if (maker := value.producer()) is not None}
+        producers = {one for value in given if (one := value.producer()) is not None}
     return worst
-
-
-def relative_error(
-    expected: NDArray[Any], found: NDArray[Any], batch: int, *, scores: bool = False
-) -> float:
-    """Length of the worst image's difference relative to that of its sound value.
-
-    scores: what a Softmax takes. It makes factors of differences, so these count as they are where
-    scores are below one: a row of small ones would show more rounding than the Softmax passes on.
-
-    Infinite where shapes differ, or a number is missing or infinite on one side alone. Infinities,
-    and scores that pin a class token above all others, must agree and are left out: beside them
-    nothing else would show.
-    """
-    if expected.shape != found.shape:
-        return float("inf")
-    rows = batch if expected.ndim and expected.shape[0] % batch == 0 else 1
-    theirs = expected.astype(np.float64).reshape(rows, -1)
-    ours = found.astype(np.float64).reshape(rows, -1)
-    plain = np.abs(theirs) < PINNED
-    if not np.isclose(ours[~plain], theirs[~plain], rtol=0.01, equal_nan=True).all():
-        return float("inf")
-    theirs, ours = np.where(plain, theirs, 0.0), np.where(plain, ours, 0.0)
-    if not np.isfinite(ours).all():
-        return float("inf")
-    least = math.sqrt(theirs.shape[1]) if scores else 0.0
-    return float(relative_lengths(theirs, ours, least).max(initial=0.0))
 
 
 def _are_scores(node: ir.Node) -> bool:
@@ -173,12 +145,12 @@ def _common_values(
     """Floating-point values that nodes of both graphs give, but for those that quantisation
     rescaled on purpose, and the sound graph's node of each, in its order."""
     theirs = {value.name for value in _float_values(candidate)} - set(smoothed)
-    makers = {}
+    producers = {}
     for value in _float_values(sound):
         node = value.producer()
         if value.name in theirs and node is not None:
-            makers[str(value.name)] = node
-    return makers
+            producers[str(value.name)] = node
+    return producers
 
 
 def _float_values(model: ir.Model) -> Iterator[ir.Value]:
@@ -189,11 +161,11 @@ def _float_values(model: ir.Model) -> Iterator[ir.Value]:
                 yield value
 
 
-def _chunks(makers: Mapping[str, ir.Node], batch: int) -> Iterator[list[str]]:
+def _chunks(producers: Mapping[str, ir.Node], batch: int) -> Iterator[list[str]]:
     """Names of values to fetch together, by their size for so many images."""
     chunk: list[str] = []
     taken = 0
-    for name, node in makers.items():
+    for name, node in producers.items():
         (value,) = (value for value in node.outputs if value.name == name)
         sizes = [size if isinstance(size, int) else batch for size in value.shape or ()]
         size = 8 * math.prod(sizes)  # in two graphs

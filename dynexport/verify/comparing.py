@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dynexport.artifact import Artifact, find_artifact
-from dynexport.compare.numbers import (
-    constant_failures,
-    judge_agreement,
-    judge_output,
-    relative_lengths,
-)
+from dynexport.compare import Comparison, compare
+from dynexport.compare.numbers import Agreement, judge_agreement, relative_lengths, usual_length
 from dynexport.compare.original import Original
-from dynexport.compare.selection import (
-    StageOverlap,
-    judge_selection,
-    largest_inversion,
-    overlap_of,
-    selection_failures,
-)
+from dynexport.compare.selection import overlap_of
 from dynexport.compare.tolerances import Limits, Tolerances
 from dynexport.errors import InputError
 from dynexport.formats.reference import ReferenceBundle
@@ -29,10 +20,17 @@ from dynexport.images import ImageSet, open_images
 from dynexport.precision import choose_tolerances
 from dynexport.progress import OnStep, silent
 from dynexport.verify.accuracy import measure_accuracy, require_measurable, share_failures
-from dynexport.verify.batches import Trial, plan_batches, require_outputs, run_batches
+from dynexport.verify.batches import VerifyPlan, plan_verification, require_outputs, run_batches
 from dynexport.verify.bisect import bisect
-from dynexport.verify.outcome import Verification
-from dynexport.verify.replay import FreeRun, SharedChoice, run_freely, share_choice
+from dynexport.verify.outcome import StageOverlap, Verification
+from dynexport.verify.replay import (
+    FreeRun,
+    SharedChoice,
+    free_failures,
+    run_freely,
+    share_choice,
+)
+from dynexport.verify.structure import structure_failures
 
 
 def verify(
@@ -60,7 +58,7 @@ def verify(
     bundle = ReferenceBundle.load(path)
     bundle.require_made_for(metadata, path, model)
     images = open_data(data, data_images, artifact)
-    return compare(artifact, bundle, str(path), tolerances, data=images, on_step=on_step)
+    return verify_artifact(artifact, bundle, str(path), tolerances, data=images, on_step=on_step)
 
 
 def open_data(
@@ -75,7 +73,18 @@ def open_data(
     return open_images(data, steps, count=data_images)
 
 
-def compare(
+@dataclass(frozen=True, eq=False)
+class _Judged:
+    """The candidate beside PyTorch: under one choice, and what a user gets."""
+
+    shared: SharedChoice
+    comparison: Comparison
+    stages: tuple[StageOverlap, ...]
+    agreement: dict[str, Agreement | None]
+    failures: tuple[str, ...]
+
+
+def verify_artifact(
     artifact: Artifact,
     bundle: ReferenceBundle,
     reference: str,
@@ -94,49 +103,31 @@ def compare(
     find_departure  name the first node that departs from ``original``
     """
     tolerances = tolerances or choose_tolerances(artifact.precision)
-    trial = prepare_trial(artifact, bundle)
+    plan = plan_verification(artifact, bundle)
     if data is not None:
-        require_measurable(data, trial.metadata, original)
-    with artifact.open() as runner:
-        product = run_batches(runner, trial.images, trial.batches)
-    require_outputs(product, bundle.outputs, len(trial.every))
-    free = run_freely(trial, product) if bundle.kept else None
-    shared = share_choice(trial, product, free, original, tolerances.tie_margin)
-    stages = _judge_stages(trial, free, shared, tolerances.tie_margin)
-    judged = {
-        name: judge_output(name, shared.expected[name], shared.found[name], tolerances)
-        for name in bundle.outputs
-    }
-    count = len(trial.images)
-    agreement = {
-        name: judge_agreement(values, product[name][:count])
-        for name, values in bundle.outputs.items()
-    }
+        require_measurable(data, plan.metadata, original)
+    judged = _judge(plan, original, tolerances)
     accuracy = bisection = None
     if data is not None:
         on_step(f"run {data.count} images of {data.source}")
-        accuracy = measure_accuracy(artifact, trial.metadata, data, original)
+        accuracy = measure_accuracy(artifact, plan.metadata, data, original)
     if find_departure and original is not None:
         on_step("find the first node that departs")
-        bisection = bisect(trial, original.export(), _worst_batch(trial, shared), tolerances)
-    failures = (
-        *constant_failures(artifact.graph),
-        *selection_failures(stages, free.mistold if free else (), tolerances),
-        *(failure for _, wrong in judged.values() for failure in wrong),
-        *share_failures(agreement, accuracy, tolerances),
-    )
+        worst = _worst_batch(plan, judged.shared)
+        bisection = bisect(plan, original.export(), worst, tolerances)
+    failures = (*judged.failures, *share_failures(judged.agreement, accuracy, tolerances))
     return Verification(
         model=artifact.name,
         reference=reference,
         backend=artifact.label,
         precision=artifact.precision,
-        images=count - len(np.unique(trial.every[~shared.direct])),
-        images_run=count,
-        replayed_in=shared.replayed_in,
+        images=len(plan.images) - len(np.unique(plan.every[~judged.shared.direct])),
+        images_run=len(plan.images),
+        replayed_in=judged.shared.replayed_in,
         batch_sizes=artifact.sizes,
-        errors={name: errors for name, (errors, _) in judged.items()},
-        agreement=agreement,
-        stages=stages,
+        errors=judged.comparison.errors,
+        agreement=judged.agreement,
+        stages=judged.stages,
         tolerances=tolerances,
         accuracy=accuracy,
         bisection=bisection,
@@ -145,49 +136,61 @@ def compare(
     )
 
 
-def prepare_trial(artifact: Artifact, bundle: ReferenceBundle) -> Trial:
-    """The bundle's images, dealt out to batches of every size worth running."""
-    metadata = artifact.require_metadata()
-    images = bundle.inputs(metadata.preprocessing)
-    batches = plan_batches(len(images), artifact.sizes, artifact.optimal)
-    return Trial(artifact, metadata, bundle, images, batches)
+def _judge(plan: VerifyPlan, original: Original | None, tolerances: Tolerances) -> _Judged:
+    """Run the candidate, freely and under one choice with PyTorch."""
+    artifact, expected = plan.artifact, plan.bundle.outputs
+    with artifact.open() as runner:
+        outputs = run_batches(runner, plan.images, plan.batches)
+    require_outputs(outputs, expected, len(plan.every))
+    free = run_freely(plan, outputs) if plan.bundle.kept else None
+    shared = share_choice(plan, outputs, free, original, tolerances.tie_margin)
+    comparison = compare(shared.theirs, shared.ours, tolerances)
+    count = len(plan.images)
+    failures = (
+        *structure_failures(artifact.graph, plan.metadata),
+        *(free_failures(free) if free else ()),
+        *comparison.failures,
+    )
+    return _Judged(
+        shared=shared,
+        comparison=comparison,
+        stages=_describe_stages(plan, free, comparison) if free else (),
+        agreement={
+            name: judge_agreement(values, outputs[name][:count])
+            for name, values in expected.items()
+        },
+        failures=failures,
+    )
 
 
-def _judge_stages(
-    trial: Trial, free: FreeRun | None, shared: SharedChoice, margin: float
+def _describe_stages(
+    plan: VerifyPlan, free: FreeRun, comparison: Comparison
 ) -> tuple[StageOverlap, ...]:
-    if free is None:
-        return ()
-    every = trial.every
-    stages = []
-    for stage, (scores, own, kept) in enumerate(
-        zip(shared.scores, shared.own, shared.kept, strict=True)
-    ):
-        overlap, ties, faults = judge_selection(scores, kept, margin)
-        stages.append(
-            StageOverlap(
-                overlap=overlap,
-                free_overlap=overlap_of(trial.bundle.kept[stage][every], free.kept[stage]),
-                ties=ties,
-                faults=faults,
-                misranked=int((~free.ranked[stage]).sum()),
-                inversion=largest_inversion(scores, own),
-            )
+    """Each stage under one choice, and with each going its own way."""
+    return tuple(
+        StageOverlap(
+            overlap=choice.overlap,
+            free_overlap=overlap_of(plan.bundle.kept[stage][plan.every], free.kept[stage]),
+            ties=choice.ties,
+            faults=choice.faults,
+            misranked=int((~free.ranked[stage]).sum()),
+            inversion=choice.inversion,
         )
-    return tuple(stages)
+        for stage, choice in enumerate(comparison.stages)
+    )
 
 
-def _worst_batch(trial: Trial, shared: SharedChoice) -> NDArray[np.int64]:
+def _worst_batch(plan: VerifyPlan, shared: SharedChoice) -> NDArray[np.int64]:
     """The batch with the row whose outputs differ most; the first where shapes do."""
-    worst = np.zeros(len(trial.every))
-    for name, expected in shared.expected.items():
-        found = shared.found[name]
+    worst = np.zeros(len(plan.every))
+    for name, expected in shared.theirs.outputs.items():
+        found = shared.ours.outputs[name]
         if found.shape == expected.shape:
-            away = relative_lengths(expected, found)
+            away = relative_lengths(expected, found, usual_length(expected))
             worst = np.maximum(worst, np.where(np.isnan(away), np.inf, away))
     row = int(worst.argmax())
     return next(
         batch
-        for batch, span in zip(trial.batches, trial.spans, strict=True)
+        for batch, span in zip(plan.batches, plan.spans, strict=True)
         if span.start <= row < span.stop
     )

@@ -5,11 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dynexport.compare.numbers import Agreement, Errors
-from dynexport.compare.selection import StageOverlap
 from dynexport.compare.tolerances import Tolerances
 from dynexport.errors import VerificationError
 from dynexport.verify.accuracy import Accuracy
 from dynexport.verify.bisect import Bisection
+
+
+@dataclass(frozen=True)
+class StageOverlap:
+    """Kept sets of one pruning stage, over all images.
+
+    overlap       mean share of kept tokens both chose, from the same tokens
+    free_overlap  the same where each went on with its own choice at the stages before
+    ties, faults  tokens swapped inside and outside the margin of rounding
+    misranked     choices that are not the best of the candidate's own scores
+    inversion     see `dynexport.compare.selection.StageChoice`
+    """
+
+    overlap: float
+    free_overlap: float
+    ties: int
+    faults: int
+    misranked: int
+    inversion: float
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from dynexport.formats.metadata import Metadata
 from dynexport.graph.replay import NOWHERE, emit_choices, positions_of, scores_on_grid
 from dynexport.graph.selection import kept_outputs
 from dynexport.images import Preprocessing
-from dynexport.verify.batches import Answers, plan_batches, run_batches
+from dynexport.verify.batches import Outputs, plan_batches, run_batches
 from dynexport.visualize.drawing import View
 from dynexport.visualize.labels import names_of_classes
 
@@ -65,7 +65,7 @@ def to_pictures(inputs: NDArray[np.float32], steps: Preprocessing) -> NDArray[np
 
 def _ask(
     artifact: Artifact, metadata: Metadata, inputs: NDArray[np.float32]
-) -> tuple[Answers, tuple[NDArray[np.int64], ...], tuple[NDArray[np.float64], ...]]:
+) -> tuple[Outputs, tuple[NDArray[np.int64], ...], tuple[NDArray[np.float64], ...]]:
     """Outputs by name; per stage the positions kept (B, K), and the scores of patches (B, N), NaN
     where it did not rank one.
 
@@ -74,7 +74,7 @@ def _ask(
     """
     few = len(inputs) < artifact.optimal
     batches = plan_batches(len(inputs), (), artifact.sizes[0] if few else artifact.optimal)
-    answers: Answers = {}
+    answers: Outputs = {}
     if artifact.rebuilt or not metadata.keep_counts:
         with artifact.open() as runner:
             answers = run_batches(runner, inputs, batches)
@@ -101,7 +101,7 @@ def _ask(
     return answers, kept, ranked
 
 
-def _first(answers: Answers, count: int) -> Answers:
+def _first(answers: Outputs, count: int) -> Outputs:
     """Without the rows that filled up the last batch."""
     return {name: values[:count] for name, values in answers.items()}
 

@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dynexport.compare.numbers import hits, judge_agreement, judge_output, relative_lengths
+from dynexport.compare.numbers import (
+    Errors,
+    error_failures,
+    hits,
+    judge_agreement,
+    measure_errors,
+    relative_error,
+    relative_lengths,
+    usual_length,
+)
 from dynexport.compare.tolerances import Limits, Tolerances
 from dynexport.conversion import Conversion
 from dynexport.errors import InputError
@@ -18,6 +27,14 @@ from dynexport.verify import verify
 
 MAPS = np.random.default_rng(0).standard_normal((3, 2, 4, 4)).astype(np.float32)
 """One output (B, C, H, W) of a model, of order one."""
+
+
+def judge_output(
+    name: str, expected: np.ndarray, found: np.ndarray, tolerances: Tolerances
+) -> tuple[Errors, tuple[str, ...]]:
+    errors = measure_errors(expected, found)
+    return errors, error_failures(name, expected, found, errors, tolerances)
+
 
 FP32, INT8 = choose_tolerances("fp32"), choose_tolerances("int8")
 
@@ -61,7 +78,9 @@ def test_an_answer_near_zero_is_measured_by_the_others_length() -> None:
     expected = np.array([[4.0, 3.0], [1e-9, 0.0], [0.0, 5.0]])
     found = expected.copy()
     found[1, 0] += 0.05
-    assert relative_lengths(expected, found).max() == pytest.approx(0.01)
+    assert usual_length(expected) == 5.0
+    assert measure_errors(expected, found).l2 == pytest.approx(0.01)
+    assert relative_lengths(expected, found).max() == pytest.approx(5e7)
     assert relative_lengths(np.zeros((2, 3)), np.zeros((2, 3))).tolist() == [0.0, 0.0]
 
 
@@ -140,3 +159,23 @@ def test_a_tolerance_that_is_none_is_refused(
 def test_a_drop_that_is_none_is_refused(drop: float) -> None:
     with pytest.raises(InputError, match="points is not valid: give 0 to 100"):
         Limits(max_drop=drop)
+
+
+def test_another_shape_is_a_departure() -> None:
+    assert relative_error(np.zeros((2, 3)), np.zeros((2, 4)), 2) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("found", "error"),
+    [
+        ([[3.0, 4.0, 1e30], [6.0, 8.0, -np.inf]], 0.0),
+        ([[3.0, 4.0, 1e30], [6.0, 9.0, -np.inf]], 0.1),
+        ([[3.0, 4.0, 0.0], [6.0, 8.0, -np.inf]], math.inf),
+        ([[3.0, np.nan, 1e30], [6.0, 8.0, -np.inf]], math.inf),
+        ([[3.0, 4.0, 1e30], [6.0, 8.0, 0.0]], math.inf),
+    ],
+    ids=["same", "worst image", "pin gone", "nan", "infinity gone"],
+)
+def test_errors_beside_pinned_scores(found: list[list[float]], error: float) -> None:
+    sound = np.array([[3.0, 4.0, 1e30], [6.0, 8.0, -np.inf]])
+    assert relative_error(sound, np.array(found), 2) == pytest.approx(error)

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynexport.compare.selection import (
-    StageOverlap,
+    StageChoice,
     best_of_own,
+    choice_failures,
     judge_selection,
     largest_inversion,
     possible_choices,
-    selection_failures,
     settled_choices,
 )
 from dynexport.conversion import Conversion
@@ -135,21 +135,13 @@ def test_what_is_settled_leaves_a_gap_at_every_cut() -> None:
 
 def test_failures_name_the_stage_and_what_is_wrong() -> None:
     fp32 = choose_tolerances("fp32")
-    sound = StageOverlap(1.0, 1.0, 4, 0, 0, 0.0)
-    assert selection_failures((sound,), (), fp32) == ()
-    told = selection_failures(
-        (
-            dataclasses.replace(sound, misranked=2),
-            dataclasses.replace(sound, faults=3, overlap=0.9),
-            dataclasses.replace(sound, inversion=0.01),
-        ),
-        (2,),
-        fp32,
-    )
-    assert told == (
-        "output kept_1 is not what stage 2 keeps",
-        "stage 1 does not keep the best of its own scores (2 times)",
+    sound = StageChoice(overlap=1.0, ties=4, faults=0, inversion=0.0)
+    assert choice_failures(1, sound, fp32) == ()
+    faulty = dataclasses.replace(sound, faults=3, overlap=0.9, inversion=0.01)
+    assert choice_failures(2, faulty, fp32) == (
         "stage 2 swapped 3 tokens that rounding does not explain (overlap 90.0%)",
+    )
+    assert choice_failures(3, dataclasses.replace(sound, inversion=0.01), fp32) == (
         "stage 3 ranks tokens the other way round that score 0.01 of the largest apart, more than "
         "0.0001 allows",
     )

@@ -18,10 +18,11 @@ from made.onnx_models import built, needs_rtx
 
 from dynexport.bench import bench_model
 from dynexport.calibration import Observation
+from dynexport.calibration.held_out import HeldOut
+from dynexport.calibration.running import observe, run_batches
 from dynexport.calibration.sensitivity import Sensitivity, raise_layers, rank_layers
 from dynexport.calibration.smooth import choose_factors, find_norms, fold
 from dynexport.calibration.static_int8 import calibrate
-from dynexport.calibration.trial import Trial, observe, run_batches
 from dynexport.check import check_graph
 from dynexport.conversion import Conversion, convert
 from dynexport.errors import ImageError, InputError, ModelFileError
@@ -374,15 +375,15 @@ def test_the_most_harmful_layers_are_raised_first(model: ir.Model) -> None:
     thresholds = ranges_of(model)
     thresholds["blocks.1.mlp.fc1/MatMul"] /= 50
     layers = [p for p in find_linear_layers(model) if p.node in thresholds]
-    trial = Trial(model, metadata, [IMAGES])
+    held_out = HeldOut(model, metadata, [IMAGES])
     counted: list[tuple[str, int, int]] = []
-    ranking = rank_layers(model, layers, thresholds, trial, lambda *at: counted.append(at))
+    ranking = rank_layers(model, layers, thresholds, held_out, lambda *at: counted.append(at))
     assert ranking[0].layers == ("blocks.1.mlp.fc1",)
     assert any(set(place.layers) == {f"blocks.0.attn.{one}" for one in "qkv"} for place in ranking)
     assert counted[-1][1:] == (len(ranking), len(ranking))
-    plain = trial.judge(quantise(model, thresholds))
+    plain = held_out.judge(quantise(model, thresholds))
     assert plain.agreement < 1.0
-    left, raised, near = raise_layers(model, layers, thresholds, ranking, trial, 1.0)
+    left, raised, near = raise_layers(model, layers, thresholds, ranking, held_out, 1.0)
     assert raised[0] == "blocks.1.mlp.fc1"
     assert near.agreement == 1.0
     assert left.keys() == thresholds.keys() - {p.node for p in layers if p.name in raised}
@@ -391,9 +392,9 @@ def test_the_most_harmful_layers_are_raised_first(model: ir.Model) -> None:
 def test_nothing_is_raised_where_the_target_is_met(model: ir.Model) -> None:
     thresholds = ranges_of(model)
     layers = [p for p in find_linear_layers(model) if p.node in thresholds]
-    trial = Trial(model, read_metadata("tiny", model), [IMAGES])
+    held_out = HeldOut(model, read_metadata("tiny", model), [IMAGES])
     ranking = (Sensitivity((layers[0].name,), 1.0, 0.0),)
-    left, raised, _ = raise_layers(model, layers, thresholds, ranking, trial, 0.01)
+    left, raised, _ = raise_layers(model, layers, thresholds, ranking, held_out, 0.01)
     assert (left, raised) == (thresholds, ())
 
 
@@ -402,9 +403,9 @@ def test_all_raised_is_float32_again(model: ir.Model) -> None:
     metadata = read_metadata("tiny", model)
     thresholds = dict.fromkeys(ranges_of(model), 1e-6)
     layers = [p for p in find_linear_layers(model) if p.node in thresholds]
-    trial = Trial(model, metadata, [IMAGES])
-    ranking = rank_layers(model, layers, thresholds, trial, lambda *at: None)
-    left, _, near = raise_layers(model, layers, thresholds, ranking, trial, 1.0)
+    held_out = HeldOut(model, metadata, [IMAGES])
+    ranking = rank_layers(model, layers, thresholds, held_out, lambda *at: None)
+    left, _, near = raise_layers(model, layers, thresholds, ranking, held_out, 1.0)
     assert near.agreement == 1.0
     assert len(left) < len(thresholds)
 

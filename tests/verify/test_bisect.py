@@ -17,8 +17,8 @@ from dynexport.graph.linear_layers import find_linear_layers
 from dynexport.graph.quantise import quantise
 from dynexport.pytorch.model import describe_original
 from dynexport.verify import bisect as bisecting
-from dynexport.verify import compare, verify_model
-from dynexport.verify.bisect import Bisection, relative_error
+from dynexport.verify import verify_artifact, verify_model
+from dynexport.verify.bisect import Bisection
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def departure(
     change(graph)
     path = write(folder, typed(tiny, graph, precision), tiny.bundle)
     original = describe_original(tiny.lean, tiny.metadata)
-    result = compare(
+    result = verify_artifact(
         find_artifact(path), tiny.bundle, "memory", original=original, find_departure=True
     )
     assert result.bisection is not None
@@ -98,27 +98,6 @@ def test_a_wrong_choice_is_named_too(tiny: Tiny, tmp_path: Path) -> None:
     found = departure(tiny, tmp_path, change)
     assert found.first is not None
     assert (found.first.node, found.first.error) == ("score_predictor.1/TopK", math.inf)
-
-
-def test_another_shape_is_a_departure(tiny: Tiny, tmp_path: Path) -> None:
-    found = relative_error(np.zeros((2, 3)), np.zeros((2, 4)), 2)
-    assert found == math.inf
-
-
-@pytest.mark.parametrize(
-    ("found", "error"),
-    [
-        ([[3.0, 4.0, 1e30], [6.0, 8.0, -np.inf]], 0.0),
-        ([[3.0, 4.0, 1e30], [6.0, 9.0, -np.inf]], 0.1),
-        ([[3.0, 4.0, 0.0], [6.0, 8.0, -np.inf]], math.inf),
-        ([[3.0, np.nan, 1e30], [6.0, 8.0, -np.inf]], math.inf),
-        ([[3.0, 4.0, 1e30], [6.0, 8.0, 0.0]], math.inf),
-    ],
-    ids=["same", "worst image", "pin gone", "nan", "infinity gone"],
-)
-def test_errors_beside_pinned_scores(found: list[list[float]], error: float) -> None:
-    sound = np.array([[3.0, 4.0, 1e30], [6.0, 8.0, -np.inf]])
-    assert relative_error(sound, np.array(found), 2) == pytest.approx(error)
 
 
 def test_values_are_fetched_in_bounded_runs(

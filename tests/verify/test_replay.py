@@ -39,7 +39,8 @@ from dynexport.runtimes import open_runner
 from dynexport.runtimes.tensorrt import find_edition
 from dynexport.runtimes.tensorrt.options import BuildOptions
 from dynexport.schedule import KeepSchedule, Selection
-from dynexport.verify import Verification, compare
+from dynexport.verify import Verification, verify_artifact
+from dynexport.verify.replay import FreeRun, free_failures
 
 RATIOS = {
     "deit": (0.7, 0.5, 0.021),
@@ -192,7 +193,7 @@ def blur_scores(size: float) -> Callable[[ir.Model], ir.Model]:
 def judged(tiny: Tiny, artifact: Artifact, in_pytorch: bool, **asked: float) -> Verification:
     original = describe_original(tiny.lean, tiny.metadata) if in_pytorch else None
     limits = choose_tolerances("fp32", Limits(**asked))
-    return compare(artifact, tiny.bundle, "memory", limits, original=original)
+    return verify_artifact(artifact, tiny.bundle, "memory", limits, original=original)
 
 
 @pytest.mark.parametrize("in_pytorch", [True, False])
@@ -280,7 +281,7 @@ def test_half_precision_replays_too(tiny: Tiny, tmp_path: Path) -> None:
     )
     assert artifact.label == "onnxruntime, half precision emulated"
     for original in (None, describe_original(tiny.lean, facts)):
-        result = compare(artifact, bundle, "memory", original=original)
+        result = verify_artifact(artifact, bundle, "memory", original=original)
         assert result.precision == "bf16"
         assert all(stage.misranked == 0 for stage in result.stages)
         assert all(np.isfinite(stage.inversion) for stage in result.stages)
@@ -315,7 +316,7 @@ def test_a_family_that_takes_no_replay_is_asked_the_other_way(tmp_path: Path) ->
     assert original.replay is None
     artifact = candidate(tiny, tmp_path, blur_scores(0.03))
     limits = choose_tolerances("fp32", Limits(tie_margin=0.1))
-    result = compare(artifact, tiny.bundle, "memory", limits, original=original)
+    result = verify_artifact(artifact, tiny.bundle, "memory", limits, original=original)
     assert result.passed, result.failures
     assert result.replayed_in == "candidate"
 
@@ -352,3 +353,13 @@ def test_a_bundle_whose_stages_do_not_follow_is_incomplete(tiny_conversion: Conv
     bundle.require_made_for(facts, path, path)
     with pytest.raises(ModelFileError, match="is not a complete reference bundle"):
         damaged.require_made_for(facts, path, path)
+
+
+def test_failures_name_the_stage_and_what_is_wrong() -> None:
+    """Of a candidate by itself: an output that says something else, a choice that is no best."""
+    best, worst = np.array([True, True]), np.array([False, True])
+    assert free_failures(FreeRun({}, (), (best, best), (), ())) == ()
+    assert free_failures(FreeRun({}, (), (worst, best), (), (2,))) == (
+        "output kept_1 is not what stage 2 keeps",
+        "stage 1 does not keep the best of its own scores (1 times)",
+    )

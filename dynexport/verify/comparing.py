@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynexport.artifact import Artifact, find_artifact
-from dynexport.compare import Comparison, compare
+from dynexport.compare.answers import Comparison, compare
 from dynexport.compare.numbers import Agreement, judge_agreement, relative_lengths, usual_length
 from dynexport.compare.original import Original
 from dynexport.compare.selection import overlap_of

@@ -20,7 +20,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from dynexport.compare import Answers
+from dynexport.compare.answers import Answers
 from dynexport.compare.original import Kept, Original
 from dynexport.compare.selection import best_of_own, possible_choices, same_sets, settled_choices
 from dynexport.formats.reference import ReferenceBundle

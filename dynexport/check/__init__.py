@@ -37,7 +37,7 @@ from dynexport.graph.functions import standard_bytes
 from dynexport.graph.patterns import STANDARD
 from dynexport.runtimes import cuda
 from dynexport.runtimes.tensorrt import EDITIONS, Edition, find_edition
-from dynexport.runtimes.tensorrt.builder import Problem, parse
+from dynexport.runtimes.tensorrt.parser import Problem, parse
 
 Rule = Callable[[View], Iterable[Finding]]
 

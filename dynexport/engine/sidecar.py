@@ -18,8 +18,8 @@ from typing import Any
 from dynexport.errors import DynexportError, EngineError
 from dynexport.files import existing_file, sha256_of
 from dynexport.formats.metadata import Batch, Metadata
-from dynexport.runtimes.tensorrt.builder import Layer
 from dynexport.runtimes.tensorrt.options import BuildOptions
+from dynexport.runtimes.tensorrt.parser import Layer
 
 FORMAT = 1
 

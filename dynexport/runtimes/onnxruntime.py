@@ -115,36 +115,18 @@ class OnnxRuntimeRunner:
             options.intra_op_num_threads = threads
         if in_order:
             options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
-        if profile:
-            import tempfile
-
-            folder = self._owned.enter_context(tempfile.TemporaryDirectory())
-            options.enable_profiling, options.profile_file_prefix = True, f"{folder}/layers"
-        providers = [(name, PROVIDER_OPTIONS.get(name, {})) for name in _with_fallback(provider)]
-        source = model if isinstance(model, bytes) else str(model)
         try:
-            self._session: Any = onnxruntime.InferenceSession(
-                source, options, providers=providers, enable_fallback=0
-            )
-        except Exception as error:  # the runtime's own exception types are not exported
+            if profile:
+                import tempfile
+
+                folder = self._owned.enter_context(tempfile.TemporaryDirectory())
+                options.enable_profiling, options.profile_file_prefix = True, f"{folder}/layers"
+            self._session: Any = _open(onnxruntime, model, options, provider)
+            self._dtype = _images_dtype(self._session)
+        except BaseException:
             self._owned.close()
-            reason = str(error).strip().splitlines()[0]
-            raise ModelFileError(f"ONNX Runtime cannot load the model: {reason}") from None
-        if provider not in self._session.get_providers():  # it falls back to the CPU silently
-            self._owned.close()
-            raise DeviceError(
-                f"ONNX Runtime cannot use its {provider} here: it needs an NVIDIA GPU, its driver "
-                "and the CUDA libraries of that version (`dynexport doctor` tells what is there)"
-            )
+            raise
         self._outputs = [output.name for output in self._session.get_outputs()]
-        dtype = _images_dtype(self._session)
-        if dtype is None:
-            self._owned.close()
-            raise ModelFileError(
-                "the model takes its images in a type that ONNX Runtime cannot be given from "
-                "Python (bf16 is one): convert it again with inputs and outputs in float32"
-            )
-        self._dtype = dtype
 
     def run(
         self, images: NDArray[np.float32], further: Further = NO_INPUTS
@@ -224,8 +206,28 @@ def open_session(
     return kind(model, provider, threads, profile)
 
 
-def _images_dtype(session: Any) -> np.dtype[Any] | None:
-    """What the graph takes its images as, float32 or half; None if numpy has no such type."""
+def _open(onnxruntime: Any, model: str | Path | bytes, options: Any, provider: str) -> Any:
+    """A session on a provider that computes; ModelFileError or DeviceError if there is none."""
+    providers = [(name, PROVIDER_OPTIONS.get(name, {})) for name in _with_fallback(provider)]
+    source = model if isinstance(model, bytes) else str(model)
+    try:
+        session = onnxruntime.InferenceSession(
+            source, options, providers=providers, enable_fallback=0
+        )
+    except Exception as error:  # the runtime's own exception types are not exported
+        reason = str(error).strip().splitlines()[0]
+        raise ModelFileError(f"ONNX Runtime cannot load the model: {reason}") from None
+    if provider not in session.get_providers():  # it falls back to the CPU silently
+        raise DeviceError(
+            f"ONNX Runtime cannot use its {provider} here: it needs an NVIDIA GPU, its driver "
+            "and the CUDA libraries of that version (`dynexport doctor` tells what is there)"
+        )
+    return session
+
+
+def _images_dtype(session: Any) -> np.dtype[Any]:
+    """What the graph takes its images as, float32 or half; ModelFileError if numpy has no such
+    type."""
     import numpy as np
 
     kinds = {value.name: value.type for value in session.get_inputs()}
@@ -233,7 +235,13 @@ def _images_dtype(session: Any) -> np.dtype[Any] | None:
         "tensor(float)": np.dtype(np.float32),
         "tensor(float16)": np.dtype(np.float16),
     }
-    return dtypes.get(kinds.get("images", "tensor(float)"))
+    kind = kinds.get("images", "tensor(float)")
+    if kind not in dtypes:
+        raise ModelFileError(
+            "the model takes its images in a type that ONNX Runtime cannot be given from "
+            "Python (bf16 is one): convert it again with inputs and outputs in float32"
+        )
+    return dtypes[kind]
 
 
 def _with_fallback(provider: str) -> tuple[str, ...]:

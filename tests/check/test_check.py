@@ -27,7 +27,7 @@ from dynexport.graph.selection import add_kept_outputs
 from dynexport.graph.twin import dense_twin
 from dynexport.models.swin import DynamicSwin, SwinConfig
 from dynexport.runtimes.tensorrt import Edition
-from dynexport.runtimes.tensorrt.builder import Problem
+from dynexport.runtimes.tensorrt.parser import Problem
 
 
 class Naive(nn.Module):

@@ -29,7 +29,7 @@ from onnx import helper, numpy_helper
 
 from dynexport.check import mends_for
 from dynexport.errors import BuildError
-from dynexport.runtimes.tensorrt.builder import parse
+from dynexport.runtimes.tensorrt.parser import parse
 
 
 def top_k(asked: Any, rows: int, axis: int = -1) -> onnx.ModelProto:

@@ -1,7 +1,4 @@
-"""ONNX to an engine: parsing, building, and what the builder says meanwhile.
-
-Networks are strongly typed, the only kind TensorRT 11 knows: precision is in the ONNX file.
-"""
+"""ONNX to an engine: the options of a build, its profiles, and stopping it."""
 
 from __future__ import annotations
 
@@ -20,36 +17,13 @@ from dynexport.progress import OnProgress
 from dynexport.runtimes import cuda
 from dynexport.runtimes.tensorrt.editions import Api, Edition
 from dynexport.runtimes.tensorrt.options import BuildOptions
+from dynexport.runtimes.tensorrt.parser import Layer, Network
 
 if TYPE_CHECKING:
     import tensorrt
 
 Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """Smallest, optimal and largest shape of an input."""
-
-NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
-LAYER = re.compile(r"^Name: (.*?), LayerType: (\w+),.*?(?:Metadata: (.*))?$", re.MULTILINE)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A node that TensorRT's parser refuses: its name and operator in the ONNX file, and why."""
-
-    node: str
-    operator: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"node {self.node!r} ({self.operator}): {self.reason}"
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A layer of an engine: its name, its kind, and the ONNX nodes it was made of."""
-
-    name: str
-    kind: str
-    nodes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -70,11 +44,6 @@ class EnginePlan:
     layers: tuple[Layer, ...]
 
 
-def parse(edition: Edition, model: bytes) -> tuple[Problem, ...]:
-    """What the parser of a edition refuses of an ONNX file; nothing where it takes it whole."""
-    return _Network(edition.load(), model).problems
-
-
 def build(
     edition: Edition,
     model: bytes,
@@ -92,16 +61,14 @@ def build(
     api = edition.load()
     timings = _timing_cache(edition, options, api.__version__, gpu)
     with _signals_held() as noted:
-        network = _Network(api, model)
+        network = Network(api, model)
         if network.problems:
             raise BuildError(f"{edition.name} refuses {'; '.join(map(str, network.problems))}")
         config = network.builder.create_builder_config()
         _configure(api, config, options)
         _add_profiles(api, network, config, profiles)
         if timings is not None:
-            known = timings.read_bytes() if timings.is_file() else b""
-            cache = config.create_timing_cache(known) or config.create_timing_cache(b"")
-            config.set_timing_cache(cache, ignore_mismatch=False)
+            _use_timings(config, timings)
         config.progress_monitor = _monitor(api, on_progress, noted)
         content = network.builder.build_serialized_network(network.definition, config)
     if content is None:
@@ -150,7 +117,7 @@ def _capabilities(
 
 def _add_profiles(
     api: Api,
-    network: _Network,
+    network: Network,
     config: tensorrt.IBuilderConfig,
     profiles: tuple[Mapping[str, Shapes], ...],
 ) -> None:
@@ -181,64 +148,6 @@ def _signals_held() -> Iterator[list[int]]:
             signal.signal(kind, signal.SIG_DFL if handler is None else handler)
         if noted:
             signal.raise_signal(noted[0])
-
-
-class BuildLog:
-    """What TensorRT says while it parses and builds, as far as it is of use."""
-
-    def __init__(self) -> None:
-        self.errors: list[str] = []
-        self._layers = ""
-
-    def take(self, severe: bool, message: str) -> None:
-        if severe:
-            self.errors.append(message)
-        elif message.startswith("Layers:"):
-            self._layers = message
-
-    def complaint(self) -> str:
-        """The first error, without the places in TensorRT's sources it was raised at."""
-        if not self.errors:
-            return "it did not say why"
-        text = " ".join(self.errors[0].split())
-        text = re.sub(r"^.*?Error Code \d+: (?:API Usage Error|Myelin) \((.*)\)$", r"\1", text)
-        text = re.sub(r"^.*?Error Code \d+: (\w+) \((.*)\)$", r"\1: \2", text)
-        return re.sub(r"\.? In \w+ at \S+(?= |$)", "", text).strip().rstrip(".")
-
-    def layers(self) -> tuple[Layer, ...]:
-        """The engine's layers, from the list the builder prints at its end."""
-        return tuple(
-            Layer(name, kind, tuple(NODE.findall(nodes or "")))
-            for name, kind, nodes in LAYER.findall(self._layers)
-        )
-
-
-class _Network:
-    """A parsed ONNX file, with the builder and the log that must live as long as it does."""
-
-    def __init__(self, api: Api, model: bytes) -> None:
-        self.log = BuildLog()
-        logger = make_logger(api, self.log)
-        self.builder = api.Builder(logger)
-        typed = getattr(api.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-        self.definition = self.builder.create_network(0 if typed is None else 1 << int(typed))
-        self._parser = api.OnnxParser(self.definition, logger)
-        taken = bool(self._parser.parse(model))
-        errors = [self._parser.get_error(place) for place in range(self._parser.num_errors)]
-        self.problems = tuple(_problem(error) for error in errors)
-        if not taken and not self.problems:
-            self.problems = (Problem("", "", self.log.complaint()),)
-
-
-def _problem(error: tensorrt.ParserError) -> Problem:
-    # the first line says it; TensorRT's own name of the failed assertion is of no use to anyone
-    reason = re.sub(r"^Assertion failed: \S+: ", "", error.desc().strip())
-    reason = re.sub(r'^(?:Assertion failed: )?[^"]*?&& "?', "", reason).rstrip('"')
-    lines = [line for line in reason.splitlines() if not line.startswith("Invalid Node")]
-    first = re.sub(r"^.*?Error Code \d+: [\w ]+ \((.*?)(?:\. In .*)?\)$", r"\1", (lines or [""])[0])
-    if first in ("", "false"):
-        first = "the parser does not support it"
-    return Problem(error.node_name(), error.node_operator(), first.rstrip("."))
 
 
 def _configure(api: Api, config: tensorrt.IBuilderConfig, options: BuildOptions) -> None:
@@ -297,17 +206,11 @@ def _timing_cache(
     return cache_folder() / f"{key}.timing"
 
 
-def make_logger(api: Api, log: BuildLog) -> tensorrt.ILogger:
-    """A logger of this TensorRT that tells ``log``; it must outlive what it is given to."""
-
-    class Logger(api.ILogger):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            api.ILogger.__init__(self)
-
-        def log(self, severity: tensorrt.ILogger.Severity, message: str) -> None:
-            log.take(int(severity) <= int(api.ILogger.ERROR), message)
-
-    return Logger()
+def _use_timings(config: tensorrt.IBuilderConfig, file: Path) -> None:
+    """Start from the measurements of earlier builds, where the file holds any that fit."""
+    known = file.read_bytes() if file.is_file() else b""
+    cache = config.create_timing_cache(known) or config.create_timing_cache(b"")
+    config.set_timing_cache(cache, ignore_mismatch=False)
 
 
 def _monitor(api: Api, on_progress: OnProgress, noted: list[int]) -> Any:

@@ -16,8 +16,8 @@ from dynexport.errors import DeviceError, InputError
 from dynexport.files import save
 from dynexport.runtimes import NO_INPUTS, Further
 from dynexport.runtimes.cuda import Cuda, Graph
-from dynexport.runtimes.tensorrt.builder import BuildLog, make_logger
 from dynexport.runtimes.tensorrt.editions import Api, Edition
+from dynexport.runtimes.tensorrt.parser import BuildLog, make_logger
 
 if TYPE_CHECKING:
     import tensorrt
@@ -80,27 +80,37 @@ class EngineRunner:
         self._profiler: Any = None
         try:
             self._cuda = self._owned.enter_context(Cuda())
-            self._logger = make_logger(self._api, self._log)
-            self._runtime = self._api.Runtime(self._logger)
-            if host_code:
-                self._runtime.engine_host_code_allowed = True
-            engine = self._runtime.deserialize_cuda_engine(plan)
-            if engine is None:
-                raise DeviceError(f"{edition.name} cannot open the engine: {self._log.complaint()}")
-            self._engine: tensorrt.ICudaEngine = engine
+            self._engine = self._deserialise(plan, host_code)
             if weights is not None:
                 self._fill(weights)
             self._context = self._open_context(profile)
             if profile:
                 self._profiler = _attach_profiler(self._api, self._context)
-            names = [engine.get_tensor_name(place) for place in range(engine.num_io_tensors)]
-            self._inputs = [name for name in names if self._is_input(name)]
-            self._profiles = [self._range(p) for p in range(engine.num_optimization_profiles)]
-            largest = self._largest(names)
-            self._tensors = {name: self._allocate(name, largest[name]) for name in names}
+            self._make_room()
         except BaseException:
             self.close()
             raise
+
+    def _deserialise(self, plan: bytes, host_code: bool) -> tensorrt.ICudaEngine:
+        """The engine; the runtime and its logger must live as long."""
+        self._logger = make_logger(self._api, self._log)
+        self._runtime = self._api.Runtime(self._logger)
+        if host_code:
+            self._runtime.engine_host_code_allowed = True
+        engine: tensorrt.ICudaEngine | None = self._runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            name = self._edition.name
+            raise DeviceError(f"{name} cannot open the engine: {self._log.complaint()}")
+        return engine
+
+    def _make_room(self) -> None:
+        """Memory for every input and output at its largest, in whichever profile."""
+        engine = self._engine
+        names = [engine.get_tensor_name(place) for place in range(engine.num_io_tensors)]
+        self._inputs = [name for name in names if self._is_input(name)]
+        self._profiles = [self._range(p) for p in range(engine.num_optimization_profiles)]
+        largest = self._largest(names)
+        self._tensors = {name: self._allocate(name, largest[name]) for name in names}
 
     def run(
         self, images: NDArray[np.float32], further: Further = NO_INPUTS

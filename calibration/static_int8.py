@@ -98,17 +98,11 @@ def calibrate(
     model, layers, ranges, smoothed = _choose_ranges(
         model, seen_images, held_images, size, tuple(methods), on_progress
     )
-    held = islice(held_images.batches(size), -(-TRIAL_IMAGES // size))
-    held_out = HeldOut(model, metadata, held)
+    held_out = HeldOut(model, metadata, islice(held_images.batches(size), -(-TRIAL_IMAGES // size)))
     thresholds, near, predictors = _test_predictors(model, layers, ranges, held_out, on_progress)
-    ranking: tuple[Sensitivity, ...] = ()
-    raised: tuple[str, ...] = ()
-    if target_agreement is not None:
-        chosen = [layer for layer in layers if layer.node in thresholds]
-        ranking = rank_layers(model, chosen, thresholds, held_out, on_progress)
-        thresholds, raised, near = raise_layers(
-            model, chosen, thresholds, ranking, held_out, target_agreement
-        )
+    ranking, raised, thresholds, near = _raise_harmful(
+        model, layers, thresholds, near, held_out, target_agreement, on_progress
+    )
     report = Int8Report(
         images=seen_images.count,
         held_out=held_images.count,
@@ -121,6 +115,27 @@ def calibrate(
         raised=raised,
     )
     return quantise(model, thresholds), report
+
+
+def _raise_harmful(
+    model: ir.Model,
+    layers: Sequence[LinearLayer],
+    thresholds: dict[str, float],
+    near: Nearness,
+    held_out: HeldOut,
+    target_agreement: float | None,
+    on_progress: OnProgress,
+) -> tuple[tuple[Sensitivity, ...], tuple[str, ...], dict[str, float], Nearness]:
+    """Layers by their harm, those raised back to float for the agreement, the thresholds of the
+    others, and how near the graph comes then. Where none is asked for, all stay as they are."""
+    if target_agreement is None:
+        return (), (), thresholds, near
+    chosen = [layer for layer in layers if layer.node in thresholds]
+    ranking = rank_layers(model, chosen, thresholds, held_out, on_progress)
+    left, raised, near = raise_layers(
+        model, chosen, thresholds, ranking, held_out, target_agreement
+    )
+    return ranking, raised, left, near
 
 
 def _choose_ranges(

@@ -18,7 +18,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from rounds import Failed, Measured
 
-from dynexport.bench.timing import Candidate
+from dynexport.bench.stopwatch import Candidate
 from dynexport.formats.onnx_file import to_bytes
 from dynexport.graph.quantise import quantise
 from dynexport.runtimes import Runner, open_runner
@@ -44,7 +44,7 @@ PRODUCTS: Mapping[str, Sequence[str]] = MappingProxyType(
 class Ceiling:
     """The fastest product of a precision, the backend it ran in, and what the others reached.
 
-    gflops  billions of operations a second at the shortest run, two a multiply-accumulate
+    gflops  billions of operations a second at the middle run, two a multiply-accumulate
     """
 
     backend: str
@@ -71,9 +71,16 @@ class ProductRunner:
         self._runner.__exit__(None, None, None)
 
 
-def open_product(backend: str, model: str, threads: int | None) -> ProductRunner:
-    """A product's ONNX file in a runtime: an opener, see `dynexport.bench.timing.Candidate`."""
-    return ProductRunner(open_runner(backend, model, threads))
+@dataclass(frozen=True)
+class Product:
+    """A product's ONNX file in a runtime."""
+
+    path: str
+    runtime: str
+
+    def open(self, threads: int | None = None, profile: bool = False) -> ProductRunner:
+        """See `dynexport.bench.stopwatch.Openable`."""
+        return ProductRunner(open_runner(self.runtime, self.path, threads))
 
 
 def product_candidates(
@@ -84,9 +91,7 @@ def product_candidates(
     wanted = dict.fromkeys(CEILING_OF[precision] for precision in ("fp32", *precisions))
     return {
         (kind, backend): Candidate(
-            f"product {kind} {backend}",
-            "ceilings:open_product",
-            {"backend": backend, "model": str(files[kind]), "threads": threads},
+            f"product {kind} {backend}", Product(str(files[kind]), backend), threads
         )
         for kind in wanted
         for backend in PRODUCTS[kind]
@@ -106,8 +111,8 @@ def find_ceilings(
             if of == kind and isinstance(times, Measured)
         }
         if ran:
-            best = min(ran, key=lambda backend: ran[backend].min)
-            rates = {backend: 2 * SIDE**3 / (times.min * 1e6) for backend, times in ran.items()}
+            best = min(ran, key=lambda backend: ran[backend].p50)
+            rates = {backend: 2 * SIDE**3 / (times.p50 * 1e6) for backend, times in ran.items()}
             found[kind] = Ceiling(best, rates[best], ran[best], rates)
     return found
 

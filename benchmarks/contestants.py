@@ -8,7 +8,7 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from pathlib import Path
 
-from openers import PLAIN_OPENER
+from openers import PlainModel
 from prepare import (
     OPTIMISED,
     PLAIN_FORM,
@@ -22,7 +22,9 @@ from prepare import (
 )
 from rounds import onnx_candidate
 
-from dynexport.bench.timing import Candidate
+from dynexport.bench.candidates import RandomModel
+from dynexport.bench.stopwatch import Candidate
+from dynexport.formats.onnx_file import read_metadata
 
 OURS = "dynexport"
 
@@ -111,13 +113,12 @@ def list_plain(
             export.macs,
             candidate=Candidate(
                 name_entry(PLAIN_FORM, runtime, "fp32", sparse),
-                PLAIN_OPENER,
-                {
-                    "model": subject.name,
-                    "counts": list(subject.counts) if sparse else [],
-                    "compiled": runtime == "pytorch compiled",
-                    "threads": threads,
-                },
+                PlainModel(
+                    subject.name,
+                    tuple(subject.counts) if sparse else (),
+                    compiled=runtime == "pytorch compiled",
+                ),
+                threads,
             ),
         )
         for runtime in ("pytorch", "pytorch compiled")
@@ -186,9 +187,8 @@ def _onnx_entry(
 def _in_pytorch(file: OnnxFile, sparse: bool, threads: int) -> Entry:
     """The inference form that a sparse file, or the twin beside it, was made from."""
     label = name_entry(OURS, "pytorch", "fp32", sparse)
-    model = str(Path(file.path).with_name(SPARSE))
-    arguments = {"model": model, "dense": not sparse, "threads": threads}
-    candidate = (
-        Candidate(label, "dynexport.pytorch.model:open_pytorch", arguments) if file.path else None
-    )
+    candidate = None
+    if file.path:
+        metadata = read_metadata(Path(file.path).with_name(SPARSE))
+        candidate = Candidate(label, RandomModel(metadata, dense=not sparse), threads)
     return Entry(OURS, "pytorch", "fp32", sparse, file.macs, 0, candidate, file.reason)

@@ -27,20 +27,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dynexport.artifact import Artifact, find_artifact
 from dynexport.bench import BatchResult, time_batch
 from dynexport.bench.candidates import (
-    Contender,
-    TimedModel,
-    engine_contender,
-    find_timed_model,
-    onnx_contender,
-    pytorch_contender,
+    Pair,
+    pair_engines,
+    pair_files,
+    pair_in_pytorch,
     write_twin,
 )
 from dynexport.bench.timing import Plan
 from dynexport.engine import build_engine, open_engine
 from dynexport.errors import DynexportError
-from dynexport.precision import precision_of
 from dynexport.runtimes import cuda
 from dynexport.runtimes import nvml as gpu
 from dynexport.runtimes.tensorrt import EDITIONS
@@ -166,40 +164,40 @@ def check_model(
     onnx: Path, options: argparse.Namespace, uuid: str | None, work: Path, report: Report
 ) -> None:
     """Verify and time one ONNX file in every runtime."""
-    subject = report.attempt(f"read {onnx}", lambda: find_timed_model(onnx, None, trust=False))
-    if subject is None:
+    artifact = report.attempt(f"read {onnx}", lambda: find_artifact(onnx))
+    if artifact is None:
         return
     work.mkdir()
-    twin = write_twin(subject, work)
-    contenders = [
-        contender
-        for contender in (
-            *engines(subject, onnx, twin, work, options, report),
-            *runtimes(subject, onnx, twin, options, report),
+    twin = write_twin(artifact, work)
+    pairs = [
+        pair
+        for pair in (
+            *engines(artifact, onnx, twin, work, options, report),
+            *runtimes(artifact, onnx, twin, options, report),
         )
-        if contender is not None
+        if pair is not None
     ]
     plan = Plan(options.rounds, options.round_seconds)
     for batch in options.batches:
-        for contender in contenders:  # one after the other: they would share the GPU's memory
+        for pair in pairs:  # one after the other: they would share the GPU's memory
             with gpu.GpuWatch(uuid) if uuid else nullcontext() as watch:
                 result = report.attempt(
-                    f"time {onnx.stem} in {contender.runtime} at batch {batch}",
-                    lambda one=contender, size=batch: time_batch([one], subject, size, plan, watch),
+                    f"time {onnx.stem} in {pair.runtime} at batch {batch}",
+                    lambda one=pair, size=batch: time_batch([one], artifact, size, plan, watch),
                 )
                 conditions = watch.summary() if watch else None
             if result is not None:
-                report.timings.append(row(onnx.stem, subject, contender, result, conditions))
+                report.timings.append(row(onnx.stem, artifact, pair, result, conditions))
 
 
 def engines(
-    subject: TimedModel,
+    artifact: Artifact,
     onnx: Path,
     twin: Path | None,
     work: Path,
     options: argparse.Namespace,
     report: Report,
-) -> Iterator[Contender | None]:
+) -> Iterator[Pair | None]:
     """An engine and its twin's in each TensorRT that is installed, verified."""
     for flavour in () if options.on_cpu else EDITIONS:
         target = work / f"{onnx.stem}-{flavour}.engine"
@@ -220,28 +218,28 @@ def engines(
         )
         if leak is not None:
             report.leaks.append({"engine": target.name, **leak})
-        there = dataclasses.replace(subject, engine=(target, built.facts))
+        there = find_artifact(onnx, engine=target)
         yield report.attempt(
             f"build the dense twin of {target.name}",
-            lambda one=there: engine_contender(one, twin, trust=False),
+            lambda one=there: pair_engines(one, twin),
         )
 
 
 def runtimes(
-    subject: TimedModel, onnx: Path, twin: Path | None, options: argparse.Namespace, report: Report
-) -> Iterator[Contender | None]:
+    artifact: Artifact, onnx: Path, twin: Path | None, options: argparse.Namespace, report: Report
+) -> Iterator[Pair | None]:
     """ONNX Runtime and PyTorch, on the GPU."""
     backend = "onnxruntime" if options.on_cpu else "onnxruntime-cuda"
     note_verification(
         report, f"verify {onnx.stem} with {backend}", lambda: verify(onnx, backend=backend)
     )
     yield report.attempt(
-        f"open {onnx.stem} with {backend}", lambda: onnx_contender(subject, twin, backend, None)
+        f"open {onnx.stem} with {backend}", lambda: pair_files(artifact, twin, backend, None)
     )
     device = "cpu" if options.on_cpu else "cuda"
-    half = precision_of(subject.graph) == "fp16" and not options.on_cpu
+    half = artifact.precision == "fp16" and not options.on_cpu
     for compiled in (False, True) if options.compiled else (False,):
-        yield pytorch_contender(subject, None, device=device, half=half, compiled=compiled)
+        yield pair_in_pytorch(artifact, None, device=device, half=half, compiled=compiled)
 
 
 def note_verification(report: Report, what: str, step: Callable[[], Verification]) -> bool:
@@ -267,17 +265,17 @@ def lost_memory(engine: Path, rounds: int) -> dict[str, int]:
 
 def row(
     name: str,
-    subject: TimedModel,
-    contender: Contender,
+    artifact: Artifact,
+    pair: Pair,
     result: BatchResult,
     conditions: gpu.GpuConditions | None,
 ) -> dict[str, Any]:
     gain = result.gains[0] if result.gains else None
     return {
         "model": name,
-        "runtime": contender.runtime,
+        "runtime": pair.runtime,
         "batch": result.batch,
-        "ideal": subject.ideal,
+        "ideal": artifact.ideal,
         "speedup": gain.speedup if gain else None,
         "of_ideal": gain.efficiency if gain else None,
         "timings": [dataclasses.asdict(timing) for timing in result.timings],

@@ -1,9 +1,9 @@
-"""What a timing process opens besides ONNX files: the plain model in PyTorch."""
+"""What a timing process opens: the plain model in PyTorch, and ONNX files of others."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from plain import plain_model
 from torch import nn
 
-PLAIN_OPENER = "openers:open_plain"
+from dynexport.runtimes import Runner, open_runner
 
 
 class PlainRunner:
@@ -32,15 +32,33 @@ class PlainRunner:
         pass
 
 
-def open_plain(
-    model: str, counts: Sequence[int], compiled: bool, threads: int | None
-) -> PlainRunner:
-    """An opener: a published variant's plain form, eager or compiled; no counts: dense."""
-    if threads:
-        torch.set_num_threads(threads)
-    plain = plain_model(model, counts)
-    if compiled:
-        inductor: Any = importlib.import_module("torch._inductor.config")
-        inductor.compile_threads = 1  # a pool of processes would stay alive while others are timed
-        plain = torch.compile(plain)  # type: ignore[assignment]
-    return PlainRunner(plain)
+@dataclass(frozen=True)
+class PlainModel:
+    """A published variant's plain form, eager or compiled; no counts: dense."""
+
+    model: str
+    counts: tuple[int, ...]
+    compiled: bool
+
+    def open(self, threads: int | None = None, profile: bool = False) -> PlainRunner:
+        """See `dynexport.bench.stopwatch.Openable`."""
+        if threads:
+            torch.set_num_threads(threads)
+        plain = plain_model(self.model, self.counts)
+        if self.compiled:
+            inductor: Any = importlib.import_module("torch._inductor.config")
+            inductor.compile_threads = 1  # a pool of processes would stay alive while others run
+            plain = torch.compile(plain)  # type: ignore[assignment]
+        return PlainRunner(plain)
+
+
+@dataclass(frozen=True)
+class InRuntime:
+    """An ONNX file, whoever wrote it, in a runtime."""
+
+    path: str
+    runtime: str
+
+    def open(self, threads: int | None = None, profile: bool = False) -> Runner:
+        """See `dynexport.bench.stopwatch.Openable`."""
+        return open_runner(self.runtime, self.path, threads, profile)

@@ -55,7 +55,7 @@ def _draw_panel(panel, result: Result, names: Sequence[str]) -> None:  # type: i
         if row.times is None:
             panel.text(0, place, " failed", va="center", fontsize=6, color="#a04040")
             continue
-        time = row.times.min / result.batch
+        time = row.times.p50 / result.batch
         shade = COLOURS[OURS if row.form == OURS else "peer"][not row.sparse]
         panel.barh(place, time, height=0.38, color=shade)
         panel.text(time, place, f" {time:.1f}", va="center", fontsize=6)

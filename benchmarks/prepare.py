@@ -7,7 +7,6 @@ returns what can be sent between processes. What fails is a sentence in place of
 
 from __future__ import annotations
 
-import importlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,8 +19,9 @@ from plain import export_plain, plain_model
 from random_weights import random_model
 
 import dynexport
-from dynexport.bench.candidates import find_timed_model, write_twin
-from dynexport.bench.timing import Candidate
+from dynexport.artifact import find_artifact
+from dynexport.bench.candidates import write_twin
+from dynexport.bench.stopwatch import Candidate
 from dynexport.formats.metadata import Batch
 from dynexport.formats.onnx_file import read_metadata, read_model, to_bytes
 from dynexport.graph.batch import change_batch
@@ -110,7 +110,7 @@ def write_ours(
                 graph = read_model(first)
                 change_batch(graph, read_metadata(first, graph), Batch.parse(str(batch)))
                 (within / SPARSE).write_bytes(to_bytes(graph))
-            twin = write_twin(find_timed_model(within / SPARSE, None, trust=False), within)
+            twin = write_twin(find_artifact(within / SPARSE), within)
             assert twin is not None
             files[batch] = _described(within / SPARSE), _described(twin)
     except dynexport.DynexportError as error:
@@ -170,8 +170,7 @@ def _folder_for(subject: Subject, precision: str, batch: int, folder: Path) -> P
 
 
 def _answer(candidate: Candidate, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    module, _, function = candidate.opener.partition(":")
-    with getattr(importlib.import_module(module), function)(**candidate.arguments) as runner:
+    with candidate.model.open(candidate.threads) as runner:
         return np.array(runner.run(images)["logits"])
 
 

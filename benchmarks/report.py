@@ -10,7 +10,7 @@ from contestants import OURS, Entry, name_entry
 from prepare import PLAIN_FORM
 from rounds import Failed, Measured, Ratio
 
-from dynexport.bench.timing import Candidate
+from dynexport.bench.stopwatch import Candidate
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Row:
     """One entry's figures; of one that failed only why.
 
     gmacs, nodes  of its own graph; nodes 0 where there is none
-    gflops        two operations a multiply-accumulate, at the shortest run
+    gflops        two operations a multiply-accumulate, at the middle run
     of_ceiling    share of what the fastest product of 2,048 cubed in its precision reaches
     over_plain    how many times faster than the plain export, dense, float32, on ONNX Runtime
     over_dense    how many times faster than its own dense twin: the speed-up that was realised
@@ -95,8 +95,8 @@ def judge(
                 *facts,
                 *size,
                 times=got,
-                images_per_second=1000.0 * batch / got.min,
-                gflops=2 * entry.macs * batch / (got.min * 1e6),
+                images_per_second=1000.0 * batch / got.p50,
+                gflops=2 * entry.macs * batch / (got.p50 * 1e6),
                 of_ceiling=Ratio.of(limit.times, got).scaled(share) if limit else None,
                 over_plain=Ratio.of(plain, got) if plain else None,
                 over_dense=speedup,

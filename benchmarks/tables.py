@@ -11,9 +11,9 @@ from rounds import Ratio
 
 ABOUT = f"""\
 Milliseconds a batch: *min* is the shortest of all runs, *p50* the middle one; images/s, GFLOP/s
-(GOP/s in int8; two a multiply-accumulate of the entry's own graph) follow from the shortest.
-Ratios are medians over the rounds of quotients of each round's shortest runs, with their standard
-error, and in brackets the quotient of the shortest runs of all rounds. *Of ceiling* is the share
+(GOP/s in int8; two a multiply-accumulate of the entry's own graph) follow from the middle one.
+Ratios are medians over the rounds of quotients of each round's medians, with their standard
+error. *Of ceiling* is the share
 of what the fastest product of {SIDE} x {SIDE} x {SIDE} reaches in that precision, in the same
 rounds; *over plain* the speed-up over the plain export, dense, in float32 on ONNX Runtime; *over
 dense* that of a sparse graph over its own dense twin; *ideal* the quotient of the two graphs' own

@@ -131,7 +131,18 @@ class Artifact:
             raise InputError(
                 f"{runtime} needs the ONNX file the engine was built from: give it before --engine"
             )
-        return onnx_artifact(self.onnx, self.graph, self.require_metadata(), runtime)
+        label, emulated = _describe_half(self.graph, runtime)
+        known = self.metadata
+        return replace(
+            self,
+            runtime=runtime,
+            batches=self.batches if known is None else (Batch.parse(known.batch),),
+            label=label,
+            engine=None,
+            sidecar=None,
+            emulated=emulated,
+            in_hand=self.graph,
+        )
 
     def as_served(self) -> Artifact:
         """The same with no emulation: what its users run, to be timed."""
@@ -192,20 +203,25 @@ def find_artifact(
 def onnx_artifact(
     path: Path, graph: ir.Model, metadata: Metadata, runtime: str = "onnxruntime"
 ) -> Artifact:
-    """An ONNX file in a runtime, of which the graph and the metadata are in hand.
-
-    A file in half precision is emulated where the runtime does not compute in it (`Runtime.half`).
-    """
-    half = find_runtime(runtime).half if computes_in_half(graph) else "computed"
+    """An ONNX file in a runtime, of which the graph and the metadata are in hand."""
+    label, emulated = _describe_half(graph, runtime)
     return Artifact(
         onnx=path,
         runtime=runtime,
         metadata=metadata,
         batches=(Batch.parse(metadata.batch),),
-        label=runtime + HALF_NOTES[half],
-        emulated=half == "emulated",
+        label=label,
+        emulated=emulated,
         in_hand=graph,
     )
+
+
+def _describe_half(graph: ir.Model, runtime: str) -> tuple[str, bool]:
+    """What reports call a graph in a runtime, and whether half precision is emulated in it, as the
+    runtime declares (`Runtime.half`)."""
+    declared = find_runtime(runtime)
+    half = declared.half if computes_in_half(graph) else "computed"
+    return runtime + HALF_NOTES[half], half == "emulated"
 
 
 def _engine_artifact(engine: Path, model: Path | None, trust: bool) -> Artifact:

@@ -3,83 +3,42 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
+from dynexport.artifact import Artifact
 from dynexport.bench.candidates import (
-    Contender,
-    TimedModel,
-    engine_contender,
-    find_timed_model,
-    onnx_contender,
+    Pair,
+    find_timed,
+    pair_engines,
+    pair_files,
+    pair_in_pytorch,
     profiled,
-    pytorch_contender,
     write_twin,
 )
 from dynexport.bench.layer_groups import group_times
-from dynexport.bench.timing import Plan, Timing, speedup, time_candidates, time_layers
+from dynexport.bench.results import BatchResult, BenchResult, Gain, find_break_even
+from dynexport.bench.timing import Plan, speedup, time_candidates, time_layers
 from dynexport.errors import DeviceError, InputError, MissingExtraError
 from dynexport.formats.metadata import Batch
-from dynexport.precision import precision_of
 from dynexport.progress import OnStep, silent
-from dynexport.runtimes import require_backend, runs_on_gpu
+from dynexport.runtimes import Runtime, find_runtime
 from dynexport.runtimes.cuda import current_device
-from dynexport.runtimes.nvml import GpuConditions, GpuFacts, GpuWatch, gpu_facts
+from dynexport.runtimes.nvml import GpuFacts, GpuWatch, gpu_facts
+
+__all__ = [
+    "BatchResult",
+    "BenchResult",
+    "Gain",
+    "Plan",
+    "bench_model",
+    "find_break_even",
+    "time_batch",
+]
 
 GPU_BATCHES = (1, 8, 32, 64)
 """Timed on a GPU by default, as far as the model takes them: small batches leave it idle."""
-
-
-@dataclass(frozen=True)
-class Gain:
-    """What sparsity gained in one runtime.
-
-    speedup     dense twin over sparse, paired round by round; on a GPU without transfers
-    efficiency  of the ideal, the quotient of their multiply-accumulates
-    """
-
-    runtime: str
-    speedup: float
-    efficiency: float
-
-
-@dataclass(frozen=True)
-class BatchResult:
-    """Timings of every candidate at one batch size, and what sparsity gained in each runtime."""
-
-    batch: int
-    timings: tuple[Timing, ...]
-    gains: tuple[Gain, ...]
-
-
-@dataclass(frozen=True)
-class BenchResult:
-    """Timings of one model, its dense twin and PyTorch.
-
-    speedup     of the first runtime at the first batch size, and efficiency, how much of the ideal
-                that is; None for a dense model
-    ideal       the quotient of the twins' multiply-accumulates
-    batches     results by batch size, ascending
-    break_even  the smallest batch size timed from which on sparse is faster in the first runtime;
-                None where it is not at the largest
-    layers      by candidate, milliseconds of a run by group of layers, at the first batch size
-    gpu         the GPU; conditions: its clocks, power and temperature meanwhile; None on a CPU
-    notes       what was left out, and why
-    """
-
-    model: str
-    threads: int | None
-    speedup: float | None
-    efficiency: float | None
-    ideal: float
-    batches: tuple[BatchResult, ...]
-    break_even: int | None
-    layers: dict[str, dict[str, float]]
-    gpu: GpuFacts | None
-    conditions: GpuConditions | None
-    notes: tuple[str, ...]
 
 
 def bench_model(
@@ -110,50 +69,64 @@ def bench_model(
     plan = plan or Plan()
     if threads is not None and threads < 1:
         raise InputError(f"{threads} threads were asked for: give at least 1")
-    backends = tuple(dict.fromkeys(backends)) or (() if engine else ("onnxruntime",))
-    for backend in backends:
-        require_backend(backend)
-    subject = find_timed_model(model, engine, trust)
-    on_gpu = engine is not None or any(map(runs_on_gpu, backends))
-    bf16 = subject.graph is not None and precision_of(subject.graph) == "bf16"
-    if bf16 and "onnxruntime" in backends:
-        raise InputError(
-            f"{model} is bf16, which ONNX Runtime does not compute on a CPU: time it with --engine "
-            "or --backend onnxruntime-cuda, or convert to fp32 or int8 for CPUs"
-        )
-    sizes = _batch_sizes(subject, batches, on_gpu)
+    names = tuple(backends) or (() if engine else ("onnxruntime",))
+    runtimes = tuple(dict.fromkeys(map(find_runtime, names)))
+    artifact = find_timed(model, engine, trust)
+    _require_timeable(artifact, runtimes)
+    on_gpu = engine is not None or any(runtime.on_gpu for runtime in runtimes)
+    sizes = _batch_sizes(artifact, batches, on_gpu)
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        twin = write_twin(subject, folder)
-        contenders = []
-        if engine is not None:
-            on_step("build the dense twin's engine" if twin else "open the engine")
-            contenders.append(engine_contender(subject, twin, trust))
-        contenders += [onnx_contender(subject, twin, name, threads) for name in backends]
+        twin = write_twin(artifact, Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        pairs = list(_pair_up(artifact, twin, runtimes, threads, on_step))
         if pytorch:
             device = "cuda" if on_gpu else "cpu"
-            half = on_gpu and subject.graph is not None and precision_of(subject.graph) == "fp16"
-            torch = pytorch_contender(subject, threads, plugins, device=device, half=half)
-            contenders += [torch] if torch else []
+            half = on_gpu and artifact.onnx is not None and artifact.precision == "fp16"
+            ours = pair_in_pytorch(artifact, threads, plugins, device=device, half=half)
+            pairs += [ours] if ours else []
         gpu, watch, unseen = _watch_gpu(stack) if on_gpu else (None, None, ())
-        results = tuple(
-            time_batch(contenders, subject, size, plan, watch, on_step) for size in sizes
-        )
-        layers = _time_groups(contenders, subject, sizes[0], plan, on_step) if profile else {}
+        results = tuple(time_batch(pairs, artifact, size, plan, watch, on_step) for size in sizes)
+        layers = _time_groups(pairs, artifact, sizes[0], plan, on_step) if profile else {}
     first = results[0].gains[0] if results[0].gains else None
     return BenchResult(
         model=str(engine or model),
         threads=threads,
         speedup=first.speedup if first else None,
         efficiency=first.efficiency if first else None,
-        ideal=subject.ideal,
+        ideal=artifact.ideal,
         batches=results,
         break_even=find_break_even(results),
         layers=layers,
         gpu=gpu,
         conditions=watch.summary() if watch else None,
-        notes=(*_left_out(subject), *unseen),
+        notes=(*_left_out(artifact), *unseen),
     )
+
+
+def _require_timeable(artifact: Artifact, runtimes: Sequence[Runtime]) -> None:
+    """InputError for a file that one of the runtimes has no arithmetic for."""
+    if artifact.onnx is None or artifact.precision != "bf16":
+        return
+    for runtime in runtimes:
+        if runtime.half == "emulated":
+            raise InputError(
+                f"{artifact.onnx} is bf16, which {runtime.name} does not compute: time it with "
+                "--engine or --backend onnxruntime-cuda, or convert to fp32 or int8 for CPUs"
+            )
+
+
+def _pair_up(
+    artifact: Artifact,
+    twin: Path | None,
+    runtimes: Sequence[Runtime],
+    threads: int | None,
+    on_step: OnStep,
+) -> Iterator[Pair]:
+    """The engine, if there is one, and the ONNX file in each runtime, beside their twins."""
+    if artifact.engine is not None:
+        on_step("build the dense twin's engine" if twin else "open the engine")
+        yield pair_engines(artifact, twin)
+    for runtime in runtimes:
+        yield pair_files(artifact, twin, runtime.name, threads)
 
 
 def _watch_gpu(stack: ExitStack) -> tuple[GpuFacts | None, GpuWatch | None, tuple[str, ...]]:
@@ -165,9 +138,9 @@ def _watch_gpu(stack: ExitStack) -> tuple[GpuFacts | None, GpuWatch | None, tupl
         return None, None, (f"clocks and power are not known: {error}",)
 
 
-def _batch_sizes(subject: TimedModel, asked: Sequence[int], on_gpu: bool) -> tuple[int, ...]:
+def _batch_sizes(artifact: Artifact, asked: Sequence[int], on_gpu: bool) -> tuple[int, ...]:
     """The sizes to time, ascending; InputError for one the model does not take."""
-    ranges = subject.batches
+    ranges = artifact.batches
     if not asked:
         if not on_gpu:
             return (ranges[0].optimal,)
@@ -177,7 +150,7 @@ def _batch_sizes(subject: TimedModel, asked: Sequence[int], on_gpu: bool) -> tup
             takes = ", ".join(map(str, ranges))
             raise InputError(
                 f"batch {size} does not fit this file, which takes {takes}: "
-                f"{'build' if subject.engine else 'convert'} again with another --batch"
+                f"{'build' if artifact.engine else 'convert'} again with another --batch"
             )
     return tuple(sorted(set(asked)))
 
@@ -187,62 +160,50 @@ def _taken(size: int, ranges: Sequence[Batch]) -> bool:
 
 
 def time_batch(
-    contenders: Sequence[Contender],
-    subject: TimedModel,
+    pairs: Sequence[Pair],
+    artifact: Artifact,
     size: int,
     plan: Plan,
     watch: GpuWatch | None = None,
     on_step: OnStep = silent,
 ) -> BatchResult:
-    """Time contenders at one batch size, in turn; ``watch`` looks at the GPU meanwhile."""
-    candidates = [candidate for one in contenders for candidate in one.candidates]
+    """Time pairs at one batch size, in turn; ``watch`` looks at the GPU meanwhile."""
+    candidates = [candidate for one in pairs for candidate in one.candidates]
     on_step(f"time {', '.join(c.label for c in candidates)} at batch {size}")
 
     def on_round(number: int) -> None:
         on_step(f"batch {size}: round {number} of {plan.rounds}")
 
-    shape = (size, *subject.input_shape)
+    shape = (size, *artifact.input_shape)
     with watch.sampling() if watch else nullcontext():
         timings = {t.label: t for t in time_candidates(candidates, shape, plan, on_round)}
     gains = []
-    for one in contenders:
+    for one in pairs:
         if one.model is not None and one.twin is not None:
             slow, fast = timings[one.twin.label], timings[one.model.label]
             gained = speedup(slow.computing, fast.computing)
-            gains.append(Gain(one.runtime, gained, gained / subject.ideal))
+            gains.append(Gain(one.runtime, gained, gained / artifact.ideal))
     return BatchResult(size, tuple(timings.values()), tuple(gains))
 
 
 def _time_groups(
-    contenders: Sequence[Contender], subject: TimedModel, size: int, plan: Plan, on_step: OnStep
+    pairs: Sequence[Pair], artifact: Artifact, size: int, plan: Plan, on_step: OnStep
 ) -> dict[str, dict[str, float]]:
     """Milliseconds by group of layers, of every candidate whose runtime times its layers."""
     grouped = {}
-    for one in contenders:
-        if not one.times_layers:
-            continue
-        for candidate in one.candidates:
+    for one in pairs:
+        for candidate in profiled(one):
             on_step(f"time the layers of {candidate.label}")
-            shape = (size, *subject.input_shape)
-            times = time_layers(profiled(candidate), shape, plan.round_seconds * plan.rounds)
+            shape = (size, *artifact.input_shape)
+            times = time_layers(candidate, shape, plan.round_seconds * plan.rounds)
             grouped[candidate.label] = group_times(times, one.nodes.get(candidate.label))
     return grouped
 
 
-def find_break_even(results: Sequence[BatchResult]) -> int | None:
-    """The batch size from which on the first runtime gains by sparsity."""
-    size = None
-    for result in reversed(results):
-        if not result.gains or result.gains[0].speedup <= 1.0:
-            break
-        size = result.batch
-    return size
-
-
-def _left_out(subject: TimedModel) -> tuple[str, ...]:
-    if subject.engine is None or subject.onnx is not None:
+def _left_out(artifact: Artifact) -> tuple[str, ...]:
+    if artifact.sidecar is None or artifact.onnx is not None:
         return ()
-    name = subject.engine[1].onnx
+    name = artifact.sidecar.onnx
     return (
         f"no dense twin and no PyTorch beside it: {name}, which they are made of, is not there",
     )

@@ -7,44 +7,32 @@ round by round before their median is taken.
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from time import sleep
-from typing import Any, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
+from dynexport.bench.stopwatch import Candidate, Stopwatch, Times
 from dynexport.errors import DynexportError, InputError
-
-CLOSING_SECONDS = 10.0
-"""A candidate gets so long to close its runtime: it may keep what it compiled."""
-
-T = TypeVar("T")
-
-Times = dict[str, list[float]]
-"""Seconds of every run: "total", and where a runtime tells them apart "gpu" and "enqueue"."""
+from dynexport.workers import Worker, WorkerError
 
 SETTLE_SECONDS = 0.05
 """Between two turns: the threads of the runtime that ran last spin for a while."""
 
+T = TypeVar("T")
+Shape = tuple[int, int, int, int]
+OnFailure = Callable[[str, DynexportError], None]
 
-@dataclass(frozen=True)
-class Candidate:
-    """Something to time.
 
-    label      how reports call it
-    opener     "module:function" that returns a `dynexport.runtimes.Runner`
-    arguments  its keyword arguments, plain values
-    """
+class HasRounds(Protocol):
+    """What ratios are formed of: the median time of each round, in turn."""
 
-    label: str
-    opener: str
-    arguments: Mapping[str, Any]
+    @property
+    def rounds(self) -> tuple[float, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -100,31 +88,48 @@ class Plan:
 
 def time_candidates(
     candidates: Sequence[Candidate],
-    shape: tuple[int, int, int, int],
+    shape: Shape,
     plan: Plan,
     on_round: Callable[[int], None] = lambda number: None,
+    on_failure: OnFailure | None = None,
 ) -> list[Timing]:
     """Time candidates on random input of ``shape`` (B, C, H, W), in turn, round by round.
 
-    ``on_round`` is told the number of each round as it ends. DynexportError if a candidate's
-    process fails.
+    on_round    is told the number of each round as it ends
+    on_failure  is told the label of a candidate whose process fails, and why, and the others go
+                on without it; None: that is a DynexportError
     """
+    rounds: dict[str, list[Times]] = {}
     with ExitStack() as stack:
-        workers = [stack.enter_context(Worker(c, shape)) for c in candidates]
-        for worker in workers:
-            worker.measure(plan.warmup_seconds)
-        rounds: list[list[Times]] = []
+        open_ones = {}
+        for candidate in candidates:
+            with _excused(candidate.label, on_failure):
+                timed = stack.enter_context(TimedCandidate(candidate, shape))
+                timed.measure(plan.warmup_seconds)
+                open_ones[candidate.label] = timed
         for number in range(plan.rounds):
-            turns: list[Times] = [{} for _ in workers]
-            for place in in_turn(range(len(workers)), number):
+            for label in in_turn(open_ones, number):
                 sleep(SETTLE_SECONDS)
-                turns[place] = workers[place].measure(plan.round_seconds)
-            rounds.append(turns)
+                with _excused(label, on_failure, open_ones.pop):
+                    rounds.setdefault(label, []).append(
+                        open_ones[label].measure(plan.round_seconds)
+                    )
             on_round(number + 1)
-    return [
-        _timing(candidate.label, shape[0], [turn[place] for turn in rounds])
-        for place, candidate in enumerate(candidates)
-    ]
+    return [_timing(label, shape[0], rounds[label]) for label in open_ones]
+
+
+@contextmanager
+def _excused(
+    label: str, on_failure: OnFailure | None, drop: Callable[[str], object] = lambda label: None
+) -> Iterator[None]:
+    """Tell of a failure instead of raising it, where there is someone to tell."""
+    try:
+        yield
+    except DynexportError as error:
+        if on_failure is None:
+            raise
+        drop(label)
+        on_failure(label, error)
 
 
 def in_turn(candidates: Iterable[T], number: int) -> list[T]:
@@ -134,21 +139,24 @@ def in_turn(candidates: Iterable[T], number: int) -> list[T]:
     return order[first:] + order[:first]
 
 
-def time_layers(
-    candidate: Candidate, shape: tuple[int, int, int, int], seconds: float
-) -> dict[str, float]:
+def time_layers(candidate: Candidate, shape: Shape, seconds: float) -> dict[str, float]:
     """Milliseconds of each layer in a run, the median of as many as fit in ``seconds``.
 
-    The candidate's opener must have been asked for it, and its runtime be able to.
+    The candidate must have been asked for it (``profile``), and its runtime be able to.
     """
-    with Worker(candidate, shape) as worker:
-        worker.measure(seconds)
-        return worker.layers()
+    with TimedCandidate(candidate, shape) as timed:
+        timed.measure(seconds)
+        return timed.layers()
 
 
 def speedup(slow: Spread, fast: Spread) -> float:
     """How many times faster ``fast`` is: the median over rounds of the ratio of round medians."""
-    return float(np.median(np.asarray(slow.rounds) / np.asarray(fast.rounds)))
+    return float(np.median(paired_ratios(slow, fast)))
+
+
+def paired_ratios(slow: HasRounds, fast: HasRounds) -> NDArray[np.float64]:
+    """How many times faster in each round (rounds,): whatever slows a round slows both."""
+    return np.divide(slow.rounds, fast.rounds, dtype=np.float64)
 
 
 def _timing(label: str, batch: int, rounds: list[Times]) -> Timing:
@@ -172,69 +180,40 @@ def _spread(rounds: list[list[float]]) -> Spread:
     return Spread(low, middle, high, highest, medians)
 
 
-class Worker:
-    """A process that holds one candidate open and runs it when told; see timing_worker.py."""
+class TimedCandidate:
+    """A candidate that a process of its own holds open, and runs when told."""
 
-    def __init__(self, candidate: Candidate, shape: tuple[int, int, int, int]) -> None:
+    def __init__(self, candidate: Candidate, shape: Shape) -> None:
         self._label = candidate.label
-        # -m would put the working folder first: import what this process imports
-        start = f"import sys; sys.path[:] = {sys.path!r}; import dynexport.bench.worker as worker"
-        # a pipe that nobody reads would fill and block
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", f"{start}; worker.main()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-        )
-        self._order = {
-            "opener": candidate.opener,
-            "arguments": dict(candidate.arguments),
-            "shape": list(shape),
-        }
+        self._worker = Worker(Stopwatch(candidate, shape))
 
-    def __enter__(self) -> Worker:
-        try:
-            self._ask(self._order)
-        except BaseException:
-            self.__exit__()
-            raise
+    def __enter__(self) -> TimedCandidate:
+        with self._named():
+            self._worker.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        try:
-            self._process.communicate(timeout=CLOSING_SECONDS)  # it ends where its input ends
-        except (subprocess.TimeoutExpired, OSError, ValueError):
-            self._process.kill()
-            self._process.wait()
-        self._errors.close()
+        self._worker.__exit__()
 
     def measure(self, seconds: float) -> Times:
         """Seconds of each run, for about ``seconds``, at least one run."""
-        times: Times = self._ask({"seconds": seconds})
-        return times
+        with self._named():
+            return self._worker.ask(Stopwatch.measure, seconds)
 
     def layers(self) -> dict[str, float]:
         """Median milliseconds of each layer in a run."""
-        layers: dict[str, float] = self._ask({"layers": True})["layers"]
-        return layers
+        with self._named():
+            return self._worker.ask(Stopwatch.layers)
 
-    def _ask(self, order: Mapping[str, Any]) -> Any:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Put the candidate's label into what goes wrong."""
         try:
-            self._process.stdin.write(json.dumps(order) + "\n")
-            self._process.stdin.flush()
-            answer = json.loads(self._process.stdout.readline())
-        except (OSError, ValueError):
-            self._process.wait()
-            self._errors.seek(0)
-            last = (self._errors.read().strip().splitlines() or ["it said nothing"])[-1]
+            yield
+        except WorkerError as error:
             raise DynexportError(
-                f"the process that times {self._label!r} ended: {last}; "
+                f"the process that times {self._label!r} ended: {error}; "
                 "a smaller --batch may fit in memory"
             ) from None
-        if "error" in answer:
-            raise DynexportError(f"{self._label}: {answer['error']}")
-        return answer
+        except DynexportError as error:
+            raise DynexportError(f"{self._label}: {error}") from None

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from dynexport.compare.original import Kept, Original
 from dynexport.errors import ModelFileError
 from dynexport.formats.metadata import ExportSpec, Metadata
-from dynexport.formats.onnx_file import read_metadata
 from dynexport.formats.reference import REFERENCE_IMAGES, ReferenceBundle
 from dynexport.images import synthetic_images
 from dynexport.models import SparseModel, find_family, load_plugins
@@ -68,17 +67,17 @@ def reference_images(model: Path, metadata: Metadata) -> NDArray[Any]:
 
 
 def open_pytorch(
-    model: str,
+    metadata: Metadata,
     dense: bool,
     threads: int | None = None,
     plugins: Sequence[str] = (),
+    *,
     device: str = "cpu",
     half: bool = False,
     compiled: bool = False,
 ) -> TorchRunner:
     """The inference form an ONNX file was made from, with random weights, for timing only."""
     load_plugins(plugins)
-    metadata = read_metadata(model)
     torch.manual_seed(0)
     family = find_family(metadata.family)
     trained = family.model(family.config(**metadata.config))

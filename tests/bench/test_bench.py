@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dynexport.artifact import find_artifact
 from dynexport.bench import BatchResult, BenchResult, Gain, bench_model, find_break_even
 from dynexport.bench.layer_groups import GROUPS, group_of, group_times
 from dynexport.bench.timing import Candidate, Plan, Spread, Timing, speedup, time_candidates
@@ -69,21 +70,58 @@ def test_a_plan_without_rounds() -> None:
         Plan(rounds=0)
 
 
-def test_a_candidate_that_fails_is_named(tmp_path: Path) -> None:
-    arguments = {"backend": "onnxruntime", "model": str(tmp_path / "none.onnx")}
-    broken = Candidate("broken", "dynexport.runtimes:open_runner", arguments)
+OPENING = """
+import os, signal
+class Opening:
+    def __init__(self, how):
+        self.how = how
+    def open(self, threads=None, profile=False):
+        if self.how == "raises":
+            raise MemoryError("8 GiB")
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+"""A model that cannot be opened, for want of memory."""
+
+
+def test_a_candidate_that_fails_is_named(
+    tiny_conversion: Conversion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    none = dataclasses.replace(find_artifact(tiny_conversion.onnx), onnx=tmp_path / "none.onnx")
+    broken = Candidate("broken", none)
     with pytest.raises(DynexportError, match=r"broken: ONNX Runtime cannot load the model"):
         time_candidates([broken], (1, 3, 28, 28), SHORT)
-    gone = Candidate("gone", "dynexport.no_such_module:open", {})
+    (tmp_path / "opening.py").write_text(OPENING)
+    monkeypatch.syspath_prepend(tmp_path)
+    import opening  # type: ignore[import-not-found]
+
+    for label, reason in (("raises", "MemoryError: 8 GiB"), ("ends", "it ends Python by SIGKILL")):
+        gone = Candidate(label, opening.Opening(label))
+        expected = f"the process that times '{label}' ended: {reason}; a smaller --batch may fit"
+        with pytest.raises(DynexportError, match=expected):
+            time_candidates([gone], (1, 3, 28, 28), SHORT)
+    (tmp_path / "opening.py").unlink()
     with pytest.raises(DynexportError, match=r"the process that times 'gone' ended: Module"):
-        time_candidates([gone], (1, 3, 28, 28), SHORT)
+        time_candidates([Candidate("gone", opening.Opening("gone"))], (1, 3, 28, 28), SHORT)
+
+
+def test_the_rest_is_timed_where_someone_is_told(
+    tiny_conversion: Conversion, tmp_path: Path
+) -> None:
+    sound = find_artifact(tiny_conversion.onnx)
+    none = dataclasses.replace(sound, onnx=tmp_path / "none.onnx")
+    told: dict[str, DynexportError] = {}
+    candidates = [Candidate("broken", none), Candidate("sound", sound, threads=1)]
+    timings = time_candidates(
+        candidates, (1, 3, 28, 28), SHORT, on_failure=lambda label, why: told.update({label: why})
+    )
+    assert [timing.label for timing in timings] == ["sound"]
+    assert str(told["broken"]).startswith("broken: ONNX Runtime cannot load the model")
 
 
 def test_candidates_run_in_processes_of_their_own(tiny_conversion: Conversion) -> None:
     """The parent never opens a runtime to time it, so runtimes cannot disturb each other."""
     loaded = "onnxruntime" in sys.modules
-    arguments = {"backend": "onnxruntime", "model": tiny_conversion.onnx}
-    candidate = Candidate("one", "dynexport.runtimes:open_runner", arguments)
+    candidate = Candidate("one", find_artifact(tiny_conversion.onnx))
     time_candidates([candidate], (1, 3, 28, 28), SHORT)
     assert ("onnxruntime" in sys.modules) == loaded
 

@@ -18,8 +18,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from dynexport import engine as engines
+from dynexport.artifact import find_artifact
 from dynexport.bench import bench_model
-from dynexport.bench.candidates import find_timed_model
 from dynexport.conversion import Conversion, convert
 from dynexport.engine import EngineBuild, build_engine, open_engine, read_sidecar
 from dynexport.engine.sidecar import Sidecar
@@ -482,9 +482,9 @@ def test_an_engine_of_others_is_taken_for_what_the_onnx_file_says(
         read_sidecar(engine, None, trust=True)
     facts = read_sidecar(engine, tmp_path / "tiny.onnx", trust=True)
     assert (facts.flavour, facts.batches, facts.input_shape) == (RTX, ("1:3:5",), (3, 28, 28))
-    found = find_timed_model(tmp_path / "tiny.onnx", engine, trust=True)
+    found = find_artifact(tmp_path / "tiny.onnx", engine=engine, trust=True)
     assert found.sparse
-    assert found.engine == (engine, facts)
+    assert (found.engine, found.sidecar) == (engine, facts)
     assert not deserialised
 
 

@@ -114,7 +114,7 @@ def test_version_is_told_once() -> None:
 
 
 LAYERS = (
-    "errors schedule files progress",
+    "errors schedule files progress workers",
     "images models",
     "formats",
     "runtimes",

@@ -42,7 +42,7 @@ from dynexport.errors import DynexportError
 from dynexport.runtimes import cuda
 from dynexport.runtimes import nvml as gpu
 from dynexport.runtimes.tensorrt import EDITIONS
-from dynexport.verify import Verification, verify
+from dynexport.verify import Verification, verify_model
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("dynexport", "torch", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "cuda-python")
@@ -208,7 +208,7 @@ def engines(
         if built is None:
             continue
         verified = note_verification(
-            report, f"verify {target.name}", lambda at=target: verify(onnx, engine=at)
+            report, f"verify {target.name}", lambda at=target: verify_model(onnx, engine=at)
         )
         if not verified:  # this GPU does not run it, as a Hopper does not run TensorRT-RTX
             continue
@@ -231,7 +231,7 @@ def runtimes(
     """ONNX Runtime and PyTorch, on the GPU."""
     backend = "onnxruntime" if options.on_cpu else "onnxruntime-cuda"
     note_verification(
-        report, f"verify {onnx.stem} with {backend}", lambda: verify(onnx, backend=backend)
+        report, f"verify {onnx.stem} with {backend}", lambda: verify_model(onnx, backend=backend)
     )
     yield report.attempt(
         f"open {onnx.stem} with {backend}", lambda: pair_files(artifact, twin, backend, None)

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from dynexport.errors import DynexportError
 
 if TYPE_CHECKING:
-    from dynexport.bench import bench_model
+    from dynexport.bench import Plan, bench_model
     from dynexport.check import check_model
+    from dynexport.compare.tolerances import Limits
     from dynexport.conversion import convert
     from dynexport.engine import build_engine
     from dynexport.inspection import inspect_file
@@ -35,6 +36,8 @@ __version__ = "0.1.0"
 __all__ = [
     "DynexportError",
     "KeepSchedule",
+    "Limits",
+    "Plan",
     "Precision",
     "bench_model",
     "build_engine",
@@ -52,6 +55,8 @@ __all__ = [
 
 _HOME = {
     "KeepSchedule": "dynexport.schedule",
+    "Limits": "dynexport.compare.tolerances",
+    "Plan": "dynexport.bench",
     "Precision": "dynexport.precision",
     "bench_model": "dynexport.bench",
     "build_engine": "dynexport.engine",

@@ -18,7 +18,7 @@ from dynexport.bench.candidates import (
     write_twin,
 )
 from dynexport.bench.layer_groups import group_times
-from dynexport.bench.results import BatchResult, BenchResult, Gain, find_break_even
+from dynexport.bench.results import BatchResult, BenchResult, Gain, find_break_even, summarise
 from dynexport.bench.timing import Plan, speedup, time_candidates, time_layers
 from dynexport.errors import DeviceError, InputError, MissingExtraError
 from dynexport.formats.metadata import Batch
@@ -79,27 +79,14 @@ def bench_model(
         twin = write_twin(artifact, Path(stack.enter_context(tempfile.TemporaryDirectory())))
         pairs = list(_pair_up(artifact, twin, runtimes, threads, on_step))
         if pytorch:
-            device = "cuda" if on_gpu else "cpu"
-            half = on_gpu and artifact.onnx is not None and artifact.precision == "fp16"
-            ours = pair_in_pytorch(artifact, threads, plugins, device=device, half=half)
-            pairs += [ours] if ours else []
+            pairs += _pair_in_pytorch(artifact, threads, plugins, on_gpu)
         gpu, watch, unseen = _watch_gpu(stack) if on_gpu else (None, None, ())
         results = tuple(time_batch(pairs, artifact, size, plan, watch, on_step) for size in sizes)
         layers = _time_groups(pairs, artifact, sizes[0], plan, on_step) if profile else {}
-    first = results[0].gains[0] if results[0].gains else None
-    return BenchResult(
-        model=str(engine or model),
-        threads=threads,
-        speedup=first.speedup if first else None,
-        efficiency=first.efficiency if first else None,
-        ideal=artifact.ideal,
-        batches=results,
-        break_even=find_break_even(results),
-        layers=layers,
-        gpu=gpu,
-        conditions=watch.summary() if watch else None,
-        notes=(*_left_out(artifact), *unseen),
-    )
+    conditions = watch.summary() if watch else None
+    notes = (*_left_out(artifact), *unseen)
+    name = str(engine or model)
+    return summarise(name, threads, artifact.ideal, results, layers, gpu, conditions, notes)
 
 
 def _require_timeable(artifact: Artifact, runtimes: Sequence[Runtime]) -> None:
@@ -127,6 +114,16 @@ def _pair_up(
         yield pair_engines(artifact, twin)
     for runtime in runtimes:
         yield pair_files(artifact, twin, runtime.name, threads)
+
+
+def _pair_in_pytorch(
+    artifact: Artifact, threads: int | None, plugins: Sequence[str | Path], on_gpu: bool
+) -> list[Pair]:
+    """PyTorch beside them, where it can run: on the GPU in half precision, if the file is."""
+    device = "cuda" if on_gpu else "cpu"
+    half = on_gpu and artifact.onnx is not None and artifact.precision == "fp16"
+    pair = pair_in_pytorch(artifact, threads, plugins, device=device, half=half)
+    return [pair] if pair else []
 
 
 def _watch_gpu(stack: ExitStack) -> tuple[GpuFacts | None, GpuWatch | None, tuple[str, ...]]:

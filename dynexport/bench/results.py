@@ -59,6 +59,33 @@ class BenchResult:
     notes: tuple[str, ...]
 
 
+def summarise(
+    model: str,
+    threads: int | None,
+    ideal: float,
+    batches: tuple[BatchResult, ...],
+    layers: dict[str, dict[str, float]],
+    gpu: GpuFacts | None,
+    conditions: GpuConditions | None,
+    notes: tuple[str, ...],
+) -> BenchResult:
+    """With what the first runtime gains at the first batch size, and from which one on it does."""
+    first = batches[0].gains[0] if batches[0].gains else None
+    return BenchResult(
+        model=model,
+        threads=threads,
+        speedup=first.speedup if first else None,
+        efficiency=first.efficiency if first else None,
+        ideal=ideal,
+        batches=batches,
+        break_even=find_break_even(batches),
+        layers=layers,
+        gpu=gpu,
+        conditions=conditions,
+        notes=notes,
+    )
+
+
 def find_break_even(results: Sequence[BatchResult]) -> int | None:
     """The batch size from which on the first runtime gains by sparsity."""
     size = None

@@ -80,7 +80,7 @@ def verify(
     verbose: Verbose = False,
 ) -> None:
     """Compare an ONNX file with PyTorch's recorded answers; exit 1 where they differ."""
-    from dynexport.verify import verify_model
+    from dynexport.verify import Limits, verify_model
 
     with progress(quiet, verbose) as on_step:
         on_step(f"verify {engine or model}")
@@ -91,10 +91,7 @@ def verify(
             backend=backend,
             engine=engine,
             trust=trust,
-            tolerance=tolerance,
-            tie_margin=tie_margin,
-            min_agreement=min_agreement,
-            max_drop=max_drop,
+            limits=Limits(tolerance, tie_margin, min_agreement, max_drop),
             data=data,
             data_images=data_images,
             bisect=bisect,

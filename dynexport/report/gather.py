@@ -29,7 +29,7 @@ from dynexport.report.pictures import draw_pictures, find_shown
 from dynexport.report.steps import Exported, list_engine_steps, list_steps
 from dynexport.report.sweeps import read_sweep
 from dynexport.sweep.rows import RESULT, SEARCHES, Sweep
-from dynexport.verify import verify
+from dynexport.verify import verify_model
 
 T = TypeVar("T")
 
@@ -171,7 +171,9 @@ def gather_model(
     left_out: dict[str, str] = {}
     on_step(f"verify {path.name}")
     verification = _try(
-        "verification", left_out, lambda: verify(path, backend=wanted.backend, on_step=on_step)
+        "verification",
+        left_out,
+        lambda: verify_model(path, backend=wanted.backend, on_step=on_step),
     )
     bench = _measure(path, None, wanted, left_out, on_step)
     on_step(f"draw what {path.name} keeps")
@@ -242,7 +244,7 @@ def _gather_engine(
     left_out: dict[str, str] = {}
     on_step(f"verify {path.name}")
     verification = _try(
-        "verification", left_out, lambda: verify(model, engine=path, on_step=on_step)
+        "verification", left_out, lambda: verify_model(model, engine=path, on_step=on_step)
     )
     return EngineFacts(
         file=path.name,

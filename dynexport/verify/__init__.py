@@ -17,15 +17,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from dynexport.artifact import find_artifact
+from dynexport.artifact import Artifact, find_artifact
 from dynexport.compare.original import Original
-from dynexport.compare.tolerances import Limits, Tolerances
+from dynexport.compare.tolerances import AS_USUAL, Limits, Tolerances
 from dynexport.errors import InputError
 from dynexport.files import existing_file
+from dynexport.formats.reference import ReferenceBundle
 from dynexport.precision import choose_tolerances
 from dynexport.progress import OnStep, silent
 from dynexport.pytorch import require_convert_extras
-from dynexport.verify.comparing import open_data, verify, verify_artifact
+from dynexport.verify.comparing import open_data, verify_artifact
 from dynexport.verify.outcome import Verification
 
 __all__ = [
@@ -35,7 +36,6 @@ __all__ = [
     "Verification",
     "choose_tolerances",
     "open_data",
-    "verify",
     "verify_artifact",
     "verify_model",
 ]
@@ -49,10 +49,7 @@ def verify_model(
     backend: str | None = None,
     engine: str | Path | None = None,
     trust: bool = False,
-    tolerance: float | None = None,
-    tie_margin: float | None = None,
-    min_agreement: float | None = None,
-    max_drop: float | None = None,
+    limits: Limits = AS_USUAL,
     data: str | Path | None = None,
     data_images: int | None = None,
     bisect: bool = False,
@@ -61,56 +58,64 @@ def verify_model(
 ) -> Verification:
     """Verify an ONNX file against a reference bundle, or against a checkpoint run in PyTorch.
 
-    By default the bundle beside it. With ``checkpoint``, PyTorch answers afresh for the bundle's
-    images where there is one, else for synthetic ones; ``plugins`` are files of families. With
-    ``engine``, the TensorRT engine built from the file is run in its place; ``trust`` opens it
-    whatever its sidecar says of where it runs.
-
-    tolerance, tie_margin  accepted error of outputs, and how close to the cut scores may change
-                           places; by default those of the precision, see `Tolerances`
-    min_agreement          share of images, 0 to 1, that must be given PyTorch's class
-    max_drop               points of accuracy on ``data`` that may be lost against PyTorch
-    data, data_images      labelled images to measure accuracy on, all or up to so many
-    bisect                 name the first node that departs from a sound graph
+    reference          PyTorch's recorded answers; by default the bundle beside the file
+    checkpoint         PyTorch answers afresh, for the bundle's images where there is one, else for
+                       synthetic ones; ``plugins`` are files of families
+    backend            runtime of the file; ``engine``: the TensorRT engine built from it is run in
+                       its place, and ``trust`` opens that whatever its sidecar says
+    limits             what may differ, where that is not as usual for the file's precision
+    data, data_images  labelled images to measure accuracy on, all or up to so many
+    bisect             name the first node that departs from a sound graph
     """
-    if reference is not None and checkpoint is not None:
-        raise InputError("--reference and --checkpoint were both given: give one of the two")
-    for asked, option in ((bisect, "--bisect"), (max_drop is not None, "--max-drop")):
-        if asked and checkpoint is None:
-            raise InputError(f"{option} compares with PyTorch: give --checkpoint as well")
-    if max_drop is not None and data is None:
-        raise InputError("--max-drop is of accuracy: give labelled images, with --data")
-    if checkpoint is None:
-        return verify(
-            model,
-            reference,
-            backend=backend,
-            engine=engine,
-            trust=trust,
-            tolerance=tolerance,
-            tie_margin=tie_margin,
-            min_agreement=min_agreement,
-            data=data,
-            data_images=data_images,
-            on_step=on_step,
-        )
+    _require_consistent(reference, checkpoint, limits, data, bisect)
     path = existing_file(model, "an ONNX file")
-    limits = Limits(tolerance, tie_margin, min_agreement, max_drop)
     artifact = find_artifact(path, backend, engine, trust)
     tolerances = choose_tolerances(artifact.precision, limits)
     images = open_data(data, data_images, artifact)
-    require_convert_extras()
-    from dynexport.pytorch.model import open_original, reference_images
-
-    metadata = artifact.require_metadata()
-    original = open_original(Path(checkpoint), metadata, path, plugins)
+    if checkpoint is None:
+        original, at = None, Path(reference or ReferenceBundle.path_beside(path))
+        bundle = ReferenceBundle.load(at)
+        bundle.require_made_for(artifact.require_metadata(), at, path)
+    else:
+        at = Path(checkpoint)
+        original, bundle = _ask_pytorch(at, artifact, path, plugins)
     return verify_artifact(
         artifact,
-        original.answer(reference_images(path, metadata)),
-        str(checkpoint),
+        bundle,
+        str(at),
         tolerances,
         original=original,
         data=images,
         find_departure=bisect,
         on_step=on_step,
     )
+
+
+def _require_consistent(
+    reference: str | Path | None,
+    checkpoint: str | Path | None,
+    limits: Limits,
+    data: str | Path | None,
+    bisect: bool,
+) -> None:
+    """InputError for what cannot be asked together."""
+    if reference is not None and checkpoint is not None:
+        raise InputError("--reference and --checkpoint were both given: give one of the two")
+    drops = limits.max_drop is not None
+    for asked, option in ((bisect, "--bisect"), (drops, "--max-drop")):
+        if asked and checkpoint is None:
+            raise InputError(f"{option} compares with PyTorch: give --checkpoint as well")
+    if drops and data is None:
+        raise InputError("--max-drop is of accuracy: give labelled images, with --data")
+
+
+def _ask_pytorch(
+    checkpoint: Path, artifact: Artifact, model: Path, plugins: Sequence[str | Path]
+) -> tuple[Original, ReferenceBundle]:
+    """The checkpoint in PyTorch, and what it answers to the images of the bundle, or to others."""
+    require_convert_extras()
+    from dynexport.pytorch.model import open_original, reference_images
+
+    metadata = artifact.require_metadata()
+    original = open_original(checkpoint, metadata, model, plugins)
+    return original, original.answer(reference_images(model, metadata))

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dynexport.artifact import Artifact, find_artifact
+from dynexport.artifact import Artifact
 from dynexport.compare.answers import Comparison, compare
 from dynexport.compare.numbers import Agreement, judge_agreement, relative_lengths, usual_length
 from dynexport.compare.original import Original
 from dynexport.compare.selection import overlap_of
-from dynexport.compare.tolerances import Limits, Tolerances
+from dynexport.compare.tolerances import Tolerances
 from dynexport.errors import InputError
 from dynexport.formats.reference import ReferenceBundle
 from dynexport.images import ImageSet, open_images
@@ -31,34 +31,6 @@ from dynexport.verify.replay import (
     share_choice,
 )
 from dynexport.verify.structure import structure_failures
-
-
-def verify(
-    model: str | Path,
-    reference: str | Path | None = None,
-    *,
-    backend: str | None = None,
-    engine: str | Path | None = None,
-    trust: bool = False,
-    tolerance: float | None = None,
-    tie_margin: float | None = None,
-    min_agreement: float | None = None,
-    data: str | Path | None = None,
-    data_images: int | None = None,
-    on_step: OnStep = silent,
-) -> Verification:
-    """Compare an ONNX file, or an engine that was built from it, with PyTorch's recorded answers
-    (by default the bundle beside it); ``data``: labelled images to measure accuracy on."""
-    model = Path(model)
-    limits = Limits(tolerance, tie_margin, min_agreement)
-    artifact = find_artifact(model, backend, engine, trust)
-    tolerances = choose_tolerances(artifact.precision, limits)
-    metadata = artifact.require_metadata()
-    path = Path(reference) if reference else ReferenceBundle.path_beside(model)
-    bundle = ReferenceBundle.load(path)
-    bundle.require_made_for(metadata, path, model)
-    images = open_data(data, data_images, artifact)
-    return verify_artifact(artifact, bundle, str(path), tolerances, data=images, on_step=on_step)
 
 
 def open_data(

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dynexport.artifact import find_artifact
+from dynexport.artifact import Artifact, find_artifact
 from dynexport.errors import InputError
 from dynexport.files import existing_file, require_kept, require_writable, written_whole
+from dynexport.formats.metadata import Metadata
 from dynexport.progress import OnStep, silent
 from dynexport.visualize.images import COUNT, files_of, find_images, names_of
 from dynexport.visualize.labels import names_of_classes
@@ -85,8 +86,7 @@ def visualize_images(
     Raises DynexportError's subclasses; then nothing was written.
     """
     path = existing_file(model, "an ONNX file")
-    target = Path(path.with_suffix(".png").name if output is None else output)
-    _require_picture(target)
+    target = _picture_to_write(Path(path.with_suffix(".png").name if output is None else output))
     if top < 0:
         raise InputError(f"--top {top} asks for fewer than no classes: give 0 or more")
     artifact = find_artifact(path, backend, engine, trust)
@@ -105,20 +105,32 @@ def visualize_images(
     sheet = draw_strips(views, metadata, title=title, font=font)
     with written_whole(target) as (draft,):
         sheet.save(draft, quality=92)
+    seen = tuple(Seen(view.name, view.classes) for view in views)
+    return _describe(artifact, metadata, seen, target, sheet.size)
+
+
+def _describe(
+    artifact: Artifact,
+    metadata: Metadata,
+    images: tuple[Seen, ...],
+    target: Path,
+    size: tuple[int, int],
+) -> Visualization:
     return Visualization(
         model=artifact.name,
         backend=artifact.label,
         variant=metadata.variant,
         num_tokens=metadata.num_tokens,
         keep_counts=metadata.keep_counts,
-        images=tuple(Seen(view.name, view.classes) for view in views),
+        images=images,
         output=str(target),
-        size=sheet.size,
+        size=size,
     )
 
 
-def _require_picture(target: Path) -> None:
-    """InputError unless ``target`` can be a picture to write."""
+def _picture_to_write(target: Path) -> Path:
+    """The path, if it can be a picture to write; else InputError."""
     if target.suffix.lower() not in SUFFIXES:
         raise InputError(f"{target} ends in none of {', '.join(SUFFIXES)}: name a picture to write")
     require_writable(target)
+    return target

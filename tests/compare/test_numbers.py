@@ -23,7 +23,7 @@ from dynexport.compare.tolerances import Limits, Tolerances
 from dynexport.conversion import Conversion
 from dynexport.errors import InputError
 from dynexport.precision import choose_tolerances
-from dynexport.verify import verify
+from dynexport.verify import verify_model
 
 MAPS = np.random.default_rng(0).standard_normal((3, 2, 4, 4)).astype(np.float32)
 """One output (B, C, H, W) of a model, of order one."""
@@ -152,7 +152,7 @@ def test_a_tolerance_that_is_none_is_refused(
     tiny_conversion: Conversion, asked: dict[str, Any], problem: str
 ) -> None:
     with pytest.raises(InputError, match=f"is not valid: {problem}"):
-        verify(tiny_conversion.onnx, **asked)
+        verify_model(tiny_conversion.onnx, limits=Limits(**asked))
 
 
 @pytest.mark.parametrize("drop", [-0.5, 101.0, math.nan])

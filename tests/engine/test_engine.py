@@ -17,11 +17,11 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from dynexport import engine as engines
 from dynexport.artifact import find_artifact
 from dynexport.bench import bench_model
 from dynexport.conversion import Conversion, convert
 from dynexport.engine import EngineBuild, build_engine, open_engine, read_sidecar
+from dynexport.engine import open as opening
 from dynexport.engine.sidecar import Sidecar
 from dynexport.errors import (
     BuildError,
@@ -38,7 +38,7 @@ from dynexport.runtimes import cuda
 from dynexport.runtimes.tensorrt import EDITIONS, builder, find_edition
 from dynexport.runtimes.tensorrt.editions import fits
 from dynexport.runtimes.tensorrt.options import BuildOptions
-from dynexport.verify import verify
+from dynexport.verify import verify_model
 
 RTX = "tensorrt-rtx"
 
@@ -418,7 +418,7 @@ def deserialised(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     reached: list[bytes] = []
     here = cuda.Device("Stand-in", "8.9", "GPU-0")
     monkeypatch.setattr(cuda, "current_device", lambda: here)
-    monkeypatch.setattr(engines, "EngineRunner", lambda flavour, plan, **_: reached.append(plan))
+    monkeypatch.setattr(opening, "EngineRunner", lambda flavour, plan, **_: reached.append(plan))
     return reached
 
 
@@ -465,11 +465,11 @@ def test_an_engine_of_another_file_is_not_verified(engine: Path, tmp_path: Path)
     model.graph.name = "another"
     ir.save(model, tmp_path / "tiny.onnx")
     with pytest.raises(EngineError, match=r"was not built from .*tiny.onnx \(its sidecar names"):
-        verify(tmp_path / "tiny.onnx", engine=engine)
+        verify_model(tmp_path / "tiny.onnx", engine=engine)
     with pytest.raises(InputError, match=r"does not exist: expected an engine"):
-        verify(tmp_path / "tiny.onnx", engine=tmp_path / "none.engine")
+        verify_model(tmp_path / "tiny.onnx", engine=tmp_path / "none.engine")
     with pytest.raises(InputError, match=r"--backend onnxruntime runs the ONNX file and --engine"):
-        verify(tmp_path / "tiny.onnx", engine=engine, backend="onnxruntime")
+        verify_model(tmp_path / "tiny.onnx", engine=engine, backend="onnxruntime")
 
 
 def test_an_engine_of_others_is_taken_for_what_the_onnx_file_says(
@@ -496,7 +496,7 @@ def test_without_a_gpu_it_is_one_sentence(engine: Path, tmp_path: Path) -> None:
     else:
         pytest.skip("a GPU is here")
     for call in (
-        lambda: verify(tmp_path / "tiny.onnx", engine=engine),
+        lambda: verify_model(tmp_path / "tiny.onnx", engine=engine),
         lambda: bench_model(engine=engine),
         lambda: open_engine(engine),
     ):

@@ -8,7 +8,7 @@ import pytest
 
 from dynexport.conversion import convert
 from dynexport.precision import Precision, precisions
-from dynexport.verify import verify_model
+from dynexport.verify import Limits, verify_model
 
 MNIST = Path(__file__).parents[2] / "examples" / "mnist"
 
@@ -28,8 +28,7 @@ def test_accuracy_is_pytorchs(name: str, tmp_path: Path) -> None:
         converted.onnx,
         checkpoint=checkpoint,
         data=MNIST / "test.npz",
-        min_agreement=0.99,
-        max_drop=DROPS.get(name, 0.1),
+        limits=Limits(min_agreement=0.99, max_drop=DROPS.get(name, 0.1)),
     )
     assert result.passed, result.failures
     assert result.accuracy is not None

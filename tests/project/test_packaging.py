@@ -18,6 +18,8 @@ ROOT = Path(__file__).parents[2]
 PUBLIC = {
     "DynexportError",
     "KeepSchedule",
+    "Limits",
+    "Plan",
     "Precision",
     "bench_model",
     "build_engine",

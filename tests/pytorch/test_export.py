@@ -243,11 +243,11 @@ def test_old_opset_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
 
 def test_file_works_where_it_is_moved_to(tiny_conversion: Conversion, tmp_path: Path) -> None:
     """One file, its weights inside, its bundle found beside it."""
-    from dynexport.verify import verify
+    from dynexport.verify import verify_model
 
     for name in (tiny_conversion.onnx, tiny_conversion.reference):
         shutil.copy(name, tmp_path)
-    assert verify(tmp_path / "tiny.onnx").passed
+    assert verify_model(tmp_path / "tiny.onnx").passed
 
 
 @pytest.mark.parametrize(

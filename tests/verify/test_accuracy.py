@@ -19,7 +19,7 @@ from dynexport.errors import ImageError, InputError
 from dynexport.images import synthetic_images
 from dynexport.precision import choose_tolerances
 from dynexport.runtimes import open_runner
-from dynexport.verify import verify, verify_model
+from dynexport.verify import verify_model
 from dynexport.verify.accuracy import Accuracy, share_failures
 
 COUNT = 7
@@ -51,7 +51,9 @@ def test_accuracy_counts_each_image_once(
 ) -> None:
     labels = classes.copy()
     labels[-1] = (labels[-1] + 1) % 10
-    found = verify(tiny_conversion.onnx, data=save(tmp_path / "d.npz", pictures, labels)).accuracy
+    found = verify_model(
+        tiny_conversion.onnx, data=save(tmp_path / "d.npz", pictures, labels)
+    ).accuracy
     assert found is not None
     assert (found.images, found.top1) == (COUNT, pytest.approx((COUNT - 1) / COUNT))
     assert found.top5 is not None
@@ -70,8 +72,7 @@ def test_beside_pytorch(
         tiny_conversion.onnx,
         checkpoint=tiny_checkpoint,
         data=save(tmp_path / "d.npz", pictures, classes),
-        max_drop=0.0,
-        min_agreement=1.0,
+        limits=Limits(max_drop=0.0, min_agreement=1.0),
     )
     assert result.passed
     assert result.accuracy is not None
@@ -84,7 +85,7 @@ def test_agreement_needs_no_labels_but_pytorch(
 ) -> None:
     data = save(tmp_path / "d.npz", pictures)
     with pytest.raises(ImageError, match="holds no labels, and PyTorch is not at hand"):
-        verify(tiny_conversion.onnx, data=data)
+        verify_model(tiny_conversion.onnx, data=data)
     found = verify_model(tiny_conversion.onnx, checkpoint=tiny_checkpoint, data=data).accuracy
     assert found is not None
     assert (found.top1, found.agreement) == (None, 1.0)
@@ -101,8 +102,8 @@ def test_a_fixed_batch_and_a_folder_of_classes(
         folder = tmp_path / "my data" / f"class {number % 2}"
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(folder / f"{number}.png")
-    found = verify(onnx, data=tmp_path / "my data").accuracy
-    few = verify(onnx, data=tmp_path / "my data", data_images=4).accuracy
+    found = verify_model(onnx, data=tmp_path / "my data").accuracy
+    few = verify_model(onnx, data=tmp_path / "my data", data_images=4).accuracy
     assert found is not None
     assert found.images == COUNT
     assert few is not None
@@ -115,16 +116,22 @@ def test_labels_the_model_does_not_know_are_refused(
 ) -> None:
     data = save(tmp_path / "d.npz", pictures, [0] * (COUNT - 1) + [wrong])
     with pytest.raises(ImageError, match="label"):
-        verify(tiny_conversion.onnx, data=data)
+        verify_model(tiny_conversion.onnx, data=data)
 
 
 @pytest.mark.parametrize(
     ("asked", "problem"),
     [
-        ({"max_drop": 0.5}, "--max-drop compares with PyTorch: give --checkpoint as well"),
+        (
+            {"limits": Limits(max_drop=0.5)},
+            "--max-drop compares with PyTorch: give --checkpoint as well",
+        ),
         ({"bisect": True}, "--bisect compares with PyTorch: give --checkpoint as well"),
         ({"data_images": 5}, "--data-images limits the images of --data: give both"),
-        ({"max_drop": 0.5, "checkpoint": "c.pth"}, "--max-drop is of accuracy: give labelled"),
+        (
+            {"limits": Limits(max_drop=0.5), "checkpoint": "c.pth"},
+            "--max-drop is of accuracy: give labelled",
+        ),
     ],
 )
 def test_options_that_need_others(

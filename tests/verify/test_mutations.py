@@ -30,7 +30,7 @@ from dynexport import artifact
 from dynexport.images import synthetic_images
 from dynexport.models import SparseModel
 from dynexport.runtimes import Runner, open_runner
-from dynexport.verify import Verification, verify
+from dynexport.verify import Verification, verify_model
 
 USUAL = {
     "deit": (0.7, 0.49, 0.343),
@@ -110,7 +110,7 @@ def cases(verdict: str) -> list[Any]:
 def damaged(damage: Damage, family: str, tiny: Tiny, graph: ir.Model, folder: Path) -> Verification:
     """What verification says of a graph, damaged in place."""
     damage.damage(Patient(graph, tiny.metadata, PARTS[family]))
-    return verify(write(folder, graph, tiny.bundle))
+    return verify_model(write(folder, graph, tiny.bundle))
 
 
 @pytest.mark.parametrize(("damage", "family", "precision"), cases("caught"))
@@ -171,7 +171,7 @@ def test_a_fault_shows_where_every_image_holds_a_tie(
 def test_a_dense_model_of_one_class(tmp_path: Path) -> None:
     """Nothing is chosen and nothing classified: numbers are all there is."""
     tiny = convert_tiny(tmp_path, "deit", None, batch="1:3:5", num_classes=1)
-    assert verify(write(tmp_path, tiny.graph, tiny.bundle)).passed
+    assert verify_model(write(tmp_path, tiny.graph, tiny.bundle)).passed
     result = damaged(Damage(computing.weigh_two_per_cent_more), "deit", tiny, tiny.graph, tmp_path)
     assert [failure[:17] for failure in result.failures] == ["logits differs by"]
 
@@ -234,5 +234,5 @@ def test_a_sound_model_is_not_accused(
     pictures = IMAGES[draw % 5] if draw % 3 != 2 else IMAGES[3 + draw % 2]
     images = pictures(rng, int(rng.integers(1, 8)), tiny.metadata.preprocessing.img_size)
     tiny = take_batches(answers_for(refill(tiny, trained), images), str(rng.choice(BATCHES)))
-    result = verify(write(tmp_path, typed(tiny, precision_for(family, draw)), tiny.bundle))
+    result = verify_model(write(tmp_path, typed(tiny, precision_for(family, draw)), tiny.bundle))
     assert result.passed, result.failures

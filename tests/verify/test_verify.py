@@ -18,7 +18,7 @@ from dynexport.errors import InputError, ModelFileError, VerificationError
 from dynexport.formats.metadata import Batch
 from dynexport.formats.reference import ReferenceBundle
 from dynexport.precision import choose_tolerances
-from dynexport.verify import verify, verify_model
+from dynexport.verify import Limits, verify_model
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def swap_predictors(model: onnx.ModelProto) -> None:
 
 
 def test_a_sound_file_passes(tiny_conversion: Conversion) -> None:
-    result = verify(tiny_conversion.onnx)
+    result = verify_model(tiny_conversion.onnx)
     assert result.passed
     assert result.images == result.images_run == 8
     assert result.batch_sizes == (1, 3, 4)
@@ -112,7 +112,7 @@ def test_damage_is_caught(
     change: Callable[[onnx.ModelProto], None],
     message: str,
 ) -> None:
-    result = verify(damaged(tiny_conversion, tmp_path, change))
+    result = verify_model(damaged(tiny_conversion, tmp_path, change))
     assert not result.passed
     assert message in "; ".join(result.failures)
     with pytest.raises(VerificationError, match=r"failed verification"):
@@ -122,7 +122,7 @@ def test_damage_is_caught(
 @pytest.mark.parametrize("tolerance", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_tolerance_that_is_none_is_refused(tiny_conversion: Conversion, tolerance: float) -> None:
     with pytest.raises(InputError, match="is not valid: give a number above 0"):
-        verify(tiny_conversion.onnx, tolerance=tolerance)
+        verify_model(tiny_conversion.onnx, limits=Limits(tolerance=tolerance))
 
 
 def test_a_bundle_of_another_model_is_refused(
@@ -131,7 +131,7 @@ def test_a_bundle_of_another_model_is_refused(
     path = tmp_path / "other.npz"
     dataclasses.replace(bundle, made_for={**bundle.made_for, "ratios": [0.5, 0.4, 0.3]}).save(path)
     with pytest.raises(ModelFileError, match=r"was recorded for ratios \[0.5, 0.4, 0.3\]"):
-        verify(tiny_conversion.onnx, path)
+        verify_model(tiny_conversion.onnx, reference=path)
 
 
 @pytest.mark.parametrize("cut", [0, 10, 1000, -50])
@@ -139,7 +139,7 @@ def test_a_damaged_bundle_is_refused(tiny_conversion: Conversion, tmp_path: Path
     path = tmp_path / "cut.npz"
     path.write_bytes(Path(tiny_conversion.reference).read_bytes()[:cut])
     with pytest.raises(ModelFileError, match="is not a complete reference bundle"):
-        verify(tiny_conversion.onnx, path)
+        verify_model(tiny_conversion.onnx, reference=path)
 
 
 def test_bundle_survives_the_file(bundle: ReferenceBundle, tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_bundle_of_another_format_is_refused(
     path = tmp_path / "old.npz"
     dataclasses.replace(bundle, made_for={**bundle.made_for, "format": 1}).save(path)
     with pytest.raises(ModelFileError, match="is not a complete reference bundle"):
-        verify(tiny_conversion.onnx, path)
+        verify_model(tiny_conversion.onnx, reference=path)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_a_bundle_with_other_outputs_than_the_model_is_refused(
     path = tmp_path / "other.npz"
     dataclasses.replace(bundle, outputs=outputs).save(path)
     with pytest.raises(ModelFileError, match="is not a complete reference bundle"):
-        verify(tiny_conversion.onnx, path)
+        verify_model(tiny_conversion.onnx, reference=path)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,35 @@
+"""A graph to the bytes of an engine, in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from dynexport.check import mends_for
+from dynexport.engine.batches import profiles_of
+from dynexport.errors import BuildError
+from dynexport.formats.metadata import Batch
+from dynexport.graph.functions import standard_bytes
+from dynexport.progress import OnProgress
+from dynexport.runtimes.tensorrt import Edition
+from dynexport.runtimes.tensorrt.builder import EnginePlan, build
+from dynexport.runtimes.tensorrt.options import BuildOptions
+
+
+def build_plan(
+    edition: Edition,
+    graph: ir.Model,
+    ranges: Sequence[Batch],
+    options: BuildOptions,
+    on_progress: OnProgress = lambda phase, done, steps: None,
+) -> EnginePlan:
+    """Build a graph in memory; a BuildError tells what to change, where a rule knows it."""
+    profiles = profiles_of(graph, ranges)
+    try:
+        return build(edition, standard_bytes(graph), profiles, options, on_progress)
+    except BuildError as error:
+        mends = mends_for(graph, str(error))
+        if not mends:
+            raise
+        raise BuildError(f"{error}: {'; '.join(mends)}") from None

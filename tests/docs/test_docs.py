@@ -1,4 +1,5 @@
-"""What the documentation says: its commands run, its messages exist, its reference is current.
+"""What the documentation says: its commands run and print what it shows, its messages exist, its
+reference and its figures are current.
 
 Links are followed by `make docs`.
 """
@@ -18,13 +19,14 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from made.foreign import export_foreign
 from PIL import Image
+from torch import nn
 from typer.testing import CliRunner
 
 from dynexport.cli import app
 from dynexport.conversion import Conversion
 from dynexport.models import registry
+from dynexport.pytorch.checkpoint import build_model, identify, load_checkpoint
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -32,6 +34,10 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT / "benchmarks"))  # scripts beside each other, no package
+
+from plain import PlainDeiT, export_plain  # noqa: E402
+
 PAGES = {path.name: path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -50,6 +56,17 @@ SHORTER = {
     "sweep": "--rounds 1 --round-seconds 0.01",
 }
 """Added where a command would measure for long, or wait for PyTorch in four processes."""
+
+MEASURED = (
+    (r"^(\S+ (?:sparse|dense))\s+[\d.\s]+$", r"\1"),  # a row of times
+    (r"(speed-up over the dense twin) [\d.]+ x", r"\1 x"),
+    (r"[\d.]+% of it$", "% of it"),
+    (r"\bin [\d.]+ s$", "in s"),
+    (r"((?:error|max|mean|divergence)) \d\.\de-\d\d", r"\1"),  # rounding, of this processor
+    (r"\s+", " "),
+)
+"""What is another number on another day or machine, and what is left of it: times, rates, rounding.
+All the rest, sizes, counts and accuracies among them, is compared as it stands."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +91,12 @@ class Block:
         if self.language == "console":
             lines = [line[2:] for line in lines if line.startswith("$ ")]
         return [words for words in (shlex.split(line, comments=True) for line in lines) if words]
+
+    @property
+    def answers(self) -> list[list[str]]:
+        """Of a console, the lines that each command is shown to print."""
+        shown = "\n".join(self.lines).split("\n$ ")
+        return [lines.splitlines()[1:] for lines in shown]
 
 
 def read_blocks(page: str) -> Iterator[Block]:
@@ -112,11 +135,14 @@ RUN = list(dict.fromkeys(block.page for block in BLOCKS if is_run(block)))
 def prepared(
     tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, tiny_conversion: Conversion
 ) -> Path:
-    """A folder with what the pages take for granted, as small as it can be."""
+    """A folder with what the pages take for granted: the demo's model and its test digits as they
+    are, all else as small as it can be."""
     folder = tmp_path_factory.mktemp("pages")
     mnist = folder / "examples" / "mnist"
     mnist.mkdir(parents=True)
-    for path in (folder / "ckpt.pth", folder / "deit-s.pth", mnist / "mnist-deit.pth"):
+    for name in ("mnist-deit.pth", "test.npz"):
+        shutil.copy(ROOT / "examples" / "mnist" / name, mnist)
+    for path in (folder / "ckpt.pth", folder / "deit-s.pth"):
         shutil.copy(tiny_checkpoint, path)
     (folder / "DIR").mkdir()
     for name in ("ckpt-0.7", "model", "DIR/model"):
@@ -124,17 +150,21 @@ def prepared(
         shutil.copy(tiny_conversion.reference, folder / f"{name}.reference.npz")
     shutil.copy(ROOT / "examples" / "evit" / "evit.py", folder / "my_family.py")
     Image.fromarray(np.full((28, 28, 3), 90, np.uint8)).save(folder / "photo.jpg")
-    export_foreign(folder / "plain.onnx", "dynamicvit", "dynamo", opset=20, batch=1)
-    with np.load(ROOT / "examples" / "mnist" / "test.npz") as test:
+    export_plain(PlainDeiT(load_demo(), (137, 96, 67)).eval(), 8, folder / "plain.onnx")
+    with np.load(mnist / "test.npz") as test:
         order = np.argsort(test["labels"], kind="stable")[::41]  # some of each digit
         digits, labels = test["images"][order], test["labels"][order]
-    for name in ("test", "calibration"):
-        np.savez(mnist / f"{name}.npz", images=digits, labels=labels)
+    np.savez(mnist / "calibration.npz", images=digits, labels=labels)
     for number, (digit, label) in enumerate(zip(digits, labels, strict=True)):
         for place in (folder / "images", folder / "train", folder / "val" / str(label)):
             place.mkdir(parents=True, exist_ok=True)
             Image.fromarray(digit).save(place / f"{number}.png")
     return folder
+
+
+def load_demo() -> nn.Module:
+    loaded = load_checkpoint(ROOT / "examples" / "mnist" / "mnist-deit.pth")
+    return build_model(loaded, *identify(loaded))
 
 
 @pytest.fixture
@@ -156,9 +186,28 @@ def test_what_a_page_shows_runs(
     for block in filter(is_run, read_blocks(page)):
         if block.language == "python":
             exec(compile("\n".join(block.lines), str(block), "exec"), {})
-        for _, *words in (words for words in block.commands if words[0] == "dynexport"):
-            done = CliRunner().invoke(app, [*words, *SHORTER.get(words[0], "").split()])
-            assert done.exit_code == 0, (str(block), words, done.output, done.exception)
+        shown = block.answers if block.language == "console" else [[]] * len(block.commands)
+        for words, lines in zip(block.commands, shown, strict=True):
+            if words[0] == "dynexport":
+                printed = run_command(block, words[1:], lines)
+                assert not lines or compared(printed) == compared(lines), (str(block), words)
+
+
+def run_command(block: Block, words: list[str], shown: list[str]) -> list[str]:
+    """What it prints; it measures no longer than it must for what is shown."""
+    shorter = SHORTER.get(words[0], "")
+    if any(line.startswith("pytorch ") for line in shown):
+        shorter = shorter.replace("--no-pytorch", "")
+    done = CliRunner().invoke(app, [*words, *shorter.split()])
+    assert done.exit_code == 0, (str(block), words, done.output, done.exception)
+    return done.stdout.splitlines()
+
+
+def compared(lines: list[str]) -> list[str]:
+    """Lines without what is measured, and without empty ones."""
+    for pattern, left in MEASURED:
+        lines = [re.sub(pattern, left, line).strip() for line in lines]
+    return [line for line in lines if line]
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
@@ -191,7 +240,7 @@ def require_options(words: list[str]) -> None:
 
 
 def require_extras(words: list[str]) -> None:
-    named = re.findall(r"dynexport\[([\w,]+)\]", " ".join(words))
+    named = re.findall(r"(?:dynexport|\.)\[([\w,]+)\]", " ".join(words))
     extras = [extra for names in named for extra in names.split(",")]
     assert set(extras) <= set(PROJECT["optional-dependencies"]), words
 
@@ -234,6 +283,12 @@ def test_the_reference_of_the_command_line_is_current() -> None:
     assert PAGES["cli.md"].read_text() == written, "run  make docs"
 
 
+@pytest.mark.parametrize("page", ["README.md", "performance.md"])
+def test_figures_are_those_of_the_records(page: str) -> None:
+    written = load_hook("figures").write_tables(PAGES[page].read_text())
+    assert PAGES[page].read_text() == written, "run  make docs"
+
+
 def test_every_option_is_in_the_reference() -> None:
     helps = "".join(
         CliRunner().invoke(app, [command.callback.__name__, "--help"]).output
@@ -242,6 +297,25 @@ def test_every_option_is_in_the_reference() -> None:
     options = set(re.findall(r"(?<![\w-])--[a-z][\w-]+", helps)) - {"--help"}
     assert len(options) > 40
     assert not [option for option in options if option not in PAGES["cli.md"].read_text()]
+
+
+def test_the_parts_are_those_that_a_test_orders() -> None:
+    """The page on the layout lists what `tests/project/test_packaging.py` holds the imports to."""
+    source = ast.parse((ROOT / "tests" / "project" / "test_packaging.py").read_text())
+    (layers,) = (
+        ast.literal_eval(node.value)
+        for node in source.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "LAYERS"
+    )
+    page = PAGES["layout.md"].read_text().partition("## Who imports whom")[2]
+    rows = re.findall(r"^\| (`.*?) \|", page.partition("\n## ")[0], re.M)
+    assert [row.replace("`", "").replace(",", "") for row in rows] == list(layers)
+
+
+def test_the_glossary_is_in_order() -> None:
+    terms = re.findall(r"^\| ([\w ]+) \| ", PAGES["glossary.md"].read_text(), re.M)[1:]
+    assert len(terms) > 20
+    assert terms == sorted(terms, key=str.lower)
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -1,0 +1,168 @@
+"""Writes the tables of figures in README.md and docs/ from the records in benchmarks/results.
+
+A page marks the place of a table, and what stands between the marks is replaced:
+
+    <!-- figures: NAME -->
+    <!-- end of figures -->
+
+One rule for every figure: a time is the shortest run, a ratio the median over the rounds.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+RECORDS = ("peers-vits_amd-epyc-2-cores.json", "peers-maps_amd-epyc-2-cores.json")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md")
+OURS = "dynexport"
+PEERS = {
+    ("plain export", "onnxruntime"): "plain export, ONNX Runtime",
+    ("plain export", "openvino"): "plain export, OpenVINO",
+    ("plain export", "pytorch"): "PyTorch eager",
+    ("plain export", "pytorch compiled"): "torch.compile",
+    ("plain, ORT optimizer", "onnxruntime"): "ORT optimizer",
+    ("plain, onnxslim", "onnxruntime"): "onnxslim",
+}
+MARKED = re.compile(r"(<!-- figures: ([\w-]+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
+
+
+def write_tables(text: str) -> str:
+    """A page with each marked table as the records have it. KeyError for an unknown name."""
+    return MARKED.sub(lambda mark: f"{mark[1]}{TABLES[mark[2]]()}{mark[3]}", text)
+
+
+def summary_table() -> str:
+    """Four rows for the README: batch 1, ONNX Runtime."""
+    head = "model, ratio 0.7|ms an image|times as fast as dense|ideal, by MACs|in int8"
+    rows = []
+    for result in _results():
+        if result["batch"] == 1:
+            ours, _ = _pair(result, "onnxruntime", "fp32")
+            int8, _ = _pair(result, "onnxruntime", "int8")
+            cells = [result["model"], _places(ours["times"]["min"], 1)]
+            cells += [_median(ours["over_dense"]), _places(ours["ideal"], 2)]
+            rows.append([*cells, _median(_over_fp32_dense(result, int8))])
+    return _table(head, rows)
+
+
+def peers_table() -> str:
+    """How many times faster ours is than each peer in float32."""
+    rows = []
+    for result in _results():
+        for sparse in (True, False):
+            found = {
+                (peer["form"], peer["runtime"]): _with_error(peer["ratio"])
+                for peer in result["versus"]
+                if peer["sparse"] == sparse
+            }
+            cells = [found.get(peer, "wrong answers") for peer in PEERS]
+            kept = "sparse" if sparse else "dense"
+            rows.append([result["model"], str(result["batch"]), kept, *cells])
+    return _table("|".join(("model|batch|kept", *PEERS.values())), rows)
+
+
+def ideal_table() -> str:
+    """What was realised of the ideal and of the ceiling in float32."""
+    head = (
+        "model|batch|runtime|ms|dense ms|speed-up|ideal|of ideal"
+        "|of ceiling, sparse|dense|plain export, sparse"
+    )
+    rows = []
+    for result in _results():
+        for runtime in ("onnxruntime", "openvino"):
+            ours, dense = _pair(result, runtime, "fp32")
+            plain = _row(result, "plain export", runtime, "fp32", sparse=True)
+            cells = [result["model"], str(result["batch"]), runtime]
+            cells += [_places(row["times"]["min"], 1) for row in (ours, dense)]
+            cells += [_with_error(ours["over_dense"], 3), _places(ours["ideal"], 3)]
+            cells += [_with_error(ours["of_ideal"], 3)]
+            shares = (row["of_ceiling"]["shortest"] for row in (ours, dense, plain))
+            rows.append([*cells, *(_places(share, 3) for share in shares)])
+    return _table(head, rows)
+
+
+def int8_table() -> str:
+    """int8 on ONNX Runtime, beside float32 and its own dense twin."""
+    head = (
+        "model|batch|precision|ms|GOP/s|over the fp32 dense twin|over its own twin|of the ceiling"
+    )
+    rows = []
+    for result in _results():
+        for precision in ("int8", "int8-dynamic"):
+            if not any(row["precision"] == precision for row in result["rows"]):
+                continue
+            ours, _ = _pair(result, "onnxruntime", precision)
+            cells = [result["model"], str(result["batch"]), precision]
+            cells += [_places(ours["times"]["min"], 1), _places(ours["gflops"], 0)]
+            cells += [_median(_over_fp32_dense(result, ours)), _with_error(ours["over_dense"])]
+            cells += [_places(ours["of_ceiling"]["shortest"], 2)]
+            rows.append(cells)
+    return _table(head, rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "summary": summary_table,
+    "peers": peers_table,
+    "ideal": ideal_table,
+    "int8": int8_table,
+}
+
+
+def _results() -> Iterator[dict[str, Any]]:
+    """Each model at each batch size, in the order of the records."""
+    for name in RECORDS:
+        yield from json.loads((ROOT / "benchmarks" / "results" / name).read_text())["results"]
+
+
+def _row(
+    result: dict[str, Any], form: str, runtime: str, precision: str, *, sparse: bool
+) -> dict[str, Any]:
+    wanted = (form, runtime, precision, sparse)
+    return next(
+        row
+        for row in result["rows"]
+        if (row["form"], row["runtime"], row["precision"], row["sparse"]) == wanted
+    )
+
+
+def _pair(result: dict[str, Any], runtime: str, precision: str) -> list[dict[str, Any]]:
+    """Ours and its dense twin."""
+    return [_row(result, OURS, runtime, precision, sparse=sparse) for sparse in (True, False)]
+
+
+def _over_fp32_dense(result: dict[str, Any], row: dict[str, Any]) -> dict[str, float]:
+    """How many times faster than ours in float32 without selection, round by round."""
+    _, dense = _pair(result, row["runtime"], "fp32")
+    rounds = zip(dense["times"]["rounds"], row["times"]["rounds"], strict=True)
+    return {"median": median(slow / fast for slow, fast in rounds)}
+
+
+def _median(ratio: dict[str, float]) -> str:
+    return _places(ratio["median"], 2)
+
+
+def _with_error(ratio: dict[str, float], places: int = 2) -> str:
+    return f"{_places(ratio['median'], places)} ± {_places(ratio['error'], places)}"
+
+
+def _places(value: float, places: int) -> str:
+    return f"{value:.{places}f}"
+
+
+def _table(head: str, rows: list[list[str]]) -> str:
+    columns = head.split("|")
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+if __name__ == "__main__":
+    for page in PAGES:
+        page.write_text(write_tables(page.read_text()))
+        print(f"wrote the figures of {page}", file=sys.stderr)

@@ -5,17 +5,23 @@ from __future__ import annotations
 import sys
 from typing import NoReturn
 
+from dynexport.errors import DynexportError
+
 INTERRUPTED = 130
 """The exit code of a program that SIGINT ended, as shells tell it."""
 
 
 def main() -> NoReturn:
     """Run the command line. Importing it takes longer than it takes to think better of it, so an
-    interruption ends that quietly too."""
+    interruption ends that quietly too; and it may meet a runtime or precision of the user's own
+    that cannot be imported."""
     try:
         from dynexport.cli import main
 
         main()
+    except DynexportError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 

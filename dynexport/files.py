@@ -168,7 +168,17 @@ def folders_of(package: str, own: Iterable[str]) -> list[str]:
 
 def declared_in(package: str, folders: Iterable[str], name: str) -> list[Any]:
     """What the modules of a package declare under a name, as ``NAME = (one, another)`` at their
-    top, in the order of the folders and of their file names. The modules are imported."""
-    found = pkgutil.iter_modules(folders, f"{package}.")
-    modules = [importlib.import_module(module.name) for module in found]
-    return [declared for module in modules for declared in getattr(module, name, ())]
+    top, in the order of the folders and of their file names. The modules are imported; InputError
+    for one that cannot be."""
+    declared: list[Any] = []
+    for found in pkgutil.iter_modules(folders, f"{package}."):
+        try:
+            module = importlib.import_module(found.name)
+        except Exception as error:  # whatever it does
+            folder = getattr(found.module_finder, "path", "")
+            raise InputError(
+                f"{found.name}, in {folder}, cannot be imported: {type(error).__name__}: {error}; "
+                "correct it, or take it off the search path"
+            ) from error
+        declared += getattr(module, name, ())
+    return declared

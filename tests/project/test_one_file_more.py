@@ -105,3 +105,12 @@ def test_sweep_makes_files_of_it(tiny_checkpoint: Path, tmp_path: Path) -> None:
     swept = json.loads(dynexport(tmp_path, "sweep", tiny_checkpoint, *arguments, *few))
     assert [(row["precision"], row["failure"]) for row in swept["rows"]] == [("toy", "")]
     assert swept["backend"] == "toy"
+
+
+def test_a_file_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
+    broken = tmp_path / "dynexport" / "runtimes" / "broken.py"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("import no_such_package")
+    words = f"^error: dynexport.runtimes.broken, in {broken.parent}, cannot be imported: .*no_such"
+    with pytest.raises(AssertionError, match=words):
+        dynexport(tmp_path, "--version", PYTHONPATH=str(tmp_path))

@@ -28,6 +28,8 @@ def add_function(model: ir.Model, text: str) -> None:
     opset = model.opset_imports[""]
     header = f'<domain: "{ONNXRUNTIME}", opset_import: ["" : {opset}]>'
     function = ir.serde.deserialize_function(onnx.parser.parse_function(f"{header} {text}"))
+    for node in function:
+        node.name = f"{function.name}/{node.outputs[0].name}"
     if function.identifier() not in model.functions:
         model.functions[function.identifier()] = function
     model.opset_imports.setdefault(ONNXRUNTIME, 1)

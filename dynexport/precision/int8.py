@@ -19,6 +19,7 @@ def convert(graph: ir.Model, job: Job) -> tuple[ir.Model, PrecisionReport]:
     from dynexport.calibration.static_int8 import calibrate
     from dynexport.graph.half import to_half
     from dynexport.graph.quantise import store_in_half
+    from dynexport.graph.tidy import merge_duplicates
 
     asked, kind = job.precision, job.precision.kind.half
     assert job.images is not None
@@ -41,6 +42,7 @@ def convert(graph: ir.Model, job: Job) -> tuple[ir.Model, PrecisionReport]:
             single=single,
             half_io=asked.io == "half",
         )
+        merge_duplicates(typed)  # scales that differed in float32 alone: one pair for queries, keys
     told = not_by_design(graph, single)
     return typed, PrecisionReport(asked.name, asked.io, job.looked_on, told, report)
 

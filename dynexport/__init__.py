@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dynexport.models import create
     from dynexport.optimize import optimize_model
     from dynexport.precision import Precision
+    from dynexport.pytorch.rewrite import rewrite
     from dynexport.report import write_report
     from dynexport.schedule import KeepSchedule
     from dynexport.sweep import search_schedule, sweep_checkpoint
@@ -46,6 +47,7 @@ __all__ = [
     "create",
     "inspect_file",
     "optimize_model",
+    "rewrite",
     "search_schedule",
     "sweep_checkpoint",
     "verify_model",
@@ -65,6 +67,7 @@ _HOME = {
     "create": "dynexport.models",
     "inspect_file": "dynexport.inspection",
     "optimize_model": "dynexport.optimize",
+    "rewrite": "dynexport.pytorch.rewrite",
     "search_schedule": "dynexport.sweep",
     "sweep_checkpoint": "dynexport.sweep",
     "verify_model": "dynexport.verify",

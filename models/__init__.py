@@ -1,6 +1,23 @@
-"""The model families, each in its training form, and the registry that names them."""
+"""The model families, each in its training form, and the registry that names them.
 
-from dynexport.models.protocol import Config, Family, Hints, Output, Shapes, SparseModel
+What is listed here is what a family from outside the package is written with, beside the families'
+own files and their building blocks in `dynexport.models.layers`.
+"""
+
+from dynexport.errors import ModelError, ScheduleError
+from dynexport.models.operators import in_dense_twin, take_rows
+from dynexport.models.protocol import (
+    Config,
+    Family,
+    Hints,
+    Output,
+    Shapes,
+    SparseModel,
+    count_modules,
+    read_heads,
+    shape_of,
+    square_side,
+)
 from dynexport.models.registry import (
     create,
     families,
@@ -10,25 +27,46 @@ from dynexport.models.registry import (
     variant_name,
     variants,
 )
-from dynexport.models.sparsifiers import GumbelMask, KeepAll, Tokens, TopKGather, TopKMask
+from dynexport.models.sparsifiers import (
+    CLASS_TOKEN_SCORE,
+    GumbelMask,
+    KeepAll,
+    Tokens,
+    TopKGather,
+    TopKMask,
+    replayed_rows,
+)
+from dynexport.schedule import KeepSchedule, Selection
 
 __all__ = [
+    "CLASS_TOKEN_SCORE",
     "Config",
     "Family",
     "GumbelMask",
     "Hints",
     "KeepAll",
+    "KeepSchedule",
+    "ModelError",
     "Output",
+    "ScheduleError",
+    "Selection",
     "Shapes",
     "SparseModel",
     "Tokens",
     "TopKGather",
     "TopKMask",
+    "count_modules",
     "create",
     "families",
     "find_family",
     "find_variant",
+    "in_dense_twin",
     "load_plugins",
+    "read_heads",
+    "replayed_rows",
+    "shape_of",
+    "square_side",
+    "take_rows",
     "variant_name",
     "variants",
 ]

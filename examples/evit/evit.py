@@ -17,8 +17,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dynexport.errors import ModelError, ScheduleError
-from dynexport.models import Family, Hints, Output, Shapes, SparseModel, Tokens
+from dynexport.models import (
+    CLASS_TOKEN_SCORE,
+    Family,
+    Hints,
+    KeepSchedule,
+    ModelError,
+    Output,
+    ScheduleError,
+    Selection,
+    Shapes,
+    SparseModel,
+    Tokens,
+    count_modules,
+    in_dense_twin,
+    read_heads,
+    replayed_rows,
+    shape_of,
+    square_side,
+    take_rows,
+)
 from dynexport.models.deit import DeiTConfig, PatchEmbed
 from dynexport.models.layers import (
     MaskedAttention,
@@ -27,10 +45,6 @@ from dynexport.models.layers import (
     initialise,
     resize_positions,
 )
-from dynexport.models.operators import in_dense_twin, take_rows
-from dynexport.models.protocol import count_modules, read_heads, shape_of, square_side
-from dynexport.models.sparsifiers import CLASS_TOKEN_SCORE, replayed_rows
-from dynexport.schedule import KeepSchedule, Selection
 
 
 @dataclass(frozen=True)

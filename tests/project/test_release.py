@@ -32,6 +32,8 @@ from dynexport.sweep.journal import open_journal
 from dynexport.sweep.rows import Row
 from dynexport.sweep.search import Search
 
+pytestmark = pytest.mark.slow
+
 RELEASE = Path(__file__).parents[1] / "made" / "release_0_1_0"
 KEYS = json.loads((RELEASE / "json_keys.json").read_text())
 

@@ -106,8 +106,11 @@ class Observation:
 
 @dataclass(frozen=True)
 class RangeCache:
-    """Observations in a file of the user's cache folder. A file that is damaged counts as none;
-    where none can be written there is no cache, and no error."""
+    """Observations in a file of the user's cache folder.
+
+    A file that is damaged counts as none; where none can be written there is no cache, and no
+    error.
+    """
 
     path: Path
 
@@ -115,8 +118,10 @@ class RangeCache:
     def keyed_by(
         cls, onnx_sha256: str, data_digest: str, settings: Mapping[str, object]
     ) -> RangeCache:
-        """The file for one model, one choice of images (`ImageSet.digest`) and what else changes
-        the observations, as JSON values."""
+        """The file for one model, one choice of images and what else changes the observations.
+
+        The choice is `ImageSet.digest`, the rest JSON values.
+        """
         key = [FORMAT, BINS, onnx_sha256, data_digest, dict(settings)]
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         return cls(cache_folder() / f"{digest[:32]}.ranges.npz")

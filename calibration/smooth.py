@@ -65,8 +65,10 @@ def find_norms(model: ir.Model, layers: Sequence[LinearLayer]) -> tuple[Smoothed
 def choose_factors(
     norm: SmoothedNorm, seen: Mapping[str, Observation], held_out: Mapping[str, Observation]
 ) -> tuple[float, NDArray[np.float32]] | None:
-    """(alpha, factor of each channel (C,)) that takes most of the layers' error; None where
-    folding does not pay. ``seen`` and ``held_out`` by the layers' sources."""
+    """The (alpha, factor of each channel (C,)) that takes most of the layers' error.
+
+    None where folding does not pay. ``seen`` and ``held_out`` by the layers' sources.
+    """
     largest = np.max([seen[layer.source].channel_maximum for layer in norm.layers], axis=0)
     rows = {layer.source: held_out[layer.source].rows for layer in norm.layers}
     plain = _error(norm, rows, largest, np.ones_like(largest))

@@ -59,8 +59,10 @@ def require_method(name: str) -> None:
 
 
 def quantise(values: NDArray[Any], limit: Any, levels: int = LEVELS) -> NDArray[np.float32]:
-    """Values rounded to ``levels`` steps on either side of zero and clipped at ``limit``, which
-    is one number or broadcasts; as float32, of the same shape."""
+    """Values rounded to ``levels`` steps on either side of zero and clipped at ``limit``.
+
+    The limit is one number or broadcasts; float32, of the same shape.
+    """
     step = np.asarray(limit, dtype=np.float32) / np.float32(levels)
     rounded = np.clip(np.rint(values / step), -levels, levels) * step
     return np.asarray(rounded, dtype=np.float32)

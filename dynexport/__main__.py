@@ -12,9 +12,11 @@ INTERRUPTED = 130
 
 
 def main() -> NoReturn:
-    """Run the command line. Importing it takes longer than it takes to think better of it, so an
-    interruption ends that quietly too; and it may meet a runtime or precision of the user's own
-    that cannot be imported."""
+    """Run the command line.
+
+    Importing it takes longer than it takes to think better of it, so an interruption ends that
+    quietly too.
+    """
     try:
         from dynexport.cli import main
 

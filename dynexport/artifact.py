@@ -160,8 +160,11 @@ class Artifact:
         return open_runner(self.runtime, self._require_onnx(), threads, profile)
 
     def open_probe(self, graph: ir.Model) -> Runner:
-        """Open a changed copy of its graph in the same runtime: with further outputs, or with a
-        choice to be replayed. Of an engine another one is built, with the same options."""
+        """Open a changed copy of its graph in the same runtime.
+
+        It has further outputs, or takes a choice to be replayed. Of an engine another one is built,
+        with the same options.
+        """
         if self.sidecar is not None:
             return open_alike(self.sidecar, graph)
         return open_runner(self.runtime, to_bytes(emulate_half(graph) if self.emulated else graph))

@@ -131,8 +131,10 @@ def _draft_beside(target: Path) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where what can be made again is kept for the user (XDG base directory specification); among
-    the temporary files for a user with no home, as in a container."""
+    """Where what can be made again is kept for the user (XDG base directory specification).
+
+    Among the temporary files for a user with no home, as in a container.
+    """
     try:
         home = Path.home()
     except RuntimeError:
@@ -167,9 +169,11 @@ def folders_of(package: str, own: Iterable[str]) -> list[str]:
 
 
 def declared_in(package: str, folders: Iterable[str], name: str) -> list[Any]:
-    """What the modules of a package declare under a name, as ``NAME = (one, another)`` at their
-    top, in the order of the folders and of their file names. The modules are imported; InputError
-    for one that cannot be."""
+    """What the modules of a package declare under a name, as ``NAME = (one, another)``.
+
+    They do so at their top; the order is that of the folders and of their file names. The modules
+    are imported.
+    """
     declared: list[Any] = []
     for found in pkgutil.iter_modules(folders, f"{package}."):
         try:

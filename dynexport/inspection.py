@@ -15,8 +15,10 @@ from dynexport.pytorch import require_convert_extras
 
 
 def inspect_file(path: str | Path, *, plugins: Sequence[str | Path] = ()) -> dict[str, Any]:
-    """What a file is, as plain values: a checkpoint, an ONNX file, or an engine, of which only the
-    sidecar is read; ``plugins`` are files of families."""
+    """What a checkpoint, an ONNX file or an engine is, as plain values.
+
+    Of an engine only the sidecar is read; ``plugins`` are files of families.
+    """
     path = existing_file(path, "a checkpoint, an ONNX file or an engine")
     if path.suffix == ".onnx":
         return _inspect_onnx(path)

@@ -116,8 +116,10 @@ class Worker:
 
 
 def ask_once(function: Callable[..., T], *arguments: Any, seconds: float | None = None) -> T:
-    """What ``function`` returns in a process of its own, which must end well too; else as
-    `Worker.ask`."""
+    """What ``function`` returns in a process of its own, which must end well too.
+
+    Otherwise as `Worker.ask`.
+    """
     with Worker() as worker:
         answer: T = worker.ask(_call, function, *arguments, seconds=seconds)
     worker.require_ended_well()

@@ -185,8 +185,10 @@ class ConvNeXtBlock(nn.Module):
         return branch if self.fast_path_gamma is None else self.fast_path_gamma * branch
 
     def inference_form(self) -> ConvNeXtBlock:
-        """The same block: layer scales folded into the Linear before them, and the two paths
-        normalised once, what differs between their norms folded into the Linear after each."""
+        """The same block with layer scales folded, and the two paths normalised once.
+
+        What differs between their norms is folded into the Linear after each.
+        """
         if self.gamma is not None:
             self.pwconv2 = scaled_linear(self.pwconv2, self.gamma)
             self.gamma = None
@@ -258,8 +260,10 @@ def matches(shapes: Shapes) -> bool:
 
 
 def read_config(shapes: Shapes, hints: Hints) -> ConvNeXtConfig:
-    """The configuration these tensors describe. No tensor tells the image size: without a hint
-    it is 224."""
+    """The configuration these tensors describe.
+
+    No tensor tells the image size: without a hint it is 224.
+    """
     depths = tuple(count_modules(shapes, f"stages.{stage}") for stage in range(4))
     stem = shape_of(shapes, "downsample_layers.0.0.weight", 4)
     kernels = [shape_of(shapes, f"stages.{stage}.0.dwconv.weight", 4) for stage in range(4)]

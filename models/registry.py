@@ -142,8 +142,10 @@ def create(name: str, **overrides: Any) -> SparseModel:
 
 
 def variant_name(family: Family, config: Config) -> str:
-    """The published name of a configuration, whatever its classes, image size, task or schedule
-    of pruning; the family's name where it is nobody's."""
+    """The published name of a configuration; the family's name where it is nobody's.
+
+    Whatever its classes, image size, task or schedule of pruning.
+    """
     free = {"num_classes", "img_size", "prune_at", "task"}
     for name, published in family.variants.items():
         fields = [f.name for f in dataclasses.fields(published) if f.name not in free]

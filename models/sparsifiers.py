@@ -89,8 +89,11 @@ class Predictor(nn.Module):
 
 
 def sample_mask(log_p: Tensor, training: bool) -> Tensor:
-    """log P(keep), log P(drop), (B, N, 2) -> a mask (B, N): in training a straight-through
-    Gumbel-softmax sample, otherwise its mode, so that nothing is random."""
+    """A mask (B, N) of log P(keep), log P(drop), (B, N, 2).
+
+    In training a straight-through Gumbel-softmax sample, otherwise its mode, so that nothing is
+    random.
+    """
     if training:
         return F.gumbel_softmax(log_p, hard=True)[..., 0]
     return (log_p[..., 0] > log_p[..., 1]).to(log_p.dtype)

@@ -171,8 +171,10 @@ class SwinBlock(nn.Module):
         return self.mlp(self.norm2(x))
 
     def inference_form(self) -> SwinBlock:
-        """The same block: attention with all that is fixed folded, the two paths normalised once,
-        what differs between their norms folded into the Linear after each."""
+        """The same block with attention folded, and the two paths normalised once.
+
+        What differs between their norms is folded into the Linear after each.
+        """
         assert isinstance(self.attn, WindowAttention)
         self.attn = LeanWindowAttention(self.attn, self.attn_mask)
         self.attn_mask = None
@@ -287,8 +289,11 @@ def read_config(shapes: Shapes, hints: Hints) -> SwinConfig:
 
 
 def read_img_size(shapes: Shapes, hints: Hints, window: int) -> int:
-    """The image size: what was said of it, where the number of masks agrees; ``window`` pixels a
-    side of the first stage's. Backbones of detectors store no masks; then, unless said, 224."""
+    """The image size: what was said of it, where the number of masks agrees.
+
+    ``window`` pixels a side of the first stage's. Backbones of detectors store no masks; then,
+    unless said, 224.
+    """
     name = "layers.0.blocks.1.attn_mask"
     said = hints.get("img_size")
     if name not in shapes:
@@ -298,8 +303,10 @@ def read_img_size(shapes: Shapes, hints: Hints, window: int) -> int:
 
 
 def fit(state: Mapping[str, Tensor], config: SwinConfig) -> dict[str, Tensor]:
-    """The tensors with the shifted windows' masks rebuilt for the configuration's image size,
-    and the norms its task needs."""
+    """The tensors with the shifted windows' masks rebuilt for the configuration's image size.
+
+    And with the norms its task needs.
+    """
     resized = {name: value for name, value in state.items() if not name.endswith(".attn_mask")}
     if config.task == FEATURES:
         resized = fit_stage_norms(resized, [config.dim(stage) for stage in range(4)])

@@ -137,8 +137,10 @@ def pair_in_pytorch(
     half: bool = False,
     compiled: bool = False,
 ) -> Pair | None:
-    """PyTorch with random weights; None where it cannot run on the device, or does not know the
-    model."""
+    """PyTorch with random weights, sparse and dense.
+
+    None where it cannot run on the device, or does not know the model.
+    """
     if artifact.onnx is None or artifact.metadata is None or not _has_torch(device):
         return None
     files = tuple(str(Path(plugin).resolve()) for plugin in plugins)

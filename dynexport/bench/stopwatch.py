@@ -71,8 +71,10 @@ class Stopwatch:
         self._owned.close()
 
     def measure(self, seconds: float) -> Times:
-        """Seconds of every run, for about ``seconds``, at least one: in all, and where the runner
-        can tell, of the GPU and to enqueue."""
+        """Seconds of every run, for about ``seconds``, at least one.
+
+        In all, and where the runner can tell, of the GPU and to enqueue.
+        """
         runner, images = self._runner, self._images
         times: Times = {"total": []}
         runner.run(images)  # not counted: what ran last left the caches to itself

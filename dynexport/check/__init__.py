@@ -123,8 +123,11 @@ def check_graph(model: ir.Model) -> tuple[Finding, ...]:
 
 
 def mends_for(model: ir.Model, complaint: str) -> tuple[str, ...]:
-    """What to change about a graph that TensorRT refuses, by rules: about the nodes that its
-    complaint names, or where it names none of them, about all that it cannot take."""
+    """What to change about a graph that TensorRT refuses, by rules.
+
+    About the nodes that its complaint names, or where it names none of them, about all that it
+    cannot take.
+    """
     refused = [finding for finding in check_graph(model) if finding.severity == "refused"]
     other = {
         label(node): given_name(node) for node in ir.traversal.RecursiveGraphIterator(model.graph)

@@ -1,5 +1,4 @@
-"""The command line: each command, in a file of its own, parses, calls one function and prints
-its result."""
+"""The command line, one file a command: it parses, calls one function and prints its result."""
 
 from __future__ import annotations
 

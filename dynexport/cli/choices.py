@@ -1,5 +1,8 @@
-"""Names that a shell completes. Some are told again here, so that a press of TAB imports nothing
-slow; runtimes and precisions declare theirs in files that do not."""
+"""Names that a shell completes.
+
+Some are told again here, so that a press of TAB imports nothing slow; runtimes and precisions
+declare theirs in files that do not.
+"""
 
 from __future__ import annotations
 

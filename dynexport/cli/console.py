@@ -44,8 +44,10 @@ def progress(quiet: bool, verbose: bool = False) -> Iterator[OnStep]:
 
 @contextmanager
 def build_progress(quiet: bool, verbose: bool = False) -> Iterator[tuple[OnStep, OnProgress]]:
-    """Functions to tell of steps, and of TensorRT's phases: a spinner and bars on a terminal, a
-    line each elsewhere. When verbose, a line tells each step's seconds.
+    """Functions to tell of steps, and of TensorRT's phases.
+
+    A spinner and bars on a terminal, a line each elsewhere. When verbose, a line tells each step's
+    seconds.
 
     Progress goes to stderr, so that stdout is the result alone.
     """
@@ -139,6 +141,7 @@ def macs_unit(counts: Iterable[int]) -> tuple[str, float]:
 
 
 def make_table(*columns: str) -> Table:
+    """A table with numbers to the right and no frame."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for place, column in enumerate(columns):
         table.add_column(column, justify="left" if place == 0 else "right", no_wrap=True)

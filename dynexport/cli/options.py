@@ -102,8 +102,10 @@ def edition_of(edition: str, old: str | None) -> str:
 
 
 def engine_and_edition(engine: str | None, edition: str | None) -> tuple[str | None, str | None]:
-    """Where `convert` writes an engine and the edition of TensorRT that builds it, which used to be
-    told by ``--engine``."""
+    """Where `convert` writes an engine, and the edition of TensorRT that builds it.
+
+    The edition used to be told by ``--engine``.
+    """
     if engine not in EDITIONS:
         return engine, edition
     _tell_new_spelling(f"--engine {engine}", f"--edition {engine}")

@@ -161,8 +161,11 @@ def relative_lengths(
 
 
 def usual_length(expected: NDArray[Any]) -> float:
-    """The median length of a row (R, ...): one that happens to be near zero, and is taken to be as
-    long, is not measured by its own rounding."""
+    """The median length of a row (R, ...).
+
+    A row that happens to be near zero is taken to be as long, so that it is not measured by its own
+    rounding.
+    """
     return float(np.median(np.linalg.norm(_rows(expected), axis=1)))
 
 

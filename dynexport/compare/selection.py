@@ -131,8 +131,10 @@ def possible_choices(kept: Kept, metadata: Metadata) -> NDArray[np.bool_]:
 def settled_choices(
     scores: tuple[NDArray[np.float32], ...], counts: tuple[int, ...], margin: float
 ) -> NDArray[np.bool_]:
-    """Which images (P,) leave a gap above the margin at the cut of every stage, so that rounding
-    changes nothing; scores per stage (P, positions)."""
+    """Which images (P,) leave a gap above the margin at the cut of every stage.
+
+    Rounding changes nothing there; scores per stage (P, positions).
+    """
     settled = np.ones(len(scores[0]), dtype=bool)
     for theirs, count in zip(scores, counts, strict=True):
         ordered = np.sort(theirs, axis=1)[:, ::-1]
@@ -147,8 +149,10 @@ def settled_choices(
 def best_of_own(
     rows: NDArray[np.int64], scores: NDArray[np.generic], count: int
 ) -> NDArray[np.bool_]:
-    """Whether the first ``count`` of the rows selected (R, M, 1) are the best by the candidate's
-    own scores (R, N, 1)."""
+    """Whether the first ``count`` rows selected are the best by the candidate's own scores.
+
+    Rows are (R, M, 1), scores (R, N, 1).
+    """
     chosen = rows.reshape(len(rows), -1)[:, :count]
     own = scores.reshape(len(rows), -1).astype(np.float64)
     inside = np.asarray(((chosen >= 0) & (chosen < own.shape[1])).all(axis=1))

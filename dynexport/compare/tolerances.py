@@ -68,8 +68,10 @@ class Tolerances:
 
 
 def apply_limits(usual: Tolerances, limits: Limits) -> Tolerances:
-    """Tolerances with what was asked for in their place: a wider tie margin widens that of the
-    ranking."""
+    """Tolerances with what was asked for in their place.
+
+    A wider tie margin widens that of the ranking.
+    """
     return replace(
         usual,
         outputs=usual.outputs if limits.tolerance is None else limits.tolerance,

@@ -92,8 +92,10 @@ def read_needs() -> dict[str, Need]:
 
 
 def is_older(version: str, floor: str) -> bool:
-    """Whether a release is older than another; pre-releases count as what they precede, and what
-    has no version number as new enough."""
+    """Whether a release is older than another.
+
+    Pre-releases count as what they precede, and what has no version number as new enough.
+    """
     try:
         found, least = (Version(Version(text).base_version) for text in (version, floor))
     except InvalidVersion:

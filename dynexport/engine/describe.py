@@ -50,8 +50,10 @@ def describe_engine(
 
 
 def read_sidecar(engine: Path, model: Path | None, trust: bool) -> Sidecar:
-    """What is known of an engine: its sidecar; or with ``trust`` and without one, what the ONNX
-    file it was built from says of it, and that it was built here.
+    """What is known of an engine: its sidecar.
+
+    With ``trust`` and without one, what the ONNX file it was built from says of it, and that it was
+    built here.
 
     EngineError if there is neither, or the sidecar names another ONNX file than ``model``.
     """

@@ -65,8 +65,10 @@ def _weights(engine: Path, facts: Sidecar) -> bytes:
 
 
 def require_runnable(engine: Path, facts: Sidecar, trust: bool = False) -> None:
-    """EngineError unless the TensorRT and the GPU that are here run the engine; DeviceError if
-    there is no GPU. With ``trust`` they need only be there."""
+    """EngineError unless the TensorRT and the GPU that are here run the engine.
+
+    DeviceError if there is no GPU. With ``trust`` they need only be there.
+    """
     if facts.flavour not in EDITIONS:
         raise EngineError(f"{engine} was built with {facts.flavour}, which is unknown: {REBUILD}")
     edition = EDITIONS[facts.flavour]

@@ -110,8 +110,10 @@ class Sidecar:
 
     @property
     def fused_attention(self) -> int:
-        """How many attentions run as one layer each; TensorRT names those after multi-head
-        attention."""
+        """How many attentions run as one layer each.
+
+        TensorRT names those after multi-head attention.
+        """
         return sum("mha" in layer.name for layer in self.layers)
 
     @property

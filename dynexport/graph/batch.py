@@ -46,8 +46,10 @@ def free_batch(model: ir.Model) -> int:
 
 
 def set_batch(model: ir.Model, batch: Batch) -> None:
-    """Give inputs and outputs this batch size (a named dimension where it is a range), and every
-    value in between the shape that follows."""
+    """Give inputs and outputs this batch size, and every value in between the shape that follows.
+
+    It is a named dimension where it is a range.
+    """
     size: int | str = "batch" if batch.dynamic else batch.optimal
     graph = model.graph
     for value in (*graph.inputs, *graph.outputs):
@@ -57,8 +59,11 @@ def set_batch(model: ir.Model, batch: Batch) -> None:
 
 
 def change_batch(model: ir.Model, metadata: Metadata, batch: Batch) -> None:
-    """Make of a converted graph, whose ``metadata`` these are, what conversion for another batch
-    size gives: the same graph with that size in it, and in what it says of itself."""
+    """Make of a converted graph what conversion for another batch size gives.
+
+    It is the same graph with that size in it, and in what it says of itself; ``metadata`` are its
+    own.
+    """
     set_batch(model, batch)
     described = dataclasses.replace(metadata, batch=str(batch))
     model.metadata_props.update(described.to_properties())

@@ -29,8 +29,10 @@ def content_of(constant: ir.Value) -> NDArray[Any]:
 
 
 def int64_constant(model: ir.Model, numbers: list[int] | int) -> ir.Value:
-    """The initializer that holds these int64 numbers, or a single one as a scalar; made once a
-    graph and named by them."""
+    """The initializer that holds these int64 numbers, or a single one as a scalar.
+
+    It is made once a graph and named by them.
+    """
     content = np.asarray(numbers, dtype=np.int64)
     listed = "_".join(str(number) for number in content.reshape(-1))
     name = f"const/{listed}" if content.ndim else f"const/scalar_{listed}"

@@ -16,8 +16,10 @@ from dynexport.graph.twin import dense_twin
 
 @dataclass(frozen=True)
 class Counts:
-    """Multiply-accumulates for one image and nodes, of a graph and of its dense twin; named as the
-    metadata name them."""
+    """Multiply-accumulates for one image and nodes, of a graph and of its dense twin.
+
+    They are named as the metadata name them.
+    """
 
     macs_dense: int
     macs_sparse: int

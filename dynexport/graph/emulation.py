@@ -21,15 +21,18 @@ MOVES = frozenset(
 
 
 def computes_in_half(model: ir.Model) -> bool:
-    """Whether a node gives a value in half precision, or the graph takes one; constants that are
-    only stored so, each with a Cast behind it, do not count."""
+    """Whether a node gives a value in half precision, or the graph takes one.
+
+    Constants that are only stored so, each with a Cast behind it, do not count.
+    """
     computed = (value for node in model.graph for value in node.outputs)
     return any(value.dtype in HALF for value in (*model.graph.inputs, *computed))
 
 
 def emulate_half(model: ir.Model) -> ir.Model:
-    """A copy that gives the numbers of a graph in half precision with float32 operators, inputs
-    and outputs.
+    """A copy that gives the numbers of a graph in half precision with float32 operators.
+
+    Inputs and outputs are float32 as well.
 
     Every value that is fp16 or bf16 in the graph is computed by the same operator in float32, then
     rounded: a Cast to its type and one back (ONNX, Cast: to the nearest, ties to even; to infinity

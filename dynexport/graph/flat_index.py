@@ -33,8 +33,10 @@ def is_flattening(flat: Sequence[Size] | None, sizes: Sequence[Size] | None) -> 
 
 
 def rows_within(value: ir.Value | None, facts: Facts, batch: ir.Value) -> ir.Value | None:
-    """Rows (B, K) of each image, in 0 ... N - 1, of which these are the rows of the long matrix
-    that ``batch`` (B, N, ...) was flattened to; the value may hold them in any shape."""
+    """Rows (B, K) of each image, in 0 ... N - 1, of which these are the rows of the long matrix.
+
+    That is what ``batch`` (B, N, ...) was flattened to; the value may hold them in any shape.
+    """
     sizes = sizes_of(batch)
     if sizes is None or not isinstance(sizes[1], int):
         return None

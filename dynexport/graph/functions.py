@@ -23,8 +23,11 @@ ONNXRUNTIME = "com.microsoft"
 
 
 def add_function(model: ir.Model, text: str) -> None:
-    """Define an operator of `ONNXRUNTIME` in a graph, once: ``Name (X, B) => (Y) { ... }`` in
-    ONNX's textual syntax, of standard operators of the graph's own version."""
+    """Define an operator of `ONNXRUNTIME` in a graph, once.
+
+    The text is ``Name (X, B) => (Y) { ... }`` in ONNX's textual syntax, of standard operators of
+    the graph's own version.
+    """
     opset = model.opset_imports[""]
     header = f'<domain: "{ONNXRUNTIME}", opset_import: ["" : {opset}]>'
     function = ir.serde.deserialize_function(onnx.parser.parse_function(f"{header} {text}"))

@@ -113,6 +113,7 @@ def _values(model: ir.Model) -> Iterator[ir.Value]:
 
 
 def require_float32(model: ir.Model) -> None:
+    """ModelFileError where a graph holds values in half precision already."""
     for value in _values(model):
         if value.dtype in HALF.values():
             raise ModelFileError(
@@ -144,8 +145,10 @@ def _single_nodes(model: ir.Model, dtype: ir.DataType, names: Collection[str]) -
 
 
 def ranking_nodes(model: ir.Model, classes: bool) -> set[ir.Node]:
-    """Each top-k of float32 scores, with ``classes`` also what gives an output (B, classes), and
-    what leads to such alone, back to the last product."""
+    """Each top-k of float32 scores, and what leads to such alone, back to the last product.
+
+    With ``classes`` also what gives an output (B, classes).
+    """
     ranked = {value for value in model.graph.outputs if classes and _is_matrix(value)}
     found: set[ir.Node] = set()
     for node in reversed(model.graph):

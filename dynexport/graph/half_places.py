@@ -13,9 +13,11 @@ Formal = onnx.defs.OpSchema.FormalParameter
 
 
 def half_places(node: ir.Node, dtype: ir.DataType) -> tuple[list[int], list[int]]:
-    """Which inputs and outputs of a node turn from float32 to ``dtype``, by the operator's schema:
-    inputs whose type may vary, and outputs of the same type. None of an operator unknown to ONNX,
-    or that holds a graph."""
+    """Which inputs and outputs of a node turn from float32 to ``dtype``, by the operator's schema.
+
+    Inputs whose type may vary, and outputs of the same type. None of an operator unknown to ONNX,
+    or that holds a graph.
+    """
     graphs = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
     inside = any(attribute.type in graphs for attribute in node.attributes.values())
     if inside or not onnx.defs.has(node.op_type, node.domain):

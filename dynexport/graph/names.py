@@ -70,8 +70,10 @@ def _rename(value: ir.Value, name: str, used: Counter[str]) -> None:
 
 
 def unique(base: str, used: Counter[str]) -> str:
-    """``base``, or with a number behind it where names in ``used``, to which it is added, hold
-    it."""
+    """``base``, or with a number behind it where it is taken.
+
+    Names that are taken are in ``used``, to which it is added.
+    """
     name, number = base, used[base]
     while used[name]:
         name, number = f"{base}_{number}", number + 1

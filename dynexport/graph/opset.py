@@ -33,8 +33,9 @@ REDUCTIONS = frozenset(
 
 
 def raise_opset(model: ir.Model, to: int) -> bool:
-    """Whether a graph now is of opset ``to`` or a later one; where an operator changed in between
-    in a way not known here, the graph stays as it is.
+    """Whether a graph now is of opset ``to`` or a later one.
+
+    Where an operator changed in between in a way not known here, the graph stays as it is.
 
     onnx.version_converter was tried: it refuses axes that are computed, and takes and gives the
     whole file as bytes, 2 GB at most.

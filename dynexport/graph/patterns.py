@@ -15,6 +15,7 @@ STANDARD = ("", "ai.onnx")
 
 
 def is_standard(node: ir.Node) -> bool:
+    """Whether a node is an operator of ONNX itself."""
     return node.domain in STANDARD
 
 
@@ -110,8 +111,10 @@ def put_row_gather(
     name: str,
     shape: Sequence[int | str | None],
 ) -> ir.Value:
-    """In front of a node that gives the same type, whole rows of each image: data (B, N, ...),
-    rows int64 (B, K, 1) -> (B, K, ...)."""
+    """Put a gather of whole rows of each image in front of a node that gives the same type.
+
+    data (B, N, ...), rows int64 (B, K, 1) -> (B, K, ...).
+    """
     dtype = node.outputs[0].dtype
     batched = {"batch_dims": 1}
     return put_before(node, "GatherND", [data, rows], batched, name=name, shape=shape, dtype=dtype)

@@ -23,8 +23,9 @@ NOWHERE = -1
 
 
 def emit_choices(model: ir.Model, metadata: Metadata) -> tuple[tuple[str, str], ...]:
-    """Add, per stage, two outputs: the rows it selects, int64 (B, K or more, 1), and the scores
-    they were ranked by, (B, N, 1). Returns their names.
+    """Add, per stage, two outputs: the rows it selects and the scores they were ranked by.
+
+    Rows are int64 (B, K or more, 1), scores (B, N, 1). Returns their names.
 
     ModelFileError where the rows do not come from a top-k.
     """
@@ -55,8 +56,9 @@ def _ranked_by(rows: ir.Value) -> ir.Value:
 
 
 def replay_selection(model: ir.Model, metadata: Metadata) -> tuple[tuple[str, int], ...]:
-    """Make the rows that each stage selects an input, int64 (B, rows, 1); returns, per stage, its
-    name and how many rows it takes.
+    """Make the rows that each stage selects an input, int64 (B, rows, 1).
+
+    Returns, per stage, its name and how many rows it takes.
 
     Each stage still ranks and chooses, but what follows goes by the input: with PyTorch's choice
     there, every stage is judged on the tokens that PyTorch's had before it.
@@ -143,8 +145,11 @@ def scores_on_grid(
     stage: int,
     metadata: Metadata,
 ) -> NDArray[np.float64]:
-    """Scores that a stage ranked by, (B, N, 1), put where their tokens stand: (B, positions), -inf
-    where it ranked none, NaN where there are too few; ``kept``: what each stage left."""
+    """Scores that a stage ranked by, (B, N, 1), put where their tokens stand.
+
+    (B, positions), -inf where it ranked none, NaN where there are too few; ``kept``: what each
+    stage left.
+    """
     lead, left = metadata.selection.leading, _ranked(kept, stage, metadata)
     positions = metadata.selection.positions(metadata.num_tokens, len(metadata.keep_counts))
     own = scores.reshape(len(scores), -1).astype(np.float64)[:, lead:]

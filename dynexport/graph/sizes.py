@@ -41,8 +41,11 @@ WHOLE = (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL)
 
 @dataclass(frozen=True)
 class Facts:
-    """known  constants, and what is computed of them and of fixed sizes; partly  whole numbers of
-    which some are names of open sizes, or unknown: an object array of `Size`."""
+    """What is known of a graph's values before it runs.
+
+    known   constants, and what is computed of them and of fixed sizes
+    partly  whole numbers, of which some are names of open sizes, or unknown: arrays of `Size`
+    """
 
     known: dict[ir.Value, NDArray[Any]] = field(default_factory=dict)
     partly: dict[ir.Value, NDArray[Any]] = field(default_factory=dict)

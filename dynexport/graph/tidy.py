@@ -18,8 +18,11 @@ from dynexport.graph.patterns import integers, nodes_of
 
 
 def open_up(model: ir.Model) -> None:
-    """Bring a graph into the form that passes read: no functions, no Constant nodes, a name for
-    every value, no Reshape told what 0 means that has none. What is computed stays as it is."""
+    """Bring a graph into the form that passes read.
+
+    No functions, no Constant nodes, a name for every value, no Reshape told what 0 means that has
+    none. What is computed stays as it is.
+    """
     if model.functions:
         InlinePass()(model)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
@@ -30,8 +33,10 @@ def open_up(model: ir.Model) -> None:
 
 
 def merge_duplicates(model: ir.Model) -> int:
-    """Compute once what is computed twice, and nothing that is not read; returns how many nodes
-    went."""
+    """Compute once what is computed twice, and nothing that is not read.
+
+    Returns how many nodes went.
+    """
     before = model.graph.num_nodes()
     DeduplicateInitializersPass()(model)
     for tidy in (

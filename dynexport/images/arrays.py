@@ -106,8 +106,11 @@ class ImageArray:
             steps.check_size((width, height), str(self.path))
 
     def read(self, places: Sequence[int], steps: Preprocessing) -> Iterator[NDArray[Any]]:
-        """The images at these places (ascending): uint8 (H, W, 3) of the model's input size, or
-        float32 (3, H, W). ImageError if the file is damaged or a value is no number."""
+        """The images at these places (ascending).
+
+        uint8 (H, W, 3) of the model's input size, or float32 (3, H, W). ImageError if the file is
+        damaged or a value is no number.
+        """
         for place, row in zip(places, self._rows(places), strict=True):
             if not self._normalised:
                 yield steps.crop(Image.fromarray(row), f"{self.path}, image {place},")

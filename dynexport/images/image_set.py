@@ -59,8 +59,11 @@ class ImageSet:
         return self.images.labels[list(self.places)]
 
     def pictures(self) -> Iterator[NDArray[Any]]:
-        """One by one: uint8 (H, W, 3) of the model's input size, or float32 (3, H, W) where the
-        source holds normalised ones. ImageError if one cannot be read."""
+        """The pictures, one by one, of the model's input size.
+
+        uint8 (H, W, 3), or float32 (3, H, W) where the source holds normalised ones. ImageError if
+        one cannot be read.
+        """
         return self.images.read(self.places, self.preprocessing)
 
     def batches(self, size: int) -> Iterator[NDArray[np.float32]]:
@@ -81,8 +84,10 @@ class ImageSet:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of what the images hold, in order, hexadecimal: where they lie and what they
-        are called makes no difference. Reads every image once."""
+        """SHA-256 of what the images hold, in order, hexadecimal.
+
+        Where they lie and what they are called makes no difference. Reads every image once.
+        """
         whole = hashlib.sha256()
         for one in self.images.fingerprints(self.places):
             whole.update(one)

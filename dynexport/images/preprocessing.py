@@ -38,8 +38,12 @@ NO_PICTURE = (
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """img_size: side of the square input, pixels; resize: shorter side before the crop, or None
-    for pictures taken as they are; mean, std: per channel, on the [0, 1] scale."""
+    """How pictures become a model's input.
+
+    img_size   side of the square input, pixels
+    resize     shorter side before the crop, or None for pictures taken as they are
+    mean, std  per channel, on the [0, 1] scale
+    """
 
     img_size: int
     resize: int | None
@@ -94,8 +98,10 @@ class Preprocessing:
         return np.asarray(image.crop((left, top, left + size, top + size)), dtype=np.uint8)
 
     def to_input(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        """The model's input, float32 (B, 3, H, W), of pictures, uint8 (B, H, W, 3), or of what is
-        normalised already, float32 (B, 3, H, W)."""
+        """The model's input, float32 (B, 3, H, W), of pictures or of what is normalised already.
+
+        Pictures are uint8 (B, H, W, 3); what is normalised is float32 (B, 3, H, W).
+        """
         return self.normalise(images) if images.dtype == np.uint8 else images
 
     def normalise(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -96,8 +96,9 @@ def input_problem(model: ir.Model) -> str:
 
 
 def make_batches(model: ir.Model, source: Path | None) -> list[NDArray[np.float32]]:
-    """Images and random numbers as a graph takes them, float32 (B, C, H, W): batches of its size,
-    or of 1 and 3 where that is open.
+    """Images and random numbers as a graph takes them, float32 (B, C, H, W).
+
+    Batches are of its size, or of 1 and 3 where that is open.
 
     source: folder of images or .npz; by default synthetic ones.
     """
@@ -151,8 +152,10 @@ def answers_of(
 def make_comparison(
     model: ir.Model, batches: Sequence[NDArray[np.float32]], limits: Tolerances
 ) -> Callable[[ir.Model], Comparison]:
-    """A function that compares a changed copy of a graph with the graph, whose answers are asked
-    for once."""
+    """A function that compares a changed copy of a graph with the graph.
+
+    The graph's answers are asked for once.
+    """
     choices = find_choices(model)
     outputs = [str(value.name) for value in model.graph.outputs]
     names = [name for choice in choices for name in (choice.scores, choice.order)]

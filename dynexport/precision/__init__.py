@@ -68,8 +68,10 @@ def precision_of(model: ir.Model) -> str:
 
 
 def choose_tolerances(name: str, limits: Limits = AS_USUAL) -> Tolerances:
-    """Those of a precision, fp32's for a name that is of none, with what was asked for in their
-    place: a wider tie margin widens that of the ranking."""
+    """The tolerances of a precision, with what was asked for in their place.
+
+    fp32's for a name that is of none; a wider tie margin widens that of the ranking.
+    """
     kind = precisions().get(name) or precisions()["fp32"]
     return apply_limits(kind.tolerances, limits)
 

@@ -49,8 +49,10 @@ class Proof:
 
 
 def keep_counts(model: SparseModel, keep: KeepSchedule) -> tuple[int, ...]:
-    """Tokens kept after each stage of this model, rounded as the schedule says; ScheduleError if
-    the stages differ."""
+    """Tokens kept after each stage of this model, rounded as the schedule says.
+
+    ScheduleError if the stages differ.
+    """
     stages = len(model.config.prune_at)
     if len(keep.ratios) != stages:
         raise ScheduleError(
@@ -108,8 +110,10 @@ def takes_replay(inference: SparseModel) -> bool:
 
 
 def with_replay(inference: SparseModel, kept: tuple[Tensor, ...]) -> SparseModel:
-    """A copy of an inference form that keeps, per stage, the positions (B, K) given in place of
-    its own choice. Weights are shared, modules are not."""
+    """A copy of an inference form that keeps the positions given in place of its own choice.
+
+    Positions are (B, K), per stage. Weights are shared, modules are not.
+    """
     weights = (*inference.parameters(), *inference.buffers())
     told = copy.deepcopy(inference, {id(tensor): tensor for tensor in weights})
     stages: Any = told.get_submodule(told.sparsifiers)

@@ -1,5 +1,7 @@
-"""One self-contained HTML file on a folder of converted models: what they are, whether sparsity
-pays, whether they are verified, and how to make them again.
+"""One self-contained HTML file on a folder of converted models.
+
+It tells what they are, whether sparsity pays, whether they are verified, and how to make them
+again.
 
 The line runs: `gather` (by running what there is) -> `facts` (plain values) -> `page` (the
 template, with `charts`).
@@ -41,8 +43,7 @@ def write_report(
     plan: Plan | None = None,
     on_step: OnStep = silent,
 ) -> Report:
-    """Report on the ONNX files that `dynexport convert` wrote into ``folder``, on the engines built
-    from them, and on the sweep that lies there.
+    """Report on a folder of models: what `convert` wrote, engines built from it, and a sweep.
 
     output   the .html to write, by default report.html in the folder; its facts go into a .json of
              the same name

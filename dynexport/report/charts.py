@@ -27,8 +27,10 @@ class Bar:
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of a stacked bar: where it starts and how long it is, per cent; ``kind`` its colour,
-    counted from 1."""
+    """A part of a stacked bar: where it starts and how long it is, per cent.
+
+    ``kind``: its colour, counted from 1.
+    """
 
     label: str
     value: float

@@ -26,8 +26,10 @@ class Tile:
 
 @dataclass(frozen=True)
 class Picture:
-    """One image: itself and what is left of it after each stage; classes: the most probable ones
-    and their probabilities, best first."""
+    """One image: itself and what is left of it after each stage.
+
+    classes: the most probable ones and their probabilities, best first.
+    """
 
     name: str
     classes: tuple[tuple[str, float], ...]
@@ -173,8 +175,10 @@ class Report:
         return tuple(gain for gain in gains if gain is not None)
 
     def to_plain(self) -> dict[str, Any]:
-        """As `report.json` holds it: plain values, of pictures what they show, and null where a
-        number is none."""
+        """As `report.json` holds it: plain values.
+
+        Of pictures what they show, and null where a number is none.
+        """
         plain = json.dumps(dataclasses.asdict(self))
         facts: dict[str, Any] = json.loads(plain, parse_constant=lambda constant: None)
         for model in facts["models"]:

@@ -23,8 +23,10 @@ NONE = "\N{EN DASH}"
 
 
 def load_template() -> Template:
-    """The template of a `Report`, one HTML file that needs no other; MissingExtraError without
-    Jinja."""
+    """The template of a `Report`, one HTML file that needs no other.
+
+    MissingExtraError without Jinja.
+    """
     try:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
     except ImportError:
@@ -57,6 +59,7 @@ def load_template() -> Template:
 
 
 def write_times(value: float) -> str:
+    """A factor, as in 1.49 x."""
     return f"{value:.2f}{TIMES}"
 
 
@@ -66,6 +69,7 @@ def write_percent(value: float) -> str:
 
 
 def write_ms(value: float) -> str:
+    """Milliseconds, to two places below a hundred."""
     return f"{value:.2f}" if value < 100 else f"{value:.1f}"
 
 
@@ -79,14 +83,17 @@ def write_number(value: float) -> str:
 
 
 def write_count(value: float) -> str:
+    """A whole number, with commas."""
     return f"{value:,d}"
 
 
 def write_rate(value: float) -> str:
+    """Images a second."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
 def write_cosine(value: float) -> str:
+    """A cosine, to six places."""
     return f"{value:.6f}"
 
 
@@ -98,6 +105,7 @@ def write_size(value: float) -> str:
 
 
 def write_macs(value: float) -> str:
+    """Multiply-accumulates, in millions or billions."""
     if value >= 1e9:
         return f"{value / 1e9:.2f}{SPACE}G"
     return f"{value / 1e6:.3g}{SPACE}M" if value >= 1e6 else f"{value:,.0f}"

@@ -37,8 +37,10 @@ def draw_pictures(
 
 
 def find_shown(model: Path, metadata: Metadata, source: Path | None) -> tuple[NDArray[Any], str]:
-    """Images to show, uint8 (B, H, W, 3) or float32 (B, 3, H, W), and where they are from: a folder
-    or an .npz, else the reference bundle; DynexportError where there are none."""
+    """Images to show, and where they are from: a folder or an .npz, else the reference bundle.
+
+    uint8 (B, H, W, 3) or float32 (B, 3, H, W); DynexportError where there are none.
+    """
     if source is not None:
         chosen = open_images(source, metadata.preprocessing, count=SHOWN)
         return np.stack(list(chosen.pictures())), f"{chosen.count} of {source}"

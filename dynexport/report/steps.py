@@ -48,8 +48,9 @@ class Exported:
 def list_steps(
     exported: Exported, bench: Iterable[object], backend: str | None
 ) -> tuple[Step, ...]:
-    """What makes, verifies and times a model. A file says what it was made from, not where that
-    lies, so the first lines set it.
+    """What makes, verifies and times a model, as commands.
+
+    A file says what it was made from, not where that lies, so the first lines set it.
 
     ``bench``: what `dynexport bench` is told beside the model.
     """

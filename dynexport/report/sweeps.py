@@ -20,8 +20,11 @@ MOST_TICKS = 6
 
 @dataclass(frozen=True)
 class Dot:
-    """A configuration in a chart: ``x`` and ``y`` in per cent from the left and from the top,
-    ``kind`` its colour, counted from 1, 0 for the dense model; front: no other beats it in both."""
+    """A configuration in a chart.
+
+    ``x`` and ``y`` in per cent from the left and from the top, ``kind`` its colour, counted from 1,
+    0 for the dense model; front: no other beats it in both.
+    """
 
     label: str
     told: str
@@ -41,8 +44,11 @@ class Tick:
 
 @dataclass(frozen=True)
 class Cloud:
-    """Configurations of one batch size: milliseconds to the right, as `steady_latencies` has them,
-    shares up; ``dense``: the dense model, where it is known."""
+    """Configurations of one batch size.
+
+    Milliseconds to the right, as `steady_latencies` has them, shares up; ``dense``: the dense
+    model, where it is known.
+    """
 
     batch: int
     dots: tuple[Dot, ...]
@@ -73,8 +79,11 @@ def sweep_precisions(sweep: Sweep) -> tuple[str, ...]:
 
 
 def sweep_clouds(sweep: Sweep) -> tuple[Cloud, ...]:
-    """A chart a batch size: by latency the accuracy, without labels the agreement with the dense
-    model; every point where the plot of the sweep has it."""
+    """A chart a batch size: by latency the accuracy, or the agreement with the dense model.
+
+    Agreement is drawn where there are no labels. Every point stands where the plot of the sweep has
+    it.
+    """
     sizes = sorted({row.batch for row in sweep.rows if row.measured is not None})
     return tuple(
         _cloud(sweep, size, panel) for size, panel in zip(sizes, draw_panels(sweep), strict=True)

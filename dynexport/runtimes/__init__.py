@@ -69,8 +69,7 @@ class GpuRunner(Protocol):
     """A runner that can time its work on the GPU apart from moving images and answers."""
 
     def measure(self) -> tuple[float, float]:
-        """One run on the images of the last `run`: seconds of the GPU, and of the host to enqueue
-        it."""
+        """One run on the images of the last `run`: seconds of the GPU, and to enqueue it."""
         ...
 
 
@@ -144,8 +143,10 @@ def require_backend(name: str) -> None:
 
 
 def require_runtime(name: str) -> None:
-    """MissingExtraError unless a runtime is installed, as far as can be told without opening a
-    model."""
+    """MissingExtraError unless a runtime is installed.
+
+    As far as can be told without opening a model.
+    """
     runtime = find_runtime(name)
     (runtime.require or runtime.library.require)()
 

@@ -65,8 +65,10 @@ class Library:
             raise MissingExtraError(self.name, self.extra) from None
 
     def examine(self) -> tuple[str | None, tuple[str, ...]]:
-        """Its version once it is imported, None where it is not installed, and the devices it runs
-        models on, if it says. `doctor` asks in a process of its own."""
+        """Its version once it is imported, and the devices it runs models on, if it says.
+
+        The version is None where it is not installed. `doctor` asks in a process of its own.
+        """
         return import_package(self.name, self.module), ()
 
     def judge(self, machine: Machine, providers: tuple[str, ...]) -> Use:

@@ -16,8 +16,10 @@ def write_command(
     batch: int,
     data: str | Path | None,
 ) -> str:
-    """The ``dynexport convert`` that makes the file, for a shell: every option that is not as it
-    is without being given."""
+    """The ``dynexport convert`` that makes the file, for a shell.
+
+    Every option is told that is not as it is without being given.
+    """
     usual = Precision()
     options: dict[str, object] = {
         "ratios": ",".join(map(str, ratios)),

@@ -1,5 +1,7 @@
-"""The way down from the model that keeps all: at each step one stage keeps fewer tokens, that which
-harms least for each multiply-accumulate saved.
+"""The way down from the model that keeps all.
+
+At each step one stage keeps fewer tokens, that which harms least for each multiply-accumulate
+saved.
 
 Harm is the divergence of the class probabilities from the dense model's, on a few images, in
 PyTorch. A stage never keeps more than the one before it: what `--ratios` takes, in every family.
@@ -41,9 +43,12 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Point:
-    """A schedule on the way: the ratios that give its counts, multiply-accumulates for one image,
-    divergence of its class probabilities from the dense model's (nats, the mean), and the share of
-    images given the dense model's class."""
+    """A schedule on the way down.
+
+    The ratios that give its counts, multiply-accumulates for one image, divergence of its class
+    probabilities from the dense model's (nats, the mean), and the share of images given the dense
+    model's class.
+    """
 
     ratios: tuple[float, ...]
     keep_counts: Counts
@@ -88,8 +93,10 @@ def walk_down(
 
 
 def lower_stages(counts: Counts, step: int) -> list[Counts]:
-    """The schedules in which one stage keeps ``step`` tokens fewer, but at least one, and those
-    after it no more than that."""
+    """The schedules in which one stage keeps ``step`` tokens fewer, but at least one.
+
+    Those after it keep no more than that.
+    """
     lowered = []
     for stage, count in enumerate(counts):
         most = max(1, count - step)
@@ -141,9 +148,11 @@ def _next_fast(way: Way, seen: dict[int, float], slow: int, fast: int, aim: floa
 
 
 def predict_latency(way: Way, seen: dict[int, float], place: int) -> float:
-    """Milliseconds a point is expected to take, by its multiply-accumulates: from the nearest one
-    measured along the line through the cheapest and the dearest, or in proportion where only one
-    was measured, or it does not rise."""
+    """Milliseconds a point is expected to take, by its multiply-accumulates.
+
+    From the nearest one measured along the line through the cheapest and the dearest, or in
+    proportion where only one was measured, or it does not rise.
+    """
     if not seen:
         return 0.0
     macs = way.points[place].macs
@@ -156,8 +165,9 @@ def predict_latency(way: Way, seen: dict[int, float], place: int) -> float:
 
 
 def find_cheap(way: Way, measure: Callable[[Point], float | None], target: float) -> Point:
-    """The last point whose file loses at most ``target`` points, as far as steps that double and
-    then halve tell.
+    """The last point whose file loses at most ``target`` points.
+
+    It is looked for in steps that double and then halve.
 
     ``measure`` tells what a file loses, None where it cannot be used. VerificationError if even the
     first loses more.
@@ -200,8 +210,11 @@ def _price(here: Point, there: Point) -> float:
 
 
 def judge_schedules(opened: OpenedCheckpoint, pictures: Pictures) -> Callable[[Counts], Point]:
-    """Judges schedules on these images, each once. InputError where the model's ratios are no
-    shares of its grid, so that counts cannot be chosen freely."""
+    """Judges schedules on these images, each once.
+
+    InputError where the model's ratios are no shares of its grid, so that counts cannot be chosen
+    freely.
+    """
     from dynexport.pytorch.rewrite import keep_counts, rewrite
 
     tokens, stages = opened.config.num_tokens, len(opened.config.prune_at)
@@ -233,8 +246,10 @@ def judge_schedules(opened: OpenedCheckpoint, pictures: Pictures) -> Callable[[C
 
 
 def count_exported(opened: OpenedCheckpoint, counts: Counts) -> int:
-    """Multiply-accumulates for one image of the graph that a schedule is exported to: less than
-    PyTorch computes, as rows that nobody reads are left out."""
+    """Multiply-accumulates for one image of the graph that a schedule is exported to.
+
+    Less than PyTorch computes, as rows that nobody reads are left out.
+    """
     from dynexport.pytorch.export import export_onnx
     from dynexport.pytorch.rewrite import rewrite
 
@@ -245,8 +260,11 @@ def count_exported(opened: OpenedCheckpoint, counts: Counts) -> int:
 
 
 def fit_macs(count: Callable[[Counts], int], tokens: int, stages: int) -> Callable[[Counts], int]:
-    """What ``count`` gives, from a few schedules: the tokens a stage keeps are computed each by
-    itself, in proportion to their number, or in pairs, to its square."""
+    """What ``count`` gives, from a few schedules.
+
+    The tokens a stage keeps are computed each by itself, in proportion to their number, or in
+    pairs, to its square.
+    """
     samples = list(
         dict.fromkeys(
             (*(tokens,) * stage, kept, *(1,) * (stages - stage - 1))

@@ -85,8 +85,10 @@ def open_checkpoint(recipe: Recipe) -> OpenedCheckpoint:
 
 
 def open_pictures(data: str | Path | None, count: int | None, config: Config) -> Pictures:
-    """The images of a folder or an .npz, all or up to ``count`` evenly spread; without, as many
-    synthetic ones. ImageError if a label is none of the model's."""
+    """The images of a folder or an .npz, all or up to ``count`` evenly spread.
+
+    Without one, as many synthetic ones. ImageError if a label is none of the model's.
+    """
     steps = Preprocessing.for_size(config.img_size)
     if data is None:
         made = steps.to_input(synthetic_images(count or SYNTHETIC, config.img_size))

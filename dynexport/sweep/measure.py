@@ -1,5 +1,7 @@
-"""One configuration of a checkpoint, tried: converted, judged beside the dense model, timed beside
-its dense twin."""
+"""One configuration of a checkpoint, tried.
+
+It is converted, judged beside the dense model, and timed beside its dense twin.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +36,11 @@ TORCH_BATCH = 32
 
 @dataclass(frozen=True)
 class Made:
-    """A converted file: tokens kept per stage of those there are, multiply-accumulates for one
-    image of it and of its dense twin, bytes."""
+    """A converted file, and what it costs.
+
+    Tokens kept per stage of those there are, multiply-accumulates for one image of it and of its
+    dense twin, bytes.
+    """
 
     onnx: Path
     keep_counts: tuple[int, ...]
@@ -55,8 +60,10 @@ class Quality:
 
 @dataclass(frozen=True)
 class Latency:
-    """Medians of a batch, milliseconds, of a file and of its dense twin, and the speed-up, paired
-    round by round; on a GPU without transfers."""
+    """Medians of a batch, milliseconds, of a file and of its dense twin, and the speed-up.
+
+    The speed-up is paired round by round; on a GPU without transfers.
+    """
 
     model_ms: float
     dense_ms: float

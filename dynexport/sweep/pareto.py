@@ -28,8 +28,10 @@ PANEL = (6.4, 4.6)
 
 @dataclass(frozen=True)
 class Mark:
-    """One configuration: the series it is of, what stands beside it, its cost (milliseconds) and
-    its quality (a share)."""
+    """One configuration in the plot.
+
+    The series it is of, what stands beside it, its cost (milliseconds) and its quality (a share).
+    """
 
     series: str
     label: str
@@ -47,8 +49,10 @@ class Panel:
 
 
 def find_front(points: Sequence[tuple[float, float]]) -> tuple[int, ...]:
-    """Places of the points (cost, quality) that no other beats: none costs less and is as good, or
-    costs as much and is better."""
+    """Places of the points (cost, quality) that no other beats.
+
+    None costs less and is as good, or costs as much and is better.
+    """
     return tuple(
         place
         for place, (cost, quality) in enumerate(points)
@@ -57,8 +61,11 @@ def find_front(points: Sequence[tuple[float, float]]) -> tuple[int, ...]:
 
 
 def draw_front(panels: Sequence[Panel], cost: str, quality: str, targets: Sequence[Path]) -> None:
-    """Draw a panel each, side by side, into every target (.png, .svg ...): the same marks give the
-    same bytes. ``cost`` and ``quality`` name the axes. MissingExtraError without matplotlib."""
+    """Draw a panel each, side by side, into every target (.png, .svg ...).
+
+    The same marks give the same bytes. ``cost`` and ``quality`` name the axes. MissingExtraError
+    without matplotlib.
+    """
     try:
         import matplotlib
         from matplotlib.figure import Figure

@@ -15,8 +15,9 @@ DIGITS = 17
 
 
 def parse_ratio_list(ratios: str | Sequence[float]) -> tuple[float, ...]:
-    """Keep ratios, ascending, each once: ``"0.5:1.0:0.1"`` (least, greatest, step), ``"0.5,0.7"``,
-    both mixed, or numbers.
+    """Keep ratios, ascending, each once.
+
+    As ``"0.5:1.0:0.1"`` (least, greatest, step), ``"0.5,0.7"``, both mixed, or numbers.
 
     Counted in decimals, so that the greatest is among them wherever steps lead there.
     ScheduleError for what is no ratio.
@@ -34,8 +35,10 @@ def parse_ratio_list(ratios: str | Sequence[float]) -> tuple[float, ...]:
 
 
 def ratios_of(counts: Sequence[int], tokens: int) -> tuple[float, ...]:
-    """The ratios with the fewest decimals that keep ``counts`` of a grid of ``tokens``, each
-    ``int(tokens * ratio)`` as `KeepSchedule.counts` has it."""
+    """The ratios with the fewest decimals that keep ``counts`` of a grid of ``tokens``.
+
+    Each count is ``int(tokens * ratio)`` as `KeepSchedule.counts` has it.
+    """
     return tuple(_ratio_of(count, tokens) for count in counts)
 
 

@@ -152,10 +152,12 @@ class Sweep:
 
 
 def steady_latencies(rows: Sequence[Row]) -> dict[Key, float]:
-    """Milliseconds a batch by which rows are compared, of each that did not fail: the median that
-    the dense twin has over all rows of its precision and batch size, divided by the row's own
-    speed-up. Rows are measured minutes apart and the machine's speed drifts; speed-ups are measured
-    in turn, and do not."""
+    """Milliseconds a batch by which rows are compared, of each that did not fail.
+
+    The median that the dense twin has over all rows of its precision and batch size, divided by the
+    row's own speed-up. Rows are measured minutes apart and the machine's speed drifts; speed-ups
+    are measured in turn, and do not.
+    """
     dense_ms: dict[tuple[str, int], list[float]] = {}
     for row in rows:
         if row.measured is not None:
@@ -182,8 +184,10 @@ def find_best(rows: Sequence[Row]) -> tuple[int, ...]:
 
 
 def write_sweep(result: Sweep) -> Sweep:
-    """Write the table and the plot into its folder: the same with what was written. Without
-    matplotlib there is no plot, and a note says so."""
+    """Write the table and the plot into its folder; returns the sweep with what was written.
+
+    Without matplotlib there is no plot, and a note says so.
+    """
     folder = Path(result.folder)
     save(folder / TABLE, _table(result.rows).encode())
     files, notes = [folder / ROWS, folder / TABLE, folder / RESULT], list(result.notes)
@@ -203,8 +207,10 @@ def write_sweep(result: Sweep) -> Sweep:
 
 
 def draw_panels(result: Sweep) -> tuple[Panel, ...]:
-    """What the plot shows: a panel a batch size; the dense float32 model where its twin was timed
-    and its quality is known."""
+    """What the plot shows: a panel a batch size.
+
+    The dense float32 model is in it where its twin was timed and its quality is known.
+    """
     panels, steady = [], steady_latencies(result.rows)
     for batch in sorted({row.batch for row in result.rows}):
         found = [(r, r.measured) for r in result.rows if r.batch == batch and r.measured]

@@ -68,8 +68,10 @@ def sweep_checkpoint(
     on_warning: OnStep = silent,
     on_row: Callable[[Row], None] = lambda row: None,
 ) -> Sweep:
-    """Convert a checkpoint to every ratio and precision, time each at every batch size beside its
-    dense twin, and judge it beside the dense float32 model.
+    """Measure a checkpoint at every keep ratio and precision: latency and accuracy.
+
+    Each is timed at every batch size beside its dense twin, and judged beside the dense float32
+    model.
 
     recipe        the checkpoint, or it and what it leaves open
     ratios        base ratios of the family's schedule, see

@@ -38,8 +38,10 @@ SEARCH_IMAGES = 32
 
 @dataclass(frozen=True)
 class Trial:
-    """A schedule that was converted, and what was found: milliseconds of a batch, or points lost;
-    None where its file failed verification."""
+    """A schedule that was converted, and what was found.
+
+    Milliseconds of a batch, or points lost; None where its file failed verification.
+    """
 
     ratios: tuple[float, ...]
     keep_counts: tuple[int, ...]
@@ -91,8 +93,9 @@ def search_schedule(
     on_step: OnStep = silent,
     on_warning: OnStep = silent,
 ) -> Search:
-    """The schedule that meets a target: a latency with the least harm, or a drop in accuracy at
-    the least cost.
+    """Find the schedule that meets a target: a latency, or a drop in accuracy.
+
+    A latency with the least harm, a drop at the least cost.
 
     target_latency  milliseconds of a batch, the median, in the rig's runtime
     max_drop        points of accuracy that may be lost against the dense float32 model; of

@@ -103,8 +103,10 @@ def bisect(
 def find_departure(
     producers: Mapping[str, ir.Node], errors: Mapping[str, float], tolerance: float
 ) -> Bisection:
-    """The first value, in the order of the sound graph, that differs by more than ``tolerance``
-    and `JUMP` times what it was computed from; failing that, the first beyond the tolerance.
+    """The first value, in the order of the sound graph, that departs.
+
+    It differs by more than ``tolerance`` and `JUMP` times what it was computed from; failing that,
+    it is the first beyond the tolerance.
 
     producers: the node of each value compared, in order; errors: of each value.
     """

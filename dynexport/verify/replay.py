@@ -42,8 +42,9 @@ AT_ONCE = 8
 
 @dataclass(frozen=True)
 class FreeRun:
-    """The candidate with its own choice, as a probe copy tells it, so that the file carries no
-    extra output. A row for every image of every batch.
+    """The candidate with its own choice, as a probe copy tells it.
+
+    So the file carries no extra output. A row for every image of every batch.
 
     outputs  of the probe, by name
     kept     per stage the positions kept, (R, K)

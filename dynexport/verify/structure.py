@@ -19,8 +19,11 @@ ROUNDING = 2.0**-10
 
 
 def structure_failures(model: ir.Model, metadata: Metadata) -> tuple[str, ...]:
-    """A sentence for each constant that holds NaN, each activation that is not restored as it was
-    quantised, and each that is quantised in other steps than calibration chose."""
+    """What is wrong with a quantised graph itself, a sentence each.
+
+    Constants that hold NaN, activations that are not restored as they were quantised, and those
+    that are quantised in other steps than calibration chose.
+    """
     return (*_not_numbers(model), *_unlike_pairs(model), *_other_ranges(model, metadata))
 
 

@@ -1,5 +1,6 @@
-"""What a model keeps of images and what it takes them for, drawn: from an ONNX file or an engine,
-with no PyTorch.
+"""What a model keeps of images and what it takes them for, drawn.
+
+From an ONNX file or an engine, with no PyTorch.
 
 The line runs: `images` (which ones) -> `look` (what the model makes of them, its classes named by
 `labels`) -> `strips` (where everything goes), with `drawing` (what is dropped, dimmed).

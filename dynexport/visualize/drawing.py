@@ -62,8 +62,10 @@ class View:
 
 
 def enlarge(picture: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """A picture (S, S, 3) to be shown: by the largest whole factor that keeps to ``side`` pixels,
-    or as it is where it is larger."""
+    """A picture (S, S, 3) to be shown.
+
+    By the largest whole factor that keeps to ``side`` pixels, or as it is where it is larger.
+    """
     factor = max(1, side // len(picture))
     return picture.repeat(factor, axis=0).repeat(factor, axis=1)
 
@@ -71,9 +73,11 @@ def enlarge(picture: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 def dim_dropped(
     picture: NDArray[np.uint8], kept: NDArray[np.int64], tokens: int
 ) -> NDArray[np.uint8]:
-    """The picture (S, S, 3) with every patch that is not ``kept`` (K,) dimmed: without colour, and
-    pale on a dark picture, dark on a light one. It is hatched, so that what had that grey already
-    shows, too, and a thin line runs round the kept ones."""
+    """The picture (S, S, 3) with every patch that is not ``kept`` (K,) dimmed.
+
+    Without colour, and pale on a dark picture, dark on a light one. It is hatched, so that what had
+    that grey already shows, too, and a thin line runs round the kept ones.
+    """
     alive = patch_mask(kept, tokens, len(picture))
     grey = picture @ np.array([0.299, 0.587, 0.114])
     pale = grey.mean() < LIGHT
@@ -93,8 +97,10 @@ def _hatching(side: int) -> NDArray[np.bool_]:
 def colour_scores(
     scores: NDArray[np.float64], kept: NDArray[np.int64], side: int
 ) -> NDArray[np.uint8]:
-    """A heat map (side, side, 3) of scores (N,), from their 2nd to their 98th percentile, with a
-    thin line round what was kept."""
+    """A heat map (side, side, 3) of scores (N,), from their 2nd to their 98th percentile.
+
+    A thin line runs round what was kept.
+    """
     ranked = np.isfinite(scores)
     low, high = np.percentile(scores[ranked], SPREAD) if ranked.any() else (0.0, 0.0)
     share = np.full(scores.shape, 0.5)
@@ -121,8 +127,10 @@ def patch_of_pixel(tokens: int, side: int) -> NDArray[np.int64]:
 
 
 def patch_mask(kept: NDArray[np.int64], tokens: int, side: int) -> NDArray[np.bool_]:
-    """Which pixels (side, side) lie in patches that were kept; tokens that are none are left
-    out."""
+    """Which pixels (side, side) lie in patches that were kept.
+
+    Tokens that are no patches are left out.
+    """
     alive = np.zeros(tokens, dtype=bool)
     alive[kept[kept < tokens]] = True
     return np.asarray(alive[patch_of_pixel(tokens, side)])

@@ -18,8 +18,10 @@ COUNT = 8
 def find_images(
     sources: Iterable[str | Path], metadata: Metadata, count: int | None = None
 ) -> tuple[ImageSet, ...]:
-    """Pictures, and up to ``count`` of each folder and each .npz, in the order given; ImageError or
-    InputError where there are none, or one cannot be used as far as its head tells."""
+    """Pictures, and up to ``count`` of each folder and each .npz, in the order given.
+
+    ImageError or InputError where there are none, or one cannot be used as far as its head tells.
+    """
     steps, found = metadata.preprocessing, []
     for source in map(Path, sources):
         if source.suffix == ".npz" or source.is_dir():

@@ -37,8 +37,10 @@ def name_classes(classes: int, labels: str | Path | None = None) -> tuple[str, .
 
 
 def read_labels(path: str | Path, classes: int) -> tuple[str, ...]:
-    """Names of classes from a text file (UTF-8), one a line in the order of the logits; empty
-    lines at the end do not count. InputError unless there is one for each class."""
+    """Names of classes from a text file (UTF-8), one a line in the order of the logits.
+
+    Empty lines at the end do not count. InputError unless there is one for each class.
+    """
     path = existing_file(path, "a text file with the name of one class a line")
     try:
         names = path.read_text(encoding="utf-8-sig").rstrip().splitlines()

@@ -103,8 +103,10 @@ def draw_strips(
 def draw_strip(
     view: View, metadata: Metadata, *, tile: int = TILE, font: str | Path | None = None
 ) -> Image.Image:
-    """One image: the original and each stage with the dropped patches dimmed, under their titles;
-    below them the scores, where the view holds them; beside them name and classes."""
+    """One image: the original and each stage with the dropped patches dimmed, under their titles.
+
+    Below them the scores, where the view holds them; beside them name and classes.
+    """
     layout = _layout_for(view, metadata, tile, font, 1)
     return _stack([_draw_titles(metadata, layout), _draw_row(view, metadata, layout)])
 
@@ -160,8 +162,10 @@ def class_height(text: int) -> int:
 
 
 def open_font(file: Path | None, size: int) -> ImageFont.FreeTypeFont:
-    """A font of this size, Pillow's own where no file is given, so that a picture needs none of
-    the machine's; InputError if the file is no font."""
+    """A font of this size, Pillow's own where no file is given.
+
+    So a picture needs none of the machine's; InputError if the file is no font.
+    """
     if file is None:
         font = ImageFont.load_default(size)
         assert isinstance(font, ImageFont.FreeTypeFont)  # else Pillow was built without FreeType
@@ -273,8 +277,10 @@ def _draw_panel(pen: ImageDraw.ImageDraw, view: View, layout: Layout) -> None:
 
 
 def shorten(text: str, font: ImageFont.FreeTypeFont, room: float, layout: Layout) -> str:
-    """A text on one line that is no wider than ``room``, cut in the middle where it must be;
-    letters that Pillow's font does not know lose their accents, or become question marks."""
+    """A text on one line that is no wider than ``room``, cut in the middle where it must be.
+
+    Letters that Pillow's font does not know lose their accents, or become question marks.
+    """
     text = " ".join(text.encode("utf-8", "replace").decode().split())
     if layout.file is None:
         letters = unicodedata.normalize("NFKD", text)

@@ -34,8 +34,9 @@ class Attention(NamedTuple):
 
 
 def fuse_attention(model: ir.Model) -> int:
-    """Join each MatMul, Softmax, MatMul over heads with the Reshapes and Transposes around it;
-    returns how many were joined.
+    """Join each MatMul, Softmax, MatMul over heads with the Reshapes and Transposes around it.
+
+    Returns how many were joined.
 
     The scale is the queries' already. Only attention of the same heads as the first found: the
     definition that other runtimes read holds their number.

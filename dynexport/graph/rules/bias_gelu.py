@@ -15,8 +15,10 @@ BIAS_GELU = "BiasGelu (X, B) => (Y) { Z = Add (X, B) Y = Gelu (Z) }"
 
 
 def fuse_bias_gelu(model: ir.Model) -> int:
-    """Join each Gelu (exact, float32) with the Add of a constant row before it, float32 (C,);
-    returns how many were joined."""
+    """Join each Gelu (exact, float32) with the Add of a constant row before it, float32 (C,).
+
+    Returns how many were joined.
+    """
     fused = 0
     for node in nodes_of(model, "Gelu"):
         add = maker(node.inputs[0], "Add")

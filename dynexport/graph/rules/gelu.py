@@ -24,8 +24,9 @@ CLOSE = 1e-3
 
 
 def recognise_gelus(model: ir.Model) -> int:
-    """Write x * (1 + erf(x / sqrt 2)) / 2, and its approximation by tanh, as Gelu, in whichever
-    order the factors stand; returns how often.
+    """Write x * (1 + erf(x / sqrt 2)) / 2, and its approximation by tanh, as Gelu.
+
+    The factors may stand in any order; returns how often.
 
     The operator is of opset 20, to which the graph is raised where that changes nothing else.
     """

@@ -29,8 +29,9 @@ MOVES = frozenset(
 
 
 def rank_logits(model: ir.Model) -> int:
-    """Put the difference of two logits in the place of a softmax over them of which one class is
-    read, for a ranking alone; returns how often.
+    """Rank by the difference of two logits where a softmax over them is read for a ranking alone.
+
+    Of the softmax one class is read; returns how often.
 
     log p = -log(1 + exp(-difference)) rises with it, so the order is the same but where the softmax
     rounds two scores to one. Where a Linear gives the two logits it gives their difference instead.

@@ -1,5 +1,7 @@
-"""Rows moved whole: gathers with an index a row, where the graph has one an element, or flattens
-the batch and adds offsets."""
+"""Rows moved whole: gathers with an index a row.
+
+The graph has one an element, or flattens the batch and adds offsets.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Two halves put back in their places: one gather by the inverse permutation, instead of two
-scatters."""
+"""Two halves put back by one gather, by the inverse permutation, instead of two scatters."""
 
 from __future__ import annotations
 

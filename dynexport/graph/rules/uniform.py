@@ -27,8 +27,10 @@ MOVES = frozenset(
 
 
 def simplify_uniform(model: ir.Model) -> int:
-    """Write the number in the place of such a value where it is added or multiplied, and nothing
-    where that changes nothing; returns how often."""
+    """Write the number in the place of such a value where it is added or multiplied.
+
+    And nothing where that changes nothing; returns how often.
+    """
     learn_sizes(model)
     held: dict[ir.Value, float] = {}
     for node in model.graph:

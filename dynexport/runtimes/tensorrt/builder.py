@@ -87,8 +87,10 @@ def build(
 
 
 def require_buildable(edition: Edition, options: BuildOptions) -> cuda.Device | None:
-    """The GPU that the build needs; None where it needs none. Raises what keeps it from being
-    built here: an option, a package, or that there is no GPU."""
+    """The GPU that the build needs; None where it needs none.
+
+    Raises what keeps it from being built here: an option, a package, or that there is no GPU.
+    """
     edition.require_options(options)
     edition.load()
     if edition.targets and not (options.refit or options.strip_weights):

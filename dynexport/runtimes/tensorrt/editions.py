@@ -1,5 +1,6 @@
-"""The two editions of TensorRT: what each is called, takes, and runs on. No other file imports
-either.
+"""The two editions of TensorRT: what each is called, takes, and runs on.
+
+No other file imports either.
 
 ``tensorrt`` (10.3 to 11.x) runs on GPU servers and Jetson, and builds on the GPU it builds for;
 ``tensorrt-rtx`` runs on RTX GPUs, and builds on any machine. Their Python interfaces agree but for

@@ -115,8 +115,10 @@ class EngineRunner:
     def run(
         self, images: NDArray[np.float32], further: Further = NO_INPUTS
     ) -> dict[str, NDArray[Any]]:
-        """images float32 (B, C, H, W), and by name what else the engine takes -> outputs by name,
-        copied to the GPU and back."""
+        """Outputs by name of images and what else the engine takes, copied to the GPU and back.
+
+        images float32 (B, C, H, W); the others by name.
+        """
         if not self._inputs:
             raise DeviceError("the engine is closed: open it again")
         first = self._inputs[0]

@@ -9,12 +9,13 @@ import signal
 import tempfile
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from made.cache import Cache, asked_once
@@ -65,12 +66,25 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Models are exported once, for tests and for the fixtures they are the first to need."""
+    """For tests and for the fixtures they are the first to need: models are exported once, and
+    ONNX Runtime takes one core, as PyTorch does by OMP_NUM_THREADS; workers have the others."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnxruntime, "SessionOptions", on_one_core(onnxruntime.SessionOptions))
         if item.get_closest_marker("exporter") is None:
             kept = item.config.stash[EXPORTED]
             patch.setattr(export, "_translate", asked_once(export._translate, kept))
         return (yield)
+
+
+def on_one_core(options: Callable[[], Any]) -> Callable[[], Any]:
+    """Options of a session that asks for no number of threads: one, which waits for no other."""
+
+    def make() -> Any:
+        made = options()
+        made.intra_op_num_threads = 1
+        return made
+
+    return make
 
 
 def random_model(config: Any = TINY, seed: int = 0, scale: float = 0.3) -> nn.Module:

@@ -17,6 +17,8 @@ from dynexport.conversion import Conversion, convert
 from dynexport.errors import DynexportError, InputError, MissingExtraError
 from dynexport.runtimes.nvml import ClockLimits, GpuFacts, GpuSample, summarise
 
+pytestmark = pytest.mark.slow
+
 NO_LIMITS = ClockLimits(None, None, None, None)
 SHORT = Plan(rounds=2, round_seconds=0.01, warmup_seconds=0.0)
 

@@ -28,6 +28,8 @@ from dynexport.progress import are_heard, let_through, unheard
 from dynexport.runtimes import runtimes
 from dynexport.runtimes.tensorrt import EDITIONS
 
+pytestmark = pytest.mark.slow
+
 COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-7]m")
 CONTROL = re.compile(r"\x1b|[\u2500-\u257f]")
 """An escape sequence, or a line of a box."""

@@ -173,6 +173,7 @@ def unchanged_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_FAMILIES", dict(registry._FAMILIES))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchanged_registry")
 @pytest.mark.parametrize("page", RUN)
 def test_what_a_page_shows_runs(

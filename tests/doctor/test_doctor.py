@@ -29,6 +29,8 @@ from dynexport.runtimes.library import import_package
 from dynexport.runtimes.nvml import GpuFacts
 from dynexport.runtimes.tensorrt import EDITIONS
 
+pytestmark = pytest.mark.slow
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:

@@ -40,6 +40,8 @@ from dynexport.runtimes.tensorrt.editions import fits
 from dynexport.runtimes.tensorrt.options import BuildOptions
 from dynexport.verify import verify_model
 
+pytestmark = pytest.mark.slow
+
 RTX = "tensorrt-rtx"
 
 

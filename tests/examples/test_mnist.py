@@ -10,6 +10,8 @@ from dynexport.conversion import convert
 from dynexport.precision import Precision, precisions
 from dynexport.verify import Limits, verify_model
 
+pytestmark = pytest.mark.slow
+
 MNIST = Path(__file__).parents[2] / "examples" / "mnist"
 
 DROPS = {"int8": 0.5, "int8-fp16": 0.5, "int8-dynamic": 0.5}

@@ -27,6 +27,8 @@ from dynexport.runtimes import open_runner
 from dynexport.schedule import KeepSchedule
 from dynexport.verify import verify_model
 
+pytestmark = pytest.mark.slow
+
 EVIT = Path(__file__).parents[2] / "examples" / "evit" / "evit.py"
 
 TINY = {

@@ -24,6 +24,8 @@ from dynexport.errors import ImageError, InputError, ModelFileError
 from dynexport.graph.passes import GraphPass
 from dynexport.optimize import Optimization
 
+pytestmark = pytest.mark.slow
+
 EXPORTS = [
     ("dynamicvit", "torchscript", 17, 2),
     ("dynamicvit", "torchscript", 20, None),

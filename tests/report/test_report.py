@@ -45,6 +45,8 @@ from dynexport.runtimes.tensorrt.options import BuildOptions
 from dynexport.schedule import KeepSchedule, parse_ratios, power_schedule
 from dynexport.sweep.rows import Measured, Row, Sweep, draw_panels, find_best
 
+pytestmark = pytest.mark.slow
+
 ODD = "<script>alert('1')<!-- & \"co\" 模型.onnx"
 """A name that quoting, escaping and encoding must survive."""
 

@@ -41,6 +41,8 @@ from dynexport.sweep.inputs import Recipe, Rig, open_checkpoint
 from dynexport.sweep.ratios import ratios_of
 from dynexport.sweep.search import search_schedule
 
+pytestmark = pytest.mark.slow
+
 RIG = Rig(plan=Plan(rounds=1, round_seconds=0.01, warmup_seconds=0.0))
 
 

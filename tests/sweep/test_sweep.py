@@ -35,6 +35,8 @@ from dynexport.sweep.ratios import parse_ratio_list
 from dynexport.sweep.rows import FILES, Measured, Row, Sweep, draw_panels, find_best
 from dynexport.verify import verify_model
 
+pytestmark = pytest.mark.slow
+
 RIG = Rig(plan=Plan(rounds=1, round_seconds=0.01, warmup_seconds=0.0))
 QUICK = ("--rounds", "1", "--round-seconds", "0.01")
 

@@ -20,6 +20,8 @@ from dynexport.verify import bisect as bisecting
 from dynexport.verify import verify_artifact, verify_model
 from dynexport.verify.bisect import Bisection
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:

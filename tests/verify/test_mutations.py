@@ -32,6 +32,8 @@ from dynexport.models import SparseModel
 from dynexport.runtimes import Runner, open_runner
 from dynexport.verify import Verification, verify_model
 
+pytestmark = pytest.mark.slow
+
 USUAL = {
     "deit": (0.7, 0.49, 0.343),
     "lvvit": (0.7, 0.49, 0.343),

@@ -10,6 +10,7 @@ template, with `charts`).
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dynexport.bench.timing import Plan
@@ -58,11 +59,7 @@ def write_report(
     target = folder / "report.html" if output is None else Path(output)
     require_folder(folder)
     beside = target.with_suffix(".json")
-    if target.suffix != ".html":
-        raise InputError(f"{target} does not end in .html: name the page to write")
-    for file in (target, beside):
-        require_writable(file)
-    require_kept([images, folder / RESULT, *folder.glob("*.engine.json")], target, beside)
+    _require_page(target, beside, [images, folder / RESULT, *folder.glob("*.engine.json")])
     template = load_template()
     if backend is not None:
         find_runtime(backend)
@@ -71,25 +68,18 @@ def write_report(
         plan=(plan or Plan()) if bench else None,
         images=None if images is None else Path(images),
     )
-    models, strangers = gather_models(folder, wanted, on_step)
+    models, skipped = gather_models(folder, wanted, on_step)
     sweep, damaged = gather_sweep(folder)
-    strangers |= damaged
+    skipped |= damaged
     if not models and sweep is None:
-        others = f"; {next(iter(strangers.values()))}" if strangers else ""
-        searches = find_searches(folder)
-        if searches:
-            others = (
-                f", only a search: {', '.join(searches)}; run that with -o "
-                f"{folder / 'model.onnx'}, and report again"
-            )
-        raise InputError(f"{folder} holds no ONNX file that `dynexport convert` wrote{others}")
+        raise _nothing_found(folder, skipped)
     on_step("look at this machine")
     report = Report(
         html=str(target),
         json=str(beside),
         folder=str(folder),
         models=models,
-        strangers=strangers,
+        strangers=skipped,
         environment=read_environment(),
         sweep=sweep,
         steps=(report_step(folder, output, images, backend, wanted.plan),),
@@ -99,3 +89,24 @@ def write_report(
         html_draft.write_text(page, encoding="utf-8")
         json_draft.write_text(json.dumps(report.to_plain(), indent=2) + "\n", encoding="utf-8")
     return report
+
+
+def _require_page(target: Path, beside: Path, inputs: Sequence[str | Path | None]) -> None:
+    """InputError unless the page and its facts can be written, and are none of the inputs."""
+    if target.suffix != ".html":
+        raise InputError(f"{target} does not end in .html: name the page to write")
+    for file in (target, beside):
+        require_writable(file)
+    require_kept(inputs, target, beside)
+
+
+def _nothing_found(folder: Path, skipped: Mapping[str, str]) -> InputError:
+    """What to say of a folder that holds nothing to report on."""
+    others = f"; {next(iter(skipped.values()))}" if skipped else ""
+    searches = find_searches(folder)
+    if searches:
+        others = (
+            f", only a search: {', '.join(searches)}; run that with -o "
+            f"{folder / 'model.onnx'}, and report again"
+        )
+    return InputError(f"{folder} holds no ONNX file that `dynexport convert` wrote{others}")

@@ -124,9 +124,9 @@ def write_variants(
     files = {"inverse permutation": ours}
     keep = schedule_from_base(family.schedule, ratio, len(metadata.keep_counts))
     for label, make in (("overwrite", overwrite), ("two scatters", two_scatters)):
-        lean = rewrite(model, keep)
-        reroute(lean, make, full_sort=make is two_scatters)
-        exported = export_onnx(lean, metadata)
+        inference = rewrite(model, keep)
+        reroute(inference, make, full_sort=make is two_scatters)
+        exported = export_onnx(inference, metadata)
         files[label] = folder / f"{name} {label}.onnx"
         files[label].write_bytes(exported.to_bytes())
     return files, metadata

@@ -199,11 +199,11 @@ def engines(
     report: Report,
 ) -> Iterator[Pair | None]:
     """An engine and its twin's in each TensorRT that is installed, verified."""
-    for flavour in () if options.on_cpu else EDITIONS:
-        target = work / f"{onnx.stem}-{flavour}.engine"
+    for edition in () if options.on_cpu else EDITIONS:
+        target = work / f"{onnx.stem}-{edition}.engine"
         built = report.attempt(
-            f"build {onnx.stem} with {flavour}",
-            lambda to=target, by=flavour: build_engine(onnx, edition=by, output=to),
+            f"build {onnx.stem} with {edition}",
+            lambda to=target, by=edition: build_engine(onnx, edition=by, output=to),
         )
         if built is None:
             continue
@@ -308,9 +308,9 @@ def table(report: Report) -> str:
         )
     for outcome in report.verifications:
         errors = ", ".join(f"{n} {e['max_abs']:.2g}" for n, e in outcome["errors"].items())
-        said = "passed" if outcome["passed"] else f"FAILED: {'; '.join(outcome['failures'])}"
+        verdict = "passed" if outcome["passed"] else f"FAILED: {'; '.join(outcome['failures'])}"
         model = Path(outcome["model"]).name
-        lines.append(f"\n{model} in {outcome['backend']}: {said} (error {errors})")
+        lines.append(f"\n{model} in {outcome['backend']}: {verdict} (error {errors})")
     lines += [
         f"\n{leak['engine']}: {leak['bytes']} bytes of the GPU gone after {leak['rounds']} openings"
         for leak in report.leaks
@@ -323,12 +323,12 @@ def write(report: Report, options: argparse.Namespace, uuid: str | None) -> None
     facts = gpu.gpu_facts(uuid) if uuid else None
     name = (facts.name if facts else None) or ("cpu" if uuid is None else "gpu")
     day = datetime.date.today().isoformat()
-    told = {key: str(value) for key, value in vars(options).items() if key != "results"}
+    given = {key: str(value) for key, value in vars(options).items() if key != "results"}
     content = {
         "gpu": dataclasses.asdict(facts) if facts else None,
         "date": day,
         "command": "python benchmarks/gpu_check.py",
-        "options": told,
+        "options": given,
         "versions": {name: version(name) for name in PACKAGES},
         **dataclasses.asdict(report),
     }
@@ -336,7 +336,9 @@ def write(report: Report, options: argparse.Namespace, uuid: str | None) -> None
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     path = options.results / f"gpu-check_{slug}_{day}"
     path.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
-    versions = ", ".join(f"{name} {said}" for name, said in content["versions"].items() if said)
+    versions = ", ".join(
+        f"{name} {version}" for name, version in content["versions"].items() if version
+    )
     head = f"{name}, {day}; {versions}; milliseconds without transfers, medians"
     path.with_suffix(".md").write_text(f"{head}\n\n{table(report)}\n")
     print(f"wrote {path}.json and .md")

@@ -50,8 +50,8 @@ def write_results(
     slug = re.sub(r"[^a-z0-9]+", "-", processor().lower()).strip("-")
     path = RESULTS / f"{options.name}_{slug}-{os.cpu_count()}-cores"
     path.with_suffix(".json").write_text(json.dumps({**facts, **results}, indent=1) + "\n")
-    said = ", ".join(f"{name} {version}" for name, version in versions.items())
-    head = f"`{facts['command']}`\n\n{facts['processor']}, {facts['cores']} cores; {said}; "
+    listed = ", ".join(f"{name} {version}" for name, version in versions.items())
+    head = f"`{facts['command']}`\n\n{facts['processor']}, {facts['cores']} cores; {listed}; "
     head += f"`{facts['options']}`"
     path.with_suffix(".md").write_text(f"{head}\n\n{table}\n")
     print(f"wrote {path}.json and .md")

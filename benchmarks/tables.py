@@ -75,13 +75,13 @@ def versus_table(results: Sequence[Result]) -> str:
 
 def ceilings_line(result: Result) -> str:
     """What the products reached, by precision and runtime."""
-    told = [
+    listed = [
         f"{kind} {ceiling.gflops:.0f} ("
         + ", ".join(f"{name} {gflops:.0f}" for name, gflops in ceiling.by_runtime.items())
         + ")"
         for kind, ceiling in result.ceilings.items()
     ]
-    return f"Ceilings in these rounds, GFLOP/s: {'; '.join(told)}."
+    return f"Ceilings in these rounds, GFLOP/s: {'; '.join(listed)}."
 
 
 def _cells(row: Row) -> list[str]:

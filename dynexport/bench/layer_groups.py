@@ -30,7 +30,7 @@ MODULES = (
 
 
 def group_of(nodes: Sequence[str]) -> str:
-    """The group of a layer made of these nodes: that of its product, if it holds one."""
+    """The group of a layer made of these nodes: that of its heaviest operator, if it holds one."""
     groups = [(_operator(node) in HEAVY, _group_of_node(node)) for node in nodes]
     named = sorted((group for group in groups if group[1] != "other"), key=lambda g: not g[0])
     return named[0][1] if named else "other"

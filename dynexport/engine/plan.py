@@ -29,7 +29,7 @@ def build_plan(
     try:
         return build(edition, standard_bytes(graph), profiles, options, on_progress)
     except BuildError as error:
-        mends = mends_for(graph, str(error))
-        if not mends:
+        fixes = mends_for(graph, str(error))
+        if not fixes:
             raise
-        raise BuildError(f"{error}: {'; '.join(mends)}") from None
+        raise BuildError(f"{error}: {'; '.join(fixes)}") from None

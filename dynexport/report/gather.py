@@ -58,13 +58,13 @@ def gather_models(
     folder: Path, wanted: Wanted, on_step: OnStep = silent
 ) -> tuple[tuple[ModelFacts, ...], dict[str, str]]:
     """The models of a folder, by name, and what else lies there and why it is left out."""
-    strangers: dict[str, str] = {}
+    skipped: dict[str, str] = {}
     paths = sorted(folder.glob("*.onnx"))
-    read = (_try(path.name, strangers, partial(read_exported, path)) for path in paths)
+    read = (_try(path.name, skipped, partial(read_exported, path)) for path in paths)
     found = [one for one in read if one is not None]
     engines, lost = _find_engines(folder, [one.path for one in found])
     models = tuple(gather_model(one, engines.get(one.path, ()), wanted, on_step) for one in found)
-    return models, {**strangers, **lost}
+    return models, {**skipped, **lost}
 
 
 def require_folder(folder: Path) -> None:
@@ -84,14 +84,14 @@ def gather_sweep(folder: Path) -> tuple[Sweep | None, dict[str, str]]:
 
 def find_searches(folder: Path) -> tuple[str, ...]:
     """What the searches of a folder found: a file's name and the command that converts so."""
-    told = []
+    found = []
     for path in sorted(folder.glob(SEARCHES)):
         try:
             command = json.loads(path.read_text(encoding="utf-8"))["command"]
         except (OSError, ValueError, TypeError, KeyError):
             continue  # of something else
-        told.append(f"{path.name} found `{command}`")
-    return tuple(told)
+        found.append(f"{path.name} found `{command}`")
+    return tuple(found)
 
 
 def read_exported(path: Path) -> Exported:
@@ -177,7 +177,7 @@ def gather_model(
     )
     bench = _measure(path, None, wanted, left_out, on_step)
     on_step(f"draw what {path.name} keeps")
-    pictures, told = _try("pictures", left_out, lambda: _show(exported, wanted)) or ((), "")
+    pictures, source = _try("pictures", left_out, lambda: _show(exported, wanted)) or ((), "")
     if not (metadata.precision.get("int8") or {}).get("ranking"):
         left_out["sensitivity"] = _no_sensitivity(metadata)
     return ModelFacts(
@@ -191,7 +191,7 @@ def gather_model(
         verification=verification,
         bench=bench,
         pictures=pictures,
-        pictures_of=told,
+        pictures_of=source,
         engines=tuple(_gather_engine(*engine, path, wanted, on_step) for engine in engines),
         left_out=left_out,
         steps=list_steps(exported, wanted.bench_flags, wanted.backend),
@@ -203,8 +203,8 @@ def _show(exported: Exported, wanted: Wanted) -> tuple[tuple[Picture, ...], str]
     path, metadata = exported.path, exported.metadata
     if not metadata.keep_counts:
         raise InputError("it is dense: it keeps every patch")
-    images, told = find_shown(path, metadata, wanted.images)
-    return draw_pictures(find_artifact(path, wanted.backend), metadata, images), told
+    images, source = find_shown(path, metadata, wanted.images)
+    return draw_pictures(find_artifact(path, wanted.backend), metadata, images), source
 
 
 def _no_sensitivity(metadata: Metadata) -> str:

@@ -20,7 +20,7 @@ from dynexport.visualize.drawing import View
 from dynexport.visualize.labels import names_of_classes
 
 TOP = 3
-"""Classes told of each image."""
+"""Classes named of each image."""
 
 
 def look_at(
@@ -70,7 +70,7 @@ def _ask(
     where it did not rank one.
 
     A probe copy of the graph tells of the stages. Where that is compiled anew, and so may round
-    otherwise, the product itself tells what it can.
+    otherwise, the artifact itself answers what it can.
     """
     few = len(inputs) < artifact.optimal
     batches = plan_batches(len(inputs), (), artifact.sizes[0] if few else artifact.optimal)
@@ -83,9 +83,9 @@ def _ask(
     probe = artifact.graph.clone()
     emitted = emit_choices(probe, metadata)
     with artifact.open_probe(probe) as runner:
-        told = _first(run_batches(runner, inputs, batches), len(inputs))
-    answers = _first(told | answers, len(inputs))
-    kept = positions_of([told[rows].astype(np.int64) for rows, _ in emitted], metadata)
+        probed = _first(run_batches(runner, inputs, batches), len(inputs))
+    answers = _first(probed | answers, len(inputs))
+    kept = positions_of([probed[rows].astype(np.int64) for rows, _ in emitted], metadata)
     for stage, positions in enumerate(kept, start=1):
         if (positions == NOWHERE).any():
             raise ModelFileError(
@@ -93,7 +93,7 @@ def _ask(
                 "`dynexport verify` tells what is wrong with it"
             )
     ranked = tuple(
-        _patches(scores_on_grid(told[scores], kept, stage, metadata), metadata)
+        _patches(scores_on_grid(probed[scores], kept, stage, metadata), metadata)
         for stage, (_, scores) in enumerate(emitted)
     )
     if own := kept_outputs(artifact.graph):

@@ -265,9 +265,9 @@ def _draw_panel(pen: ImageDraw.ImageDraw, view: View, layout: Layout) -> None:
         pen.text((left, top), shorten(view.name, font, room, layout), FAINT, font)
         top += layout.line
     for name, probability in view.classes:
-        told = f"{probability:.1%}"
-        pen.text((left + room, top), told, INK, font, anchor="ra")
-        space = room - font.getlength(told) - text
+        share = f"{probability:.1%}"
+        pen.text((left + room, top), share, INK, font, anchor="ra")
+        space = room - font.getlength(share) - text
         pen.text((left, top), shorten(name, font, space, layout), INK, font)
         low, high = top + layout.line, top + layout.line + text // 2
         pen.rectangle((left, low, left + room, high), UNRANKED)

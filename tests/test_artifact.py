@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -74,11 +75,11 @@ def test_it_pickles_without_its_graph(tiny_conversion: Conversion) -> None:
     assert len(again.graph.graph) == len(found.graph.graph)
 
 
-def test_another_process_opens_it(tiny_conversion: Conversion) -> None:
+def test_another_process_takes_it(tiny_conversion: Conversion) -> None:
     found = find_artifact(tiny_conversion.onnx)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        theirs = pool.apply(Artifact.__getattribute__, (found, "input_shape"))
-        assert theirs == found.input_shape
+        theirs = pool.apply(attrgetter("precision", "input_shape"), (found,))  # reads the file
+        assert theirs == (found.precision, found.input_shape)
     again = pickle.loads(pickle.dumps(found))
     assert np.array_equal(logits_of(again), logits_of(found))
 

@@ -132,16 +132,6 @@ def find_runtime(name: str) -> Runtime:
     return runtimes()[name]
 
 
-def runs_on_gpu(name: str) -> bool:
-    """Whether a backend computes on the GPU."""
-    return find_runtime(name).on_gpu
-
-
-def require_backend(name: str) -> None:
-    """InputError unless there is a backend of this name."""
-    find_runtime(name)
-
-
 def require_runtime(name: str) -> None:
     """MissingExtraError unless a runtime is installed.
 

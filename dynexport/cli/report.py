@@ -63,7 +63,7 @@ def report(
 
 
 def show_report(result: Report) -> None:
-    """A line a model and an engine: is it verified, what does sparsity gain; and where the page is."""
+    """A line a model and an engine: is it verified, what does it gain; and where the page is."""
     console = stdout()
     if result.models:
         table = make_table("model", "verified", "speed-up", "of ideal")

@@ -13,6 +13,7 @@ from dynexport.calibration.running import static_batch
 from dynexport.errors import ImageError, InputError, ModelFileError
 from dynexport.formats.onnx_file import to_bytes
 from dynexport.graph.constants import add_constant, content_of
+from dynexport.graph.edits import named_node, put_behind
 from dynexport.graph.half import Kind, overflowing_constants, require_float32
 from dynexport.graph.half_places import SINGLE
 from dynexport.images import fill_batch
@@ -122,11 +123,7 @@ def _with_probes(model: ir.Model) -> ir.Model:
     zero = add_constant(probe, "overflow/zero", np.zeros((), np.float32))
     for value in values:
         nodes = _probe_nodes(value, zero if value in masked else None)
-        maker = value.producer()
-        if maker is None:
-            probe.graph.insert_before(probe.graph[0], nodes)
-        else:
-            probe.graph.insert_after(maker, nodes)
+        put_behind(probe, value, nodes)
         probe.graph.outputs.extend(node.outputs[0] for node in nodes[-len(PROBES) :])
     return probe
 
@@ -135,20 +132,14 @@ def _probe_nodes(value: ir.Value, zero: ir.Value | None) -> list[ir.Node]:
     """What looks at a value; with ``zero``, which is put in the place of infinities."""
     nodes, finite = [], value
     if zero is not None:
-        nodes.append(_node("IsInf", f"{value.name}/infinite", value))
-        nodes.append(_node("Where", f"{value.name}/finite", nodes[0].outputs[0], zero, value))
+        nodes.append(named_node("IsInf", [value], name=f"{value.name}/infinite"))
+        inputs = [nodes[0].outputs[0], zero, value]
+        nodes.append(named_node("Where", inputs, name=f"{value.name}/finite"))
         finite = nodes[1].outputs[0]
     for (end, operator), source in zip(PROBES.items(), (finite, finite, value), strict=True):
-        nodes.append(_node(operator, f"{value.name}/{end}", source))
-        nodes[-1].attributes["keepdims"] = ir.AttrInt64("keepdims", 0)
-        nodes[-1].outputs[0].type = ir.TensorType(SINGLE)
+        name, whole = f"{value.name}/{end}", {"keepdims": 0}
+        nodes.append(named_node(operator, [source], whole, name=name, dtype=SINGLE))
     return nodes
-
-
-def _node(operator: str, name: str, *inputs: ir.Value) -> ir.Node:
-    node = ir.node(operator, inputs, name=name)
-    node.outputs[0].name = name
-    return node
 
 
 def _run(
@@ -172,8 +163,8 @@ def _run(
 
 
 def _broken(model: ir.Model, name: str, what: str) -> ModelFileError:
-    makers = [node for node in model.graph if name in [value.name for value in node.outputs]]
-    where = f"node {makers[0].name} ({makers[0].op_type})" if makers else f"input {name}"
+    producers = [node for node in model.graph if name in [value.name for value in node.outputs]]
+    where = f"node {producers[0].name} ({producers[0].op_type})" if producers else f"input {name}"
     return ModelFileError(
         f"{where} gives {what} in float32 already: the model is at fault on these images, not its "
         "precision; look at its checkpoint, and at how the images are prepared"

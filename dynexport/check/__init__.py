@@ -7,57 +7,23 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 
-from dynexport.check.attention import attention_operator, late_scale, unfused_attention
-from dynexport.check.operators import (
-    data_dependent,
-    expanded_index,
-    full_sort,
-    layer_norm,
-    open_dimensions,
-    random_numbers,
-    scatter_reduction,
-    top_k,
-)
-from dynexport.check.quantised import (
-    quantised_bias,
-    quantised_operators,
-    quantised_types,
-    zero_points,
-)
-from dynexport.check.view import SEVERITIES, Finding, View, given_name, label
 from dynexport.errors import BuildError, DeviceError, MissingExtraError
 from dynexport.formats.onnx_file import read_model
 from dynexport.graph.functions import standard_bytes
-from dynexport.graph.patterns import STANDARD
+from dynexport.graph.patterns import STANDARD, given_name, label
+from dynexport.graph.rule import SEVERITIES, Finding
+from dynexport.graph.rules.order import RULES
+from dynexport.graph.view import View
 from dynexport.runtimes import cuda
 from dynexport.runtimes.tensorrt import EDITIONS, Edition, find_edition
 from dynexport.runtimes.tensorrt.parser import Problem, parse
-
-Rule = Callable[[View], Iterable[Finding]]
-
-RULES: tuple[Rule, ...] = (
-    open_dimensions,
-    top_k,
-    full_sort,
-    data_dependent,
-    random_numbers,
-    quantised_operators,
-    quantised_bias,
-    zero_points,
-    quantised_types,
-    layer_norm,
-    unfused_attention,
-    late_scale,
-    attention_operator,
-    expanded_index,
-    scatter_reduction,
-)
 
 TAKEN_BY_SOME = frozenset({"attention-operator", "data-dependent", "random", "scatter-reduction"})
 """Rules that explain why one TensorRT refuses a node, where another takes it."""
@@ -68,9 +34,9 @@ class Preflight:
     """What was found; ``passed`` where nothing is refused.
 
     nodes     in the graph
-    tensorrt  flavour and version whose parser read the file; None where none did
+    tensorrt  edition and version whose parser read the file; None where none did
     parsed    whether it took the file; None where none read it. It may stop at the first node it
-              refuses, so that others follow once that one is mended
+              refuses, so that others follow once that one is fixed
     unparsed  why none read it; empty where one did
     findings  one a node, the worst first
     """
@@ -82,6 +48,13 @@ class Preflight:
     unparsed: str
     findings: tuple[Finding, ...]
     passed: bool
+
+    def to_plain(self) -> dict[str, Any]:
+        """As JSON takes it; the key of a fix has been "mend" since the first release."""
+        plain = dataclasses.asdict(self)
+        for finding in plain["findings"]:
+            finding["mend"] = finding.pop("fix")
+        return plain
 
 
 def check_model(path: str | Path, *, edition: str = "auto") -> Preflight:
@@ -119,10 +92,10 @@ def check_model(path: str | Path, *, edition: str = "auto") -> Preflight:
 def check_graph(model: ir.Model) -> tuple[Finding, ...]:
     """What the rules find in a graph, the worst first; the graph is left as it is."""
     view = View.of(model)
-    return _sorted(finding for rule in RULES for finding in rule(view))
+    return _sorted(found for rule in RULES if rule.find is not None for found in rule.find(view))
 
 
-def mends_for(model: ir.Model, complaint: str) -> tuple[str, ...]:
+def fixes_for(model: ir.Model, complaint: str) -> tuple[str, ...]:
     """What to change about a graph that TensorRT refuses, by rules.
 
     About the nodes that its complaint names, or where it names none of them, about all that it
@@ -138,7 +111,7 @@ def mends_for(model: ir.Model, complaint: str) -> tuple[str, ...]:
         if _names(complaint, finding.node)
         or _names(complaint, other.get(finding.node, finding.node))
     ]
-    return tuple(dict.fromkeys(finding.mend for finding in named or refused))
+    return tuple(dict.fromkeys(finding.fix for finding in named or refused))
 
 
 def _names(text: str, node: str) -> bool:
@@ -160,7 +133,7 @@ def _parser(backends: Sequence[str]) -> Edition:
         return _parser(backends[1:])
 
 
-def _require_parser(flavour: Edition) -> Edition:
+def _require_parser(edition: Edition) -> Edition:
     flavour.load()
     if not flavour.targets:
         cuda.current_device()  # a flavour that builds for the GPU here cannot even parse without
@@ -170,7 +143,7 @@ def _require_parser(flavour: Edition) -> Edition:
 def _with_problems(
     model: ir.Model, findings: tuple[Finding, ...], problems: Iterable[Problem], flavour: Edition
 ) -> tuple[Finding, ...]:
-    """Findings, and what the parser refuses: told of with a rule's mend where a rule has one."""
+    """Findings, and what the parser refuses: told of with a rule's fix where a rule has one."""
     told = list(findings)
     domains = {label(n): n.domain for n in ir.traversal.RecursiveGraphIterator(model.graph)}
     for problem in problems:
@@ -192,11 +165,11 @@ def _with_problems(
 def _unexplained(problem: Problem, domain: str, flavour: Edition) -> Finding:
     """What the parser refuses and no rule knows."""
     if domain not in STANDARD:
-        mend = f"export with ONNX's own operators; {domain} is another runtime's, or a plugin's"
+        fix = f"export with ONNX's own operators; {domain} is another runtime's, or a plugin's"
     elif problem.node:
-        mend = "write it in operators of github.com/onnx/onnx-tensorrt/blob/main/docs/operators.md"
+        fix = "write it in operators of github.com/onnx/onnx-tensorrt/blob/main/docs/operators.md"
     else:
-        mend = "remove what is named, or change its type"
+        fix = "remove what is named, or change its type"
     operator = f"{problem.operator}: " if problem.operator else ""
     what = f"{flavour.name} refuses it: {operator}{problem.reason}"
-    return Finding("parser", "refused", problem.node or "(the file)", what, mend)
+    return Finding("parser", "refused", problem.node or "(the file)", what, fix)

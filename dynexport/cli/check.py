@@ -12,7 +12,7 @@ from dynexport.cli.options import Edition, Json, OldEdition, OnnxFile, Quiet, Ve
 
 if TYPE_CHECKING:
     from dynexport.check import Preflight
-    from dynexport.check.view import Finding
+    from dynexport.graph.rule import Finding
 
 
 def check(
@@ -29,7 +29,7 @@ def check(
     with progress(quiet, verbose) as on_step:
         on_step(f"check {model}")
         result = check_model(model, edition=edition_of(edition, backend))
-    (print_json if json else show_preflight)(result)
+    print_json(result.to_plain()) if json else show_preflight(result)
     if not result.passed:
         raise typer.Exit(1)
 
@@ -39,14 +39,14 @@ def show_preflight(result: Preflight) -> None:
     console = stdout()
     shared: dict[tuple[str, str, str], list[Finding]] = {}
     for found in result.findings:
-        shared.setdefault((found.severity, found.rule, found.mend), []).append(found)
-    for (severity, _, mend), findings in shared.items():
+        shared.setdefault((found.severity, found.rule, found.fix), []).append(found)
+    for (severity, _, fix), findings in shared.items():
         first, others = findings[0], len(findings) - 1
         nodes = f"{first.node} and {others} more" if others else first.node
         colour = "red" if severity == "refused" else "yellow"
         console.print(
             f"[{colour}]{severity}[/] [bold]{escape(nodes)}[/]: {escape(first.what)}",
-            f"mend: {escape(mend)}",
+            f"fix: {escape(fix)}",
             sep="\n        " if console.is_terminal else "; ",
         )
     console.print(f"{escape(result.model)}: {escape(_preflight_verdict(result))}")
@@ -65,5 +65,5 @@ def _preflight_verdict(result: Preflight) -> str:
     if refused and result.parsed:
         reader = f"{result.tensorrt} parses all {result.nodes} nodes, and builds no engine of them"
     if not count:
-        return f"{reader}, nothing to mend"
-    return f"{reader}; {count} to mend" + (f", {refused} of them first" if refused else "")
+        return f"{reader}, nothing to fix"
+    return f"{reader}; {count} to fix" + (f", {refused} of them first" if refused else "")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from dynexport.check import mends_for
+from dynexport.check import fixes_for
 from dynexport.engine.batches import profiles_of
 from dynexport.errors import BuildError
 from dynexport.formats.metadata import Batch
@@ -29,7 +29,7 @@ def build_plan(
     try:
         return build(edition, standard_bytes(graph), profiles, options, on_progress)
     except BuildError as error:
-        fixes = mends_for(graph, str(error))
+        fixes = fixes_for(graph, str(error))
         if not fixes:
             raise
         raise BuildError(f"{error}: {'; '.join(fixes)}") from None

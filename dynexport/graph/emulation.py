@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from dynexport.graph.edits import cast
+
 SINGLE = ir.DataType.FLOAT
 HALF = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
@@ -99,11 +101,8 @@ def _round_output(graph: ir.Graph, node: ir.Node, value: ir.Value, dtype: ir.Dat
 def _round_uses(value: ir.Value, name: str, half: ir.DataType) -> tuple[ir.Node, ir.Node]:
     """A Cast of a value to half precision and one back, which those who used the value now use."""
     uses = list(value.uses())
-    there = ir.node("Cast", [value], {"to": int(half)}, name=f"{name}/rounded")
-    back = ir.node("Cast", [there.outputs[0]], {"to": int(SINGLE)}, name=f"{name}/emulated")
-    for each, dtype in ((there, half), (back, SINGLE)):
-        (result,) = each.outputs
-        result.name, result.shape, result.type = each.name, value.shape, ir.TensorType(dtype)
+    there = cast(value, half, name=f"{name}/rounded")
+    back = cast(there.outputs[0], SINGLE, name=f"{name}/emulated")
     for user, place in uses:
         user.replace_input_with(place, back.outputs[0])
     return there, back

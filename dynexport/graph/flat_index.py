@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from dynexport.graph.patterns import constant, integers, maker, sizes_of
+from dynexport.graph.patterns import constant, integers, producer, sizes_of
 from dynexport.graph.size_arithmetic import Size, product_of
 from dynexport.graph.sizes import Facts
 
@@ -20,7 +20,7 @@ Bounds = tuple[int, int]
 
 def flattened(value: ir.Value | None) -> ir.Value | None:
     """The value (B, N, ...) that was reshaped to this one, (B * N, ...)."""
-    node = maker(value, "Reshape", "Flatten")
+    node = producer(value, "Reshape", "Flatten")
     source = None if node is None else node.inputs[0]
     return source if is_flattening(sizes_of(value), sizes_of(source)) else None
 
@@ -58,7 +58,7 @@ def _chain(value: ir.Value | None) -> list[ir.Value]:
     chain: list[ir.Value] = []
     while value is not None:
         chain.append(value)
-        node = maker(value, *(name for name in RENAMES if name != "Expand"))
+        node = producer(value, *(name for name in RENAMES if name != "Expand"))
         value = None if node is None else node.inputs[0]
     return chain
 
@@ -67,7 +67,7 @@ def _without_offset(
     added: ir.Value, facts: Facts, batch: int | str | None, rows: int
 ) -> ir.Value | None:
     """What image numbers times ``rows`` were added to; for one image there is nothing to add."""
-    node = maker(added, "Add")
+    node = producer(added, "Add")
     for place in (0, 1) if node is not None else ():
         assert node is not None
         other = node.inputs[1 - place]
@@ -95,7 +95,7 @@ def is_image_number(value: ir.Value | None, facts: Facts, batch: int | str | Non
         return False
     if sizes[1:] == [1] * len(sizes[1:]) and _counts(value, facts, batch, 1):
         return True
-    node = maker(value, "Expand", "Unsqueeze")
+    node = producer(value, "Expand", "Unsqueeze")
     wider = node is not None and node.op_type == "Expand"
     if node is None or (wider and len(sizes_of(node.inputs[0]) or ()) != len(sizes)):
         return False

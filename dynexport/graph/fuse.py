@@ -5,9 +5,9 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from dynexport.errors import InputError, unknown_choice
-from dynexport.graph.patterns import drop_unused
-from dynexport.graph.rules.attention import fuse_attention
-from dynexport.graph.rules.bias_gelu import fuse_bias_gelu
+from dynexport.graph.bias_gelu import fuse_bias_gelu
+from dynexport.graph.edits import drop_unused
+from dynexport.graph.multi_head_attention import fuse_attention
 
 TARGETS = ("any", "tensorrt")
 """What a file is written for. any: every runtime; operators that ONNX Runtime has one kernel for

@@ -41,6 +41,7 @@ import onnx_ir as ir
 
 from dynexport.errors import ModelFileError
 from dynexport.graph.constants import content_of
+from dynexport.graph.edits import cast, put_behind
 from dynexport.graph.half_places import SINGLE, half_places
 
 Kind = Literal["fp16", "bf16"]
@@ -180,10 +181,10 @@ def _agree(model: ir.Model, marks: Mapping[str, str], single: set[ir.Node], half
     while before != len(single):
         before = len(single)
         for pair in pairs:
-            makers = [node for value in pair if (node := value.producer()) is not None]
+            producers = [node for value in pair if (node := value.producer()) is not None]
             ends = any(value.is_graph_input() or value.is_graph_output() for value in pair)
-            if (ends and not half_io) or not single.isdisjoint(makers):
-                single.update(makers)
+            if (ends and not half_io) or not single.isdisjoint(producers):
+                single.update(producers)
 
 
 def _require_agreement(model: ir.Model, marks: Mapping[str, str]) -> None:
@@ -252,10 +253,9 @@ def _cast_where_types_meet(
     if not uses and not ends:
         return
     dtype, suffix = (SINGLE, "fp32") if is_half else (HALF[kind], kind)
-    cast = ir.node("Cast", [value], {"to": int(dtype)}, name=f"{value.name}/{suffix}")
-    result = cast.outputs[0]
-    result.name, result.shape, result.type = cast.name, value.shape, ir.TensorType(dtype)
-    _insert(model, cast, [node for node, _ in uses], order)
+    changed = cast(value, dtype, name=f"{value.name}/{suffix}")
+    result = changed.outputs[0]
+    _insert(model, changed, [node for node, _ in uses], order)
     for node, place in uses:
         node.replace_input_with(place, result)
     if ends:
@@ -266,16 +266,13 @@ def _cast_where_types_meet(
 
 
 def _insert(
-    model: ir.Model, cast: ir.Node, users: Sequence[ir.Node], order: Mapping[ir.Node, int]
+    model: ir.Model, changed: ir.Node, users: Sequence[ir.Node], order: Mapping[ir.Node, int]
 ) -> None:
     """Put a Cast before the first of its users, not behind what it casts, whose place another may
     take in the dense twin that is computed later."""
-    (value,) = cast.inputs
+    (value,) = changed.inputs
     assert value is not None
-    maker = value.producer()
     if users and all(node in order for node in users):
-        model.graph.insert_before(min(users, key=lambda node: order[node]), cast)
-    elif maker is not None:  # for an output alone, or for a graph inside a node
-        model.graph.insert_after(maker, cast)
-    else:
-        model.graph.insert_before(model.graph[0], cast)
+        model.graph.insert_before(min(users, key=lambda node: order[node]), changed)
+    else:  # for an output alone, or for a graph inside a node
+        put_behind(model, value, [changed])

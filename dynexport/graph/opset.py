@@ -41,12 +41,9 @@ def raise_opset(model: ir.Model, to: int) -> bool:
     whole file as bytes, 2 GB at most.
     """
     now = model.opset_imports.get("", 0)
-    if now >= to:
-        return True
-    nodes = [n for n in ir.traversal.RecursiveGraphIterator(model.graph) if is_standard(n)]
-    if now < OLDEST or model.functions or not all(_goes_on(node, now, to) for node in nodes):
-        return False
-    for node in nodes:
+    if now >= to or not can_raise(model, to):
+        return now >= to
+    for node in _standard_nodes(model):
         if now < 18 <= to and node.op_type in REDUCTIONS:
             _axes_to_input(model, node)
         if now < 18 <= to and node.op_type == "Split" and len(node.inputs) < 2:
@@ -55,6 +52,19 @@ def raise_opset(model: ir.Model, to: int) -> bool:
         graph.opset_imports[""] = to
     model.opset_imports[""] = to
     return True
+
+
+def can_raise(model: ir.Model, to: int) -> bool:
+    """Whether `raise_opset` finds, or makes, a graph of opset ``to`` or a later one."""
+    now = model.opset_imports.get("", 0)
+    if now >= to:
+        return True
+    known = now >= OLDEST and not model.functions
+    return known and all(_goes_on(node, now, to) for node in _standard_nodes(model))
+
+
+def _standard_nodes(model: ir.Model) -> list[ir.Node]:
+    return [n for n in ir.traversal.RecursiveGraphIterator(model.graph) if is_standard(n)]
 
 
 def _goes_on(node: ir.Node, now: int, to: int) -> bool:

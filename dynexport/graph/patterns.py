@@ -1,21 +1,22 @@
-"""Reading a graph backwards for a pattern, and putting something else in its place."""
+"""Reading a graph for a pattern: what computes a value, what a constant holds, known sizes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx_ir.passes.common import RemoveUnusedNodesPass
+from onnx.reference import ReferenceEvaluator
 
 STANDARD = ("", "ai.onnx")
 """Names of the domain of ONNX's own operators."""
 
+ALIASES = ("Cast", "Identity")
+"""Operators that give what they are given, in another type at most."""
+
 
 def is_standard(node: ir.Node) -> bool:
-    """Whether a node is an operator of ONNX itself."""
     return node.domain in STANDARD
 
 
@@ -30,7 +31,7 @@ def nodes_of(model: ir.Model, *operators: str) -> list[ir.Node]:
     return [node for node in model.graph if node.op_type in operators and is_standard(node)]
 
 
-def maker(value: ir.Value | None, *operators: str) -> ir.Node | None:
+def producer(value: ir.Value | None, *operators: str) -> ir.Node | None:
     """The node that computes a value, if it is of one of these operators."""
     node = None if value is None else value.producer()
     if node is None or node.op_type not in operators or not is_standard(node):
@@ -82,58 +83,74 @@ def only_user(value: ir.Value) -> ir.Node | None:
     return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
 
 
-def put_before(
-    node: ir.Node,
-    op_type: str,
-    inputs: Sequence[ir.Value | None],
-    attributes: Mapping[str, Any] | None = None,
-    *,
-    name: str,
-    shape: Sequence[int | str | None] | None,
-    dtype: ir.DataType | None,
-) -> ir.Value:
-    """A new node in front of another; its output, both called ``name``."""
-    graph = node.graph
-    assert graph is not None
-    new = ir.node(op_type, inputs, dict(attributes or {}), name=name)
-    made = new.outputs[0]
-    made.name, made.shape = name, None if shape is None else ir.Shape(shape)
-    made.type = None if dtype is None else ir.TensorType(dtype)
-    graph.insert_before(node, new)
-    return made
+def is_fixed(value: ir.Value) -> bool:
+    """Whether every dimension of a value is a number."""
+    return value.shape is not None and all(isinstance(size, int) for size in value.shape)
 
 
-def put_row_gather(
-    node: ir.Node,
-    data: ir.Value | None,
-    rows: ir.Value | None,
-    *,
-    name: str,
-    shape: Sequence[int | str | None],
-) -> ir.Value:
-    """Put a gather of whole rows of each image in front of a node that gives the same type.
-
-    data (B, N, ...), rows int64 (B, K, 1) -> (B, K, ...).
-    """
-    dtype = node.outputs[0].dtype
-    batched = {"batch_dims": 1}
-    return put_before(node, "GatherND", [data, rows], batched, name=name, shape=shape, dtype=dtype)
+def label(node: ir.Node) -> str:
+    """What to call a node: its name, or where it has none its operator and first output."""
+    return node.name or f"{node.op_type} -> {node.outputs[0].name}"
 
 
-def put_in_place(old: ir.Value, new: ir.Value) -> None:
-    """Who read what a node gave reads another value; an output of the graph keeps its name."""
-    node = old.producer()
-    assert node is not None
-    if not old.is_graph_output():
-        ir.convenience.replace_all_uses_with(old, new)
-        return
-    name, old.name = str(old.name), f"{old.name}/before"
-    if new.producer() is None or new.is_graph_output():
-        new = put_before(node, "Identity", [new], name=name, shape=sizes_of(old), dtype=old.dtype)
-    new.name, new.shape = name, old.shape
-    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+def given_name(node: ir.Node) -> str:
+    """What TensorRT calls a node: its name, or one made of its first output."""
+    return node.name or f"node_of_{node.outputs[0].name}"
 
 
-def drop_unused(model: ir.Model) -> None:
-    """Remove nodes and constants that nothing reads."""
-    RemoveUnusedNodesPass()(model)
+def folded(value: ir.Value | None, opset: int) -> NDArray[Any] | None:
+    """What a value holds that is computed of constants and fixed shapes alone, as TensorRT's parser
+    folds it; None for any other."""
+    array = constant(value)
+    node = value.producer() if value is not None and array is None else None
+    if value is None or node is None or has_branches(node):
+        return array
+    source = node.inputs[0] if node.inputs else None
+    if node.op_type == "Shape" and source is not None and source.shape is not None:
+        start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", None)
+        sizes = list(source.shape)[start:end]
+        return np.array(sizes) if all(isinstance(size, int) for size in sizes) else None
+    feeds = {str(used.name): folded(used, opset) for used in node.inputs if used is not None}
+    if not feeds or any(array is None for array in feeds.values()):
+        return None
+    try:
+        evaluator = ReferenceEvaluator(ir.serde.serialize_node(node), opsets={"": opset})
+        outputs: Any = evaluator.run([str(value.name)], feeds)
+        return np.asarray(outputs[0])
+    except Exception:  # an operator the reference does not know, or knows in another version
+        return None
+
+
+def setting(node: ir.Node, name: str, place: int) -> list[int] | None:
+    """Whole numbers an operator takes as an attribute or, in later opsets, as an input; None where
+    neither is there, or the input is no constant."""
+    attribute = node.attributes.get(name)
+    if attribute is not None:
+        return [int(number) for number in np.ravel(attribute.value)]
+    array = constant(node.inputs[place]) if place < len(node.inputs) else None
+    return None if array is None else [int(number) for number in np.ravel(array)]
+
+
+def size_at(value: ir.Value | None, axis: int) -> int | None:
+    """Size of a value along an axis, which may count from the end; None where it is not known."""
+    if value is None or value.shape is None or not -len(value.shape) <= axis < len(value.shape):
+        return None
+    size = value.shape[axis]
+    return size if isinstance(size, int) else None
+
+
+def through(value: ir.Value | None, *operators: str) -> ir.Value | None:
+    """The value that nodes of these operators, one after the other, made ``value`` of."""
+    while (node := producer(value, *operators)) is not None:
+        value = node.inputs[0]
+    return value
+
+
+def quantised_dtype(node: ir.Node) -> ir.DataType | None:
+    """The integer type on the quantised side of a node."""
+    if node.op_type == "DequantizeLinear":
+        return node.inputs[0].dtype if node.inputs[0] is not None else None
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        return node.inputs[2].dtype
+    asked = node.attributes.get_int("output_dtype", 0)
+    return ir.DataType(asked) if asked else ir.DataType.UINT8  # ONNX's default

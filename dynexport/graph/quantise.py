@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from dynexport.errors import ModelFileError
 from dynexport.graph.batch import infer_shapes
 from dynexport.graph.constants import add_constant
+from dynexport.graph.edits import cast, put_before
 from dynexport.graph.half_places import SINGLE
 from dynexport.graph.linear_layers import operands_of, output_axis
 
@@ -99,12 +100,10 @@ def store_in_half(model: ir.Model) -> int:
             continue
         name = str(value.name)
         kept = add_constant(model, f"{name}/fp16", half)
-        cast = ir.node("Cast", [kept], {"to": int(SINGLE)}, name=f"{name}/Cast")
-        single = cast.outputs[0]
-        single.shape, single.type = value.shape, ir.TensorType(SINGLE)
-        ir.convenience.replace_all_uses_with(value, single)
-        single.name = f"{name}/fp32"
-        model.graph.insert_before(model.graph[0], cast)
+        restored = cast(kept, SINGLE, name=f"{name}/Cast")
+        ir.convenience.replace_all_uses_with(value, restored.outputs[0])
+        restored.outputs[0].name = f"{name}/fp32"
+        model.graph.insert_before(model.graph[0], restored)
         model.graph.initializers.pop(name)
         stored += 1
     return stored
@@ -128,11 +127,14 @@ def _quantise_input(
 ) -> None:
     """Q and DQ between x and one product."""
     step = add_constant(model, f"{node.name}/x_scale", np.asarray(scale))
-    quantised = _insert(model, node, "QuantizeLinear", [x, step, zero], f"{node.name}/x_int8")
-    _type_as(quantised, ir.DataType.INT8, x)
-    restored = _insert(model, node, "DequantizeLinear", [quantised, step, zero], f"{node.name}/x")
-    _type_as(restored, SINGLE, x)
-    node.replace_input_with(0, restored)
+    there = ("QuantizeLinear", f"{node.name}/x_int8", ir.DataType.INT8)
+    back = ("DequantizeLinear", f"{node.name}/x", SINGLE)
+    value = x
+    for operator, name, dtype in (there, back):
+        value = put_before(
+            node, operator, [value, step, zero], name=name, shape=x.shape, dtype=dtype
+        )
+    node.replace_input_with(0, value)
 
 
 def _quantise_weights(model: ir.Model, node: ir.Node, weights: ir.Value) -> None:
@@ -143,8 +145,15 @@ def _quantise_weights(model: ir.Model, node: ir.Node, weights: ir.Value) -> None
     name = f"{node.name}/weights"
     inputs = [add_constant(model, f"{name}_int8", steps)]
     inputs.append(add_constant(model, f"{name}_scale", scales))
-    restored = _insert(model, node, "DequantizeLinear", inputs, name, axis=axis)
-    _type_as(restored, SINGLE, weights)
+    restored = put_before(
+        node,
+        "DequantizeLinear",
+        inputs,
+        {"axis": axis},
+        name=name,
+        shape=weights.shape,
+        dtype=SINGLE,
+    )
     node.replace_input_with(1, restored)
 
 
@@ -161,25 +170,6 @@ def _widen_bias(model: ir.Model, node: ir.Node) -> None:
     array = bias.const_value.numpy()
     wide = add_constant(model, f"{node.name}/bias", array.reshape([1] * (rank - 1) + [-1]))
     add.replace_input_with(1 - place, wide)
-
-
-def _insert(
-    model: ir.Model,
-    before: ir.Node,
-    op_type: str,
-    inputs: list[ir.Value],
-    name: str,
-    **attributes: int,
-) -> ir.Value:
-    """A node in front of another; its output, both called ``name``."""
-    node = ir.node(op_type, inputs, attributes, name=name)
-    node.outputs[0].name = name
-    model.graph.insert_before(before, node)
-    return node.outputs[0]
-
-
-def _type_as(value: ir.Value, dtype: ir.DataType, like: ir.Value) -> None:
-    value.type, value.shape = ir.TensorType(dtype), like.shape
 
 
 def _remove_unused(model: ir.Model) -> None:

@@ -43,12 +43,14 @@ def _ranked_by(rows: ir.Value) -> ir.Value:
     """The scores of the nearest top-k that rows come from."""
     reached: list[ir.Value] = [rows]
     for value in reached:
-        maker = value.producer()
-        if maker is None:
+        producer = value.producer()
+        if producer is None:
             continue
-        if maker.op_type == "TopK" and maker.inputs[0] is not None:
-            return maker.inputs[0]
-        reached += [given for given in maker.inputs if given is not None and given not in reached]
+        if producer.op_type == "TopK" and producer.inputs[0] is not None:
+            return producer.inputs[0]
+        reached += [
+            given for given in producer.inputs if given is not None and given not in reached
+        ]
     raise ModelFileError(
         f"the rows {rows.name!r} do not come from a top-k, so another tool changed how tokens are "
         "chosen: convert the checkpoint again"

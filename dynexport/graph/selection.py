@@ -10,6 +10,7 @@ from dynexport.errors import DynexportError, ModelFileError
 from dynexport.formats.metadata import Metadata
 from dynexport.graph.batch import infer_shapes
 from dynexport.graph.constants import int64_constant
+from dynexport.graph.edits import named_node
 
 
 def find_selected(model: ir.Model, sparsifiers: str, stages: int) -> tuple[str, ...]:
@@ -102,8 +103,7 @@ def _append(
     inputs: Sequence[ir.Value | None],
     attributes: dict[str, int] | None = None,
 ) -> ir.Value:
-    """Append a node and return its output, both called ``name``."""
-    node = ir.node(op_type, inputs, attributes or {}, name=name)
-    node.outputs[0].name = name
+    """What a node at the end of the graph gives."""
+    node = named_node(op_type, inputs, attributes, name=name)
     model.graph.append(node)
     return node.outputs[0]

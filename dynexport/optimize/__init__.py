@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -11,39 +10,19 @@ import onnx
 import onnx_ir as ir
 
 from dynexport.compare.tolerances import Limits, Tolerances
-from dynexport.errors import ModelFileError, VerificationError
+from dynexport.errors import VerificationError
 from dynexport.files import existing_file, require_kept, require_onnx_target, save
-from dynexport.formats.metadata import PREFIX
 from dynexport.formats.onnx_file import to_bytes
+from dynexport.graph.inputs import reason_to_leave
 from dynexport.graph.macs import count_macs
-from dynexport.graph.opset import OLDEST
-from dynexport.graph.passes import LAST, PASSES, GraphPass
 from dynexport.graph.patterns import sizes_of
 from dynexport.graph.rules.fixed_shapes import working_nodes
 from dynexport.graph.sizes import learn_sizes
 from dynexport.graph.tidy import open_up
-from dynexport.optimize.foreign import (
-    Comparison,
-    input_problem,
-    make_batches,
-    make_comparison,
-    read_foreign,
-)
+from dynexport.optimize.foreign import Comparison, make_batches, make_comparison, read_foreign
+from dynexport.optimize.passes import PassReport, apply_rules, has_gained
 from dynexport.precision import choose_tolerances, precision_of
 from dynexport.progress import OnStep, silent
-
-ROUNDS = 4
-"""How often the passes run in turn, at most."""
-
-
-@dataclass(frozen=True)
-class PassReport:
-    """What a pass did: how often it applied, to what, and why it was left out where it was."""
-
-    name: str
-    applied: int
-    what: str
-    left_out: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,6 +56,22 @@ class Optimization:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Lean:
+    """A graph with every rule applied that keeps its outputs.
+
+    opened    as it was, in the form that rules read
+    graph     as it is now
+    passes    what each rule did that applied, or was left out
+    outcome   how far the outputs lie apart; None where no rule applied
+    """
+
+    opened: ir.Model
+    graph: ir.Model
+    passes: tuple[PassReport, ...]
+    outcome: Comparison | None
+
+
 def optimize_model(
     model: str | Path,
     output: str | Path | None = None,
@@ -102,36 +97,18 @@ def optimize_model(
     target = _target(path, output)
     on_step(f"read {path}")
     original = read_foreign(path)
-    reason = _nothing_to_do(original)
-    if reason:
+    if reason := reason_to_leave(original):
         return _copy(path, target, original, reason, (), start)
     limits = choose_tolerances(precision_of(original), Limits(tolerance))
-    batches = make_batches(original, None if images is None else Path(images))
-    opened = original.clone()
-    open_up(opened)
-    learn_sizes(opened)
-    on_step("run it as it is")
-    compare = make_comparison(opened, batches, limits)
-    on_step("make it lean")
-    lean, reports = _apply_passes(opened, lambda changed: "")
-    applied = _gained(reports, original, lean)
-    outcome = compare(lean) if applied else Comparison(0.0, 0, 0)
-    if applied and not outcome.passes(limits):
-        on_step("find the pass that changes the outputs")
-        lean, reports = _apply_passes(
-            opened, lambda changed: _disagreement(compare(changed), limits)
-        )
-        applied = _gained(reports, original, lean)
-        outcome = compare(lean)
-    if not applied:
-        failed = [report for report in reports if report.left_out]
-        return _copy(path, target, original, "nothing to gain", failed, start)
-    if not outcome.passes(limits):
+    lean = _make_lean(original, None if images is None else Path(images), limits, on_step)
+    if lean.outcome is None:
+        return _copy(path, target, original, "nothing to gain", lean.passes, start)
+    if not lean.outcome.passes(limits):
         raise VerificationError(
-            f"{path}: the lean graph's outputs differ ({outcome.error:.1e}, accepted "
+            f"{path}: the lean graph's outputs differ ({lean.outcome.error:.1e}, accepted "
             f"{limits.outputs:g}) whichever pass is left out: nothing was written"
         )
-    content = to_bytes(_as_given(lean, original))
+    content = to_bytes(_as_given(lean.graph, original))
     on_step(f"write {target}")
     save(target, content)
     return Optimization(
@@ -139,14 +116,14 @@ def optimize_model(
         output=str(target),
         unchanged=False,
         reason="",
-        nodes=(working_nodes(original), working_nodes(lean)),
-        macs=_macs(opened, lean),
-        opset=(original.opset_imports.get("", 0), lean.opset_imports.get("", 0)),
-        passes=reports,
-        images=outcome.images,
+        nodes=(working_nodes(original), working_nodes(lean.graph)),
+        macs=_macs(lean.opened, lean.graph),
+        opset=(original.opset_imports.get("", 0), lean.graph.opset_imports.get("", 0)),
+        passes=lean.passes,
+        images=lean.outcome.images,
         source="synthetic images" if images is None else str(images),
-        error=outcome.error,
-        ties=outcome.ties,
+        error=lean.outcome.error,
+        ties=lean.outcome.ties,
         size_bytes=len(content),
         seconds=perf_counter() - start,
     )
@@ -160,63 +137,27 @@ def _target(path: Path, output: str | Path | None) -> Path:
     return target
 
 
-def _nothing_to_do(model: ir.Model) -> str:
-    """Why a graph is left as it is; empty where there may be something to gain."""
-    if any(key.startswith(PREFIX) for key in model.metadata_props):
-        return "dynexport wrote it: it is lean already"
-    opset = model.opset_imports.get("", 0)
-    if opset < OLDEST:
-        return f"it is of opset {opset}, and the passes know {OLDEST} and later: export it anew"
-    problem = input_problem(model)
-    return f"{problem}, so that its outputs cannot be compared" if problem else ""
-
-
-def _apply_passes(
-    model: ir.Model, problem_with: Callable[[ir.Model], str]
-) -> tuple[ir.Model, tuple[PassReport, ...]]:
-    """A copy with every pass applied that leaves a sound graph ``problem_with`` says nothing of."""
-    counts: dict[str, int] = {}
-    left_out: dict[str, str] = {}
-    for passes in (*[PASSES] * ROUNDS, LAST):
-        for each in passes:
-            if each.name in left_out:
-                continue
-            try:
-                changed, count = _apply(each, model)
-                problem = problem_with(changed) if count else ""
-            except Exception as error:  # a graph unlike those it was written for
-                lines = str(error).strip().splitlines()
-                problem, count = f"it failed: {lines[0] if lines else type(error).__name__}", 0
-            if problem:
-                left_out[each.name] = problem
-            elif count:
-                model, counts[each.name] = changed, counts.get(each.name, 0) + count
-    reports = (
-        PassReport(e.name, counts.get(e.name, 0), e.what, left_out.get(e.name, ""))
-        for e in (*PASSES, *LAST)
-    )
-    return model, tuple(report for report in reports if report.applied or report.left_out)
-
-
-def _gained(reports: Sequence[PassReport], before: ir.Model, after: ir.Model) -> bool:
-    """Whether a pass applied; what is joined last may be what was joined before."""
-    applied = {report.name for report in reports if report.applied}
-    joined = working_nodes(before) == working_nodes(after)
-    return bool(applied - {each.name for each in LAST if joined})
-
-
-def _apply(each: GraphPass, model: ir.Model) -> tuple[ir.Model, int]:
-    """A copy with a pass applied, and how often it did; ModelFileError if that broke the graph."""
-    changed = model.clone()
-    count = each.run(changed)
-    if count:
-        onnx.checker.check_model(ir.serde.serialize_model(changed))
-        if not changed.functions:
-            learn_sizes(changed)
-        for before, after in zip(model.graph.outputs, changed.graph.outputs, strict=True):
-            if before.name != after.name or before.dtype != after.dtype:
-                raise ModelFileError(f"the output {before.name} is not as it was")
-    return changed, count
+def _make_lean(
+    original: ir.Model, images: Path | None, limits: Tolerances, on_step: OnStep
+) -> Lean:
+    """Apply all rules at once; where that changes the outputs, leave out those that do."""
+    batches, opened = make_batches(original, images), original.clone()
+    open_up(opened)
+    learn_sizes(opened)
+    on_step("run it as it is")
+    compare = make_comparison(opened, batches, limits)
+    on_step("make it lean")
+    graph, passes = apply_rules(opened, lambda changed: "")
+    gained = has_gained(passes, original, graph)
+    outcome = compare(graph) if gained else None
+    if outcome is not None and not outcome.passes(limits):
+        on_step("find the pass that changes the outputs")
+        graph, passes = apply_rules(opened, lambda changed: _disagreement(compare(changed), limits))
+        gained = has_gained(passes, original, graph)
+        outcome = compare(graph) if gained else None
+    if not gained:
+        passes = tuple(report for report in passes if report.left_out)
+    return Lean(opened, graph, passes, outcome)
 
 
 def _disagreement(found: Comparison, limits: Tolerances) -> str:
@@ -242,8 +183,8 @@ def _as_given(lean: ir.Model, original: ir.Model) -> ir.Model:
         for value in node.outputs:
             sizes = sizes_of(value)
             if sizes is not None:
-                told = [s if isinstance(s, int) or s in named else None for s in sizes]
-                value.shape = ir.Shape(told)
+                known = [s if isinstance(s, int) or s in named else None for s in sizes]
+                value.shape = ir.Shape(known)
     for value, before in zip(ends, given, strict=True):
         value.shape = before.shape
     return written
@@ -254,7 +195,7 @@ def _copy(
     target: Path,
     model: ir.Model,
     reason: str,
-    passes: Sequence[PassReport],
+    passes: tuple[PassReport, ...],
     start: float,
 ) -> Optimization:
     """Write the file as it is."""
@@ -272,7 +213,7 @@ def _copy(
         nodes=(nodes, nodes),
         macs=None,
         opset=(opset, opset),
-        passes=tuple(passes),
+        passes=passes,
         images=0,
         source="",
         error=0.0,

@@ -24,7 +24,6 @@ from dynexport.runtimes import open_runner
 IMAGES = 8
 """Images it is compared on, and as many arrays of random numbers."""
 
-FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 LARGEST_FILE = 2**31 - 2**20
 """Bytes of the largest ONNX file (protocol buffers), with some room."""
 
@@ -77,22 +76,6 @@ def read_foreign(path: Path) -> ir.Model:
         reason = str(error).strip().splitlines()[0]
         raise ModelFileError(f"{path} is no valid ONNX file: {reason}; export it again") from None
     return model
-
-
-def input_problem(model: ir.Model) -> str:
-    """Why a graph cannot be fed images, in one sentence; empty where it can."""
-    fed = [value for value in model.graph.inputs if not value.is_initializer()]
-    if len(fed) != 1:
-        return f"it takes {len(fed)} inputs, and images alone are known how to make"
-    sizes, name = sizes_of(fed[0]), fed[0].name
-    if sizes is None or len(sizes) != 4 or not all(isinstance(size, int) for size in sizes[1:]):
-        told = "no shape" if sizes is None else f"the shape {sizes}"
-        return f"its input {name} has {told}, where images are (B, channels, height, width)"
-    if fed[0].dtype not in FLOATS:
-        return f"its input {name} is of type {fed[0].dtype}, where images are float32 or float16"
-    if sizes[1] not in (1, 3):
-        return f"its input {name} has {sizes[1]} channels, where images have 1 or 3"
-    return ""
 
 
 def make_batches(model: ir.Model, source: Path | None) -> list[NDArray[np.float32]]:

@@ -18,7 +18,7 @@ from onnx import helper
 from torch import Tensor, nn
 
 from dynexport import check as preflight
-from dynexport.check import check_graph, check_model, mends_for
+from dynexport.check import check_graph, check_model, fixes_for
 from dynexport.cli import main
 from dynexport.conversion import Conversion, convert
 from dynexport.errors import BuildError, DeviceError, MissingExtraError, ModelFileError
@@ -120,7 +120,7 @@ def test_the_parsers_complaint_is_told(tmp_path: Path) -> None:
     onnx.save(nonzero, str(tmp_path / "m.onnx"))
     (finding,) = check_model(tmp_path / "m.onnx", edition="tensorrt-rtx").findings
     assert (finding.rule, finding.severity) == ("data-dependent", "refused")
-    assert finding.mend.startswith("keep a constant number of rows")
+    assert finding.fix.startswith("keep a constant number of rows")
 
 
 def unnamed(op_type: str, inputs: str, outputs: str) -> onnx.NodeProto:
@@ -168,15 +168,15 @@ def test_mends_are_found_by_the_nodes_a_complaint_names() -> None:
     )
     graph = ir.serde.deserialize_model(model)
     k, integers = "ask for fewer rows", "quantise in the QDQ format"
-    for complaint, mends in (
+    for complaint, fixes in (
         ("ITopKLayer n/ab: n/ab: K exceeds the maximum", [k]),
         ("node_of_y: no", [integers]),
         ("n/abc fell over", [k, integers]),
         ("something else", [k, integers]),
     ):
-        found = mends_for(graph, complaint)
-        assert [mend.startswith(start) for mend, start in zip(found, mends, strict=True)]
-    assert mends_for(ir.serde.deserialize_model(unary("Relu", [2])), "n/y") == ()
+        found = fixes_for(graph, complaint)
+        assert [fix.startswith(start) for fix, start in zip(found, fixes, strict=True)]
+    assert fixes_for(ir.serde.deserialize_model(unary("Relu", [2])), "n/y") == ()
 
 
 @needs_rtx
@@ -236,7 +236,7 @@ def test_check_passes_a_file_of_ours_in_one_line(run: Run, tiny_conversion: Conv
     version = RTX.version()
     assert (code, err) == (0, "")
     assert out == (
-        f"{tiny_conversion.onnx}: tensorrt-rtx {version} takes all {nodes} nodes, nothing to mend\n"
+        f"{tiny_conversion.onnx}: tensorrt-rtx {version} takes all {nodes} nodes, nothing to fix\n"
     )
 
 
@@ -245,11 +245,11 @@ def test_check_writes_a_line_a_finding(run: Run, naive: Path) -> None:
     assert code == 0
     first, *_, scale, verdict = out.splitlines()
     assert first.startswith("slow node_sort")
-    assert "; mend: ask for K = 20" in first
+    assert "; fix: ask for K = 20" in first
     assert scale.startswith("risky node_mul and 1 more: ")
     assert len(out.splitlines()) == 4
     assert verdict.startswith(f"{naive}: ")
-    assert verdict.endswith("; 4 to mend")
+    assert verdict.endswith("; 4 to fix")
 
 
 @needs_rtx
@@ -260,12 +260,12 @@ def test_check_exits_with_1_where_a_build_would_be_refused(run: Run, tmp_path: P
     onnx.save(model_of(top_k, *ends, k=[5000]), str(path))
     code, out, _ = run("check", path)
     assert code == 1
-    assert "refused n/v: its K is 5000, and TensorRT's limit is 3840; mend: " in out
-    assert "parses all 1 nodes, and builds no engine of them; 1 to mend, 1 of them first" in out
+    assert "refused n/v: its K is 5000, and TensorRT's limit is 3840; fix: " in out
+    assert "parses all 1 nodes, and builds no engine of them; 1 to fix, 1 of them first" in out
     onnx.save(unary("Det", [2, 2]), str(path))
     code, out, _ = run("check", path, "--edition", "tensorrt-rtx")
     assert code == 1
-    assert "does not take it; 1 to mend, 1 of them first" in out
+    assert "does not take it; 1 to fix, 1 of them first" in out
 
 
 def test_check_prints_json_whole(run: Run, naive: Path) -> None:

@@ -27,7 +27,7 @@ from made.onnx_models import (
 )
 from onnx import helper, numpy_helper
 
-from dynexport.check import mends_for
+from dynexport.check import fixes_for
 from dynexport.errors import BuildError
 from dynexport.runtimes.tensorrt.parser import parse
 
@@ -197,8 +197,8 @@ def test_refused_by_tensorrt(name: str) -> None:
         return
     with pytest.raises(BuildError) as refusal:
         built(model)
-    mends = mends_for(ir.serde.deserialize_model(model), str(refusal.value))
-    assert mends == tuple(dict.fromkeys(f.mend for f in check(model) if f.severity == "refused"))
+    fixes = fixes_for(ir.serde.deserialize_model(model), str(refusal.value))
+    assert fixes == tuple(dict.fromkeys(f.fix for f in check(model) if f.severity == "refused"))
 
 
 @needs_rtx
@@ -247,21 +247,21 @@ def test_a_spelled_norm_is_named_by_its_first_node(square: str) -> None:
     (finding,) = check(spelled_norm(square))
     assert (finding.rule, finding.severity, finding.node) == ("layer-norm", "inexact", "n/mean")
     assert "LayerNormalization spelled out, from here to n/root" in finding.what
-    assert finding.mend.startswith("export nn.LayerNorm itself")
+    assert finding.fix.startswith("export nn.LayerNorm itself")
 
 
-def test_the_mend_of_a_norm_fits_the_graph() -> None:
+def test_the_fix_of_a_norm_fits_the_graph() -> None:
     (old,) = check(spelled_norm(opset=16))
-    assert old.mend.startswith("export with opset 17 or later")
+    assert old.fix.startswith("export with opset 17 or later")
     (channels,) = check(spelled_norm(axis=1))
-    assert channels.mend.startswith("bring the channels last")
+    assert channels.fix.startswith("bring the channels last")
     rms = [node("Mul", "x x", "xx"), node("ReduceMean", "xx axis", "m"), node("Sqrt", "m", "r")]
     model = model_of(
         [*rms, node("Div", "x r", "y")], [("x", [2, 8], FLOAT)], [("y", [2, 8], FLOAT)], axis=[-1]
     )
     (finding,) = check(model)
     assert "RMSNormalization spelled out" in finding.what
-    assert "opset 23" in finding.mend
+    assert "opset 23" in finding.fix
 
 
 def test_a_norm_kept_in_float32_among_half_precision_is_fine() -> None:
@@ -299,10 +299,10 @@ def gathered(expand: str, op_type: str = "GatherElements") -> onnx.ModelProto:
 
 @pytest.mark.parametrize("expand", ["Expand", "Tile"])
 def test_rows_moved_by_element_are_slow(expand: str) -> None:
-    for operator, mend in (("GatherElements", "GatherND"), ("ScatterElements", "ScatterND")):
+    for operator, change in (("GatherElements", "GatherND"), ("ScatterElements", "ScatterND")):
         (finding,) = check(gathered(expand, operator))
         assert (finding.rule, finding.severity) == ("expanded-index", "slow")
-        assert mend in finding.mend
+        assert change in finding.fix
 
 
 def test_rows_moved_by_row_are_not() -> None:
@@ -330,9 +330,9 @@ def argsort(*ends: int, scores: str = "x") -> onnx.ModelProto:
 def test_a_sort_of_which_the_front_is_read_is_slow() -> None:
     (finding,) = check(argsort(10, 30))
     assert (finding.rule, finding.severity, finding.node) == ("full-sort", "slow", "n/v")
-    assert finding.mend == "ask for K = 30"
+    assert finding.fix == "ask for K = 30"
     (finding,) = check(argsort(10, scores="x0"))
-    assert finding.mend.startswith("ask for K = 10; of two classes, rank the difference")
+    assert finding.fix.startswith("ask for K = 10; of two classes, rank the difference")
 
 
 def test_a_sort_that_is_read_whole_is_not() -> None:

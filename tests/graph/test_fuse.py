@@ -14,11 +14,11 @@ from made import tiny as tiny_models
 from made.onnx_models import FLOAT, HALF, built, model_of, needs_rtx, node
 
 from dynexport.formats.onnx_file import read_model, to_bytes
+from dynexport.graph.bias_gelu import fuse_bias_gelu
 from dynexport.graph.functions import ONNXRUNTIME, inline_functions, standard_bytes
 from dynexport.graph.fuse import fuse_operators
 from dynexport.graph.macs import count_macs
-from dynexport.graph.rules.attention import fuse_attention
-from dynexport.graph.rules.bias_gelu import fuse_bias_gelu
+from dynexport.graph.multi_head_attention import fuse_attention
 from dynexport.graph.twin import dense_twin
 
 RNG = np.random.default_rng(0)

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from dynexport.check import check_graph
-from dynexport.check.view import Finding
+from dynexport.graph.rule import Finding
 from dynexport.runtimes.tensorrt import EDITIONS
 from dynexport.runtimes.tensorrt.builder import EnginePlan, build
 from dynexport.runtimes.tensorrt.options import BuildOptions

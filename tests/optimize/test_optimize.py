@@ -18,10 +18,12 @@ from onnx import helper
 
 import dynexport.optimize
 from dynexport import optimize_model
+from dynexport.check import check_graph
 from dynexport.cli import main
 from dynexport.conversion import Conversion
 from dynexport.errors import ImageError, InputError, ModelFileError
-from dynexport.graph.passes import GraphPass
+from dynexport.formats.onnx_file import read_model
+from dynexport.graph.rule import Finding, Rule
 from dynexport.optimize import Optimization
 
 pytestmark = pytest.mark.slow
@@ -101,6 +103,34 @@ def test_a_foreign_model_becomes_lean(
     assert done.get("layer-norm", 0) == (7 if "spelled" in name else 0)
     assert not optimize_model(result.output, tmp_path / "again.onnx").passes
     assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "lean.onnx").read_bytes()
+
+
+def promised(path: Path | str) -> list[Finding]:
+    """What `check` says that `optimize` rewrites."""
+    findings = check_graph(read_model(Path(path)))
+    return [found for found in findings if found.fix.endswith("or run dynexport optimize")]
+
+
+@pytest.mark.parametrize(
+    ("export", "rules"),
+    [
+        (("dynamicvit-spelled", "torchscript", 17, None), {"full-sort": 2, "layer-norm": 7}),
+        (("evit", "dynamo", 20, None), {"full-sort": 2, "expanded-index": 2}),
+        (("dualpath", "torchscript", 17, 2), {"expanded-index": 8}),
+    ],
+)
+def test_what_check_says_that_optimize_rewrites_it_does(
+    export: tuple[str, str, int, int | None],
+    rules: dict[str, int],
+    exported: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    path = exported(*export)
+    assert Counter(found.rule for found in promised(path)) == rules
+    result = optimize_model(path, tmp_path / "lean.onnx")
+    assert promised(result.output) == []
+    left = Counter(found.rule for found in check_graph(read_model(Path(result.output))))
+    assert not rules.keys() & left.keys()
 
 
 @pytest.mark.parametrize("name", ["dynamicvit", "dualpath", "dualpath-flat"])
@@ -326,9 +356,10 @@ def test_a_pass_that_harms_is_left_out_and_named(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    faulty = GraphPass("faulty", fault, "harm done")
-    passes = dynexport.optimize.PASSES
-    monkeypatch.setattr(dynexport.optimize, "PASSES", (*passes[:3], faulty, *passes[3:]))
+    faulty, rules = Rule("faulty", "harm done", apply=fault), dynexport.optimize.passes.RULES
+    place = [rule.name for rule in rules].index("row-gathers")
+    with_fault = (*rules[:place], faulty, *rules[place:])
+    monkeypatch.setattr(dynexport.optimize.passes, "RULES", with_fault)
     path = exported("evit", "dynamo", 20, None)
     result = optimize_model(path, tmp_path / "lean.onnx")
     assert [done.name for done in result.passes if done.left_out] == ["faulty"]

@@ -15,8 +15,11 @@ from typing import NamedTuple
 import onnx_ir as ir
 
 from dynexport.graph.constants import content_of, int64_constant
+from dynexport.graph.edits import named_node, put_behind
 from dynexport.graph.names import unique
 from dynexport.graph.patterns import is_standard
+from dynexport.graph.rule import Rule
+from dynexport.graph.sizes import learn_sizes
 
 
 class Row(NamedTuple):
@@ -87,14 +90,9 @@ def _narrow(
 def _cut(model: ir.Model, value: ir.Value, row: Row, name: str) -> ir.Value:
     """A node that takes one row of a value and keeps its axis."""
     window = (row.at, row.at + 1, row.axis)
-    node = ir.node("Slice", [value, *(int64_constant(model, [number]) for number in window)])
-    node.name = node.outputs[0].name = name
-    node.outputs[0].type = value.type
-    producer = value.producer()
-    if producer is None:
-        model.graph.insert_before(model.graph[0], node)
-    else:
-        model.graph.insert_after(producer, node)
+    inputs = [value, *(int64_constant(model, [number]) for number in window)]
+    node = named_node("Slice", inputs, name=name, dtype=value.dtype)
+    put_behind(model, value, [node])
     return node.outputs[0]
 
 
@@ -210,3 +208,11 @@ RULES: Mapping[str, Callable[[ir.Node, Row], Needs | None]] = MappingProxyType(
     }
 )
 """Operators that compute a row of their output from a row of their input."""
+
+
+def _cut_where_known(model: ir.Model) -> int:
+    learn_sizes(model)
+    return cut_dead_rows(model)
+
+
+RULE = Rule("dead-rows", "nodes narrowed to the row that is read", apply=_cut_where_known)

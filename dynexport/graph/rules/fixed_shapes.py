@@ -5,15 +5,9 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from dynexport.graph.constants import add_constant, int64_constant
-from dynexport.graph.patterns import (
-    constant,
-    drop_unused,
-    is_standard,
-    nodes_of,
-    put_before,
-    put_in_place,
-    sizes_of,
-)
+from dynexport.graph.edits import drop_unused, put_before, put_in_place
+from dynexport.graph.patterns import constant, is_standard, nodes_of, sizes_of
+from dynexport.graph.rule import Rule
 from dynexport.graph.sizes import Facts, learn_sizes
 
 
@@ -204,3 +198,6 @@ def _move_constant(model: ir.Model, value: ir.Value, name: str) -> None:
         ir.convenience.replace_all_uses_with(
             value, add_constant(model, name, array), replace_graph_outputs=True
         )
+
+
+RULE = Rule("fixed-shapes", "nodes on constants and fixed sizes folded", apply=fold_fixed_shapes)

@@ -7,17 +7,10 @@ from typing import Any
 
 import onnx_ir as ir
 
+from dynexport.graph.edits import drop_unused, put_before, put_in_place
 from dynexport.graph.opset import raise_opset
-from dynexport.graph.patterns import (
-    drop_unused,
-    maker,
-    nodes_of,
-    only_user,
-    put_before,
-    put_in_place,
-    scalar,
-    sizes_of,
-)
+from dynexport.graph.patterns import nodes_of, only_user, producer, scalar, sizes_of
+from dynexport.graph.rule import Rule
 
 CLOSE = 1e-3
 """Relative distance of a constant from the one of the formula: half precision rounds them."""
@@ -61,7 +54,7 @@ def _is(value: ir.Value | None, number: float) -> bool:
 
 def _times(value: ir.Value | None, number: float) -> ir.Value | None:
     """What was multiplied by a number, or divided by its inverse, to give a value."""
-    node = maker(value, "Mul", "Div")
+    node = producer(value, "Mul", "Div")
     if node is None:
         return None
     if node.op_type == "Div":
@@ -85,7 +78,7 @@ def _under_erf(node: ir.Node) -> ir.Value | None:
 
 def _under_tanh(node: ir.Node) -> ir.Value | None:
     """x of tanh(sqrt(2 / pi) * (x + 0.044715 x^3))."""
-    total = maker(_times(node.inputs[0], math.sqrt(2 / math.pi)), "Add")
+    total = producer(_times(node.inputs[0], math.sqrt(2 / math.pi)), "Add")
     for place in (0, 1) if total is not None else ():
         assert total is not None
         source, cube = total.inputs[place], _times(total.inputs[1 - place], 0.044715)
@@ -95,11 +88,11 @@ def _under_tanh(node: ir.Node) -> ir.Value | None:
 
 
 def _is_cube(value: ir.Value | None, source: ir.Value) -> bool:
-    power = maker(value, "Pow")
+    power = producer(value, "Pow")
     if power is not None:
         return power.inputs[0] is source and _is(power.inputs[1], 3.0)
-    outer = maker(value, "Mul")
-    square = maker(_other(outer, source), "Mul", "Pow")
+    outer = producer(value, "Mul")
+    square = producer(_other(outer, source), "Mul", "Pow")
     if square is None:
         return False
     if square.op_type == "Pow":
@@ -134,3 +127,6 @@ def _factors(value: ir.Value | None, source: ir.Value) -> set[str] | None:
     if _is(value, 0.5):
         return {"half"}
     return {"half", "source"} if _times(value, 0.5) is source else None
+
+
+RULE = Rule("gelu", "spelled GELUs made one operator", apply=recognise_gelus)

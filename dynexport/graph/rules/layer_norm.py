@@ -1,27 +1,77 @@
-"""LayerNorm spelled out in eight operators: one, that half precision does not overflow in."""
+"""LayerNorm spelled out in eight operators: one, that half precision does not overflow in.
+
+In half precision TensorRT rounds the mean, the squares and the variance to it, while the
+LayerNormalization operator computes all of them in float32.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from dynexport.graph.constants import add_constant
-from dynexport.graph.opset import raise_opset
+from dynexport.graph.edits import drop_unused, put_before, put_in_place
+from dynexport.graph.opset import can_raise, raise_opset
 from dynexport.graph.patterns import (
     constant,
-    drop_unused,
-    integers,
-    maker,
+    label,
     nodes_of,
     only_user,
-    put_before,
-    put_in_place,
+    producer,
     scalar,
+    setting,
     sizes_of,
+    through,
 )
+from dynexport.graph.rule import Finding, Rule
 from dynexport.graph.sizes import learn_sizes
+from dynexport.graph.view import HALF, View
 
-FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
+FLOATS = (ir.DataType.FLOAT, *HALF, ir.DataType.DOUBLE)
+OPSET = 17
+"""The first with LayerNormalization."""
+
+
+@dataclass(frozen=True)
+class SpelledNorm:
+    """A normalisation written out: mean, difference, square, mean, root.
+
+    first     its first node: the mean, or where none is subtracted the square
+    variance  the mean of the squares
+    root      1 over it, or the root alone; None of an RMSNormalization
+    source    what is normalised; None where no mean is subtracted
+    epsilon   added under the root; None where it is no constant
+    """
+
+    first: ir.Node
+    variance: ir.Node
+    root: ir.Node
+    source: ir.Value | None
+    epsilon: float | None
+
+
+def find_layer_norms(view: View) -> Iterator[Finding]:
+    """Normalisation spelled out, but for what is kept in float32 among half precision."""
+    typed = any(value.dtype in HALF for value in view.model.graph.initializers.values())
+    raised = can_raise(view.model, OPSET)
+    for root in view.all("Sqrt", "Pow"):
+        norm = _spelled(root)
+        if norm is None:
+            continue
+        inside = norm.first.inputs[0]
+        if typed and inside is not None and inside.dtype == ir.DataType.FLOAT:
+            continue  # kept in float32 on purpose
+        operator = "RMSNormalization" if norm.source is None else "LayerNormalization"
+        what = (
+            f"{operator} spelled out, from here to {label(root)}: in half precision its squares "
+            "overflow from 256 on"
+        )
+        rewritten = raised and bool(_ends(norm))
+        fix = view.fix(_change_by_hand(view, norm), root, rewritten=rewritten)
+        yield Finding("layer-norm", "inexact", label(norm.first), what, fix)
 
 
 def recognise_layer_norms(model: ir.Model) -> int:
@@ -31,97 +81,89 @@ def recognise_layer_norms(model: ir.Model) -> int:
     a constant scale and offset. The operator is of opset 17, to which the graph is raised.
     """
     learn_sizes(model)
-    found = [
-        (node, *spelled)
-        for node in nodes_of(model, "Div", "Mul")
-        if (spelled := _normalised(node)) is not None
-    ]
-    if not found or not raise_opset(model, 17):
+    norms = [norm for root in nodes_of(model, "Sqrt", "Pow") if (norm := _spelled(root))]
+    found = [(end, norm) for norm in norms for end in _ends(norm)]
+    if not found or not raise_opset(model, OPSET):
         return 0
-    for node, source, epsilon in found:
-        _write(model, node, source, epsilon)
+    for end, norm in found:
+        _write(model, end, norm)
     drop_unused(model)
     return len(found)
 
 
-def _normalised(node: ir.Node) -> tuple[ir.Value, float] | None:
-    """What a node that ends the pattern normalises, and its epsilon."""
-    pairs = [(node.inputs[0], node.inputs[1])]
-    if node.op_type == "Mul":
-        pairs.append((node.inputs[1], node.inputs[0]))
-    for centred, spread in pairs:
-        difference = maker(centred, "Sub")
-        inside = _under_root(spread, divided=node.op_type == "Div")
-        source = None if difference is None else _centred(difference)
-        if source is None or inside is None or source.dtype not in FLOATS:
-            continue
-        variance = maker(inside, "Add")
-        for place in (0, 1) if variance is not None else ():
-            assert variance is not None
-            epsilon = scalar(variance.inputs[1 - place])
-            if epsilon and epsilon > 0 and _is_variance(variance.inputs[place], source):
-                return source, epsilon
-    return None
-
-
-def _under_root(value: ir.Value | None, divided: bool) -> ir.Value | None:
-    """Of what something is divided by, or multiplied with, what is under the square root."""
-    if divided:
-        root = maker(value, "Sqrt")
-        power, exponent = maker(value, "Pow"), 0.5
-    else:
-        turned = maker(value, "Reciprocal", "Div")
-        by = None if turned is None else turned.inputs[-1]
-        if turned is not None and turned.op_type == "Div" and scalar(turned.inputs[0]) != 1.0:
-            by = None
-        root = maker(by, "Sqrt")
-        power, exponent = maker(value, "Pow"), -0.5
-    if root is not None:
-        return root.inputs[0]
-    if power is not None and scalar(power.inputs[1]) == exponent:
-        return power.inputs[0]
-    return None
-
-
-def _centred(difference: ir.Node) -> ir.Value | None:
-    """What a node takes its own mean over the last axis from."""
-    source = difference.inputs[0]
-    mean = maker(difference.inputs[1], "ReduceMean")
-    return source if mean is not None and _mean_of(mean) is source else None
-
-
-def _mean_of(mean: ir.Node) -> ir.Value | None:
-    """What a node gives the mean of over the last axis, which it keeps."""
-    source = mean.inputs[0]
-    sizes = sizes_of(source)
-    written = mean.attributes.get("axes")
-    axes = list(written.as_ints()) if written is not None else None
-    if axes is None and len(mean.inputs) > 1:
-        axes = integers(mean.inputs[1])
-    if sizes is None or axes is None or len(axes) != 1 or not isinstance(sizes[-1], int):
+def _spelled(root: ir.Node) -> SpelledNorm | None:
+    """The normalisation that takes this square root, whatever the axes."""
+    if root.op_type == "Pow" and scalar(root.inputs[1]) not in (0.5, -0.5):
         return None
-    kept = mean.attributes.get_int("keepdims", 1)
-    return source if kept and axes[0] in (-1, len(sizes) - 1) else None
-
-
-def _is_variance(value: ir.Value | None, source: ir.Value) -> bool:
-    """Whether a value is the mean square of what is left of ``source`` without its mean."""
-    mean = maker(value, "ReduceMean")
-    squared = None if mean is None else _mean_of(mean)
-    square = maker(squared, "Pow", "Mul")
-    if square is None:
-        return False
+    variance, epsilon = producer(root.inputs[0], "ReduceMean"), None
+    added = producer(root.inputs[0], "Add")
+    for place in (0, 1) if added is not None else ():
+        assert added is not None
+        if variance is None and (found := producer(added.inputs[place], "ReduceMean")) is not None:
+            variance, epsilon = found, scalar(added.inputs[1 - place])
+    square = None if variance is None else producer(variance.inputs[0], "Mul", "Pow")
+    if variance is None or square is None:
+        return None
     base, other = square.inputs[:2]
-    twice = scalar(other) == 2.0 if square.op_type == "Pow" else base is other
-    difference = maker(base, "Sub")
-    return twice and difference is not None and _centred(difference) is source
+    if not (scalar(other) == 2.0 if square.op_type == "Pow" else base is other):
+        return None
+    difference = producer(through(base, "Cast"), "Sub")
+    centre = None if difference is None else producer(difference.inputs[1], "ReduceMean")
+    if difference is None or centre is None or centre.inputs[0] is not difference.inputs[0]:
+        return SpelledNorm(square, variance, root, None, epsilon)
+    return SpelledNorm(centre, variance, root, centre.inputs[0], epsilon)
 
 
-def _write(model: ir.Model, node: ir.Node, source: ir.Value, epsilon: float) -> None:
+def _ends(norm: SpelledNorm) -> list[ir.Node]:
+    """The quotients that end a normalisation which LayerNormalization computes: over the last axis,
+    with an epsilon, in one type."""
+    source, squared = norm.source, producer(norm.variance.inputs[0], "Mul", "Pow")
+    if source is None or source.dtype not in FLOATS or not norm.epsilon or norm.epsilon <= 0:
+        return []
+    if squared is None or _centred(squared.inputs[0]) is not source or not _is_mean(norm.variance):
+        return []
+    root = norm.root.outputs[0]
+    users = [use.node for use in root.uses()]
+    if norm.root.op_type == "Pow" and scalar(norm.root.inputs[1]) == -0.5:
+        divided, inverses = [], [root]
+    else:
+        divided = [node for node in users if node.op_type == "Div" and node.inputs[1] is root]
+        inverses = [node.outputs[0] for node in users if _is_inverse(node)]
+    ends = [node for node in divided if _centred(node.inputs[0]) is source]
+    for inverse in inverses:
+        products = [use.node for use in inverse.uses() if use.node.op_type == "Mul"]
+        ends += [n for n in products if source in [_centred(value) for value in n.inputs]]
+    return ends
+
+
+def _is_inverse(node: ir.Node) -> bool:
+    one_over = node.op_type == "Div" and scalar(node.inputs[0]) == 1.0
+    return node.op_type == "Reciprocal" or one_over
+
+
+def _centred(value: ir.Value | None) -> ir.Value | None:
+    """What a value is without its own mean over the last axis."""
+    difference = producer(value, "Sub")
+    mean = None if difference is None else producer(difference.inputs[1], "ReduceMean")
+    if difference is None or mean is None or mean.inputs[0] is not difference.inputs[0]:
+        return None
+    return difference.inputs[0] if _is_mean(mean) else None
+
+
+def _is_mean(mean: ir.Node) -> bool:
+    """Whether a node gives the mean over the last axis alone, which it keeps."""
+    sizes, axes = sizes_of(mean.inputs[0]), setting(mean, "axes", 1)
+    if sizes is None or axes is None or len(axes) != 1 or not isinstance(sizes[-1], int):
+        return False
+    return bool(mean.attributes.get_int("keepdims", 1)) and axes[0] in (-1, len(sizes) - 1)
+
+
+def _write(model: ir.Model, node: ir.Node, norm: SpelledNorm) -> None:
     """One operator in the place of the pattern that ends in a node, with its scale and offset."""
-    made = node.outputs[0]
+    made, source = node.outputs[0], norm.source
     channels = (sizes_of(source) or [])[-1]
     assert isinstance(channels, int)
+    assert source is not None
     assert source.dtype is not None
     scale, end = _constant_row(node, "Mul", channels)
     offset, end = _constant_row(end, "Add", channels)
@@ -136,7 +178,7 @@ def _write(model: ir.Model, node: ir.Node, source: ir.Value, epsilon: float) -> 
         end,
         "LayerNormalization",
         [source, *constants],
-        {"axis": -1, "epsilon": epsilon},
+        {"axis": -1, "epsilon": norm.epsilon},
         name=name,
         shape=sizes_of(source),
         dtype=source.dtype,
@@ -157,3 +199,22 @@ def _constant_row(node: ir.Node, operator: str, channels: int) -> tuple[np.ndarr
     if sizes_of(user.outputs[0]) != sizes_of(node.outputs[0]):
         return None, node
     return row.reshape(channels), user
+
+
+def _change_by_hand(view: View, norm: SpelledNorm) -> str:
+    if norm.source is None:
+        return "export with opset 23 or later, or keep these nodes in float32"
+    axes, rank = setting(norm.first, "axes", 1), len(sizes_of(norm.source) or ())
+    if axes is not None and rank and rank - 1 not in [axis % rank for axis in axes]:
+        return "bring the channels last and normalise them there, by LayerNormalization"
+    opset = view.model.opset_imports.get("", 0)
+    export = "export nn.LayerNorm itself" if opset >= OPSET else "export with opset 17 or later"
+    return f"{export}, so that LayerNormalization is written"
+
+
+RULE = Rule(
+    "layer-norm",
+    "spelled LayerNorms made one operator",
+    find_layer_norms,
+    recognise_layer_norms,
+)

@@ -7,19 +7,18 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from dynexport.graph.constants import add_constant, int64_constant
+from dynexport.graph.edits import drop_unused, put_before, put_in_place
 from dynexport.graph.patterns import (
     axis_of,
     constant,
-    drop_unused,
     integers,
     is_standard,
-    maker,
     nodes_of,
     only_user,
-    put_before,
-    put_in_place,
+    producer,
     sizes_of,
 )
+from dynexport.graph.rule import Rule
 from dynexport.graph.sizes import learn_sizes
 
 MOVES = frozenset(
@@ -107,14 +106,14 @@ def _linear_difference(
 ) -> ir.Value | None:
     """What the Linear before gives once its two columns are one: theirs, subtracted."""
     logits = node.inputs[0]
-    gemm = maker(logits, "Gemm")
+    gemm = producer(logits, "Gemm")
     if gemm is not None:
         return _gemm_difference(model, gemm, node, place, sizes)
-    add = maker(logits, "Add")
+    add = producer(logits, "Add")
     if add is not None and only_user(add.outputs[0]) is not node:
         return None
     parts = [logits] if add is None else list(add.inputs)
-    products = [maker(part, "MatMul") for part in parts]
+    products = [producer(part, "MatMul") for part in parts]
     product = next((found for found in products if found is not None), None)
     if product is None:
         return None
@@ -190,3 +189,6 @@ def _difference(
         for column in (place, 1 - place)
     ]
     return put_before(node, "Sub", columns, name=name, shape=shape, dtype=logits.dtype)
+
+
+RULE = Rule("log-softmax", "softmaxes that are only ranked by dropped", apply=rank_logits)

@@ -5,24 +5,44 @@ The graph has one an element, or flattens the batch and adds offsets.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import onnx_ir as ir
 
 from dynexport.graph.constants import int64_constant
+from dynexport.graph.edits import drop_unused, put_before, put_in_place, put_row_gather
 from dynexport.graph.flat_index import bounds_of, flattened, is_image_number, rows_within
 from dynexport.graph.patterns import (
+    ALIASES,
     axis_of,
-    drop_unused,
     integers,
-    maker,
+    label,
     nodes_of,
-    put_before,
-    put_in_place,
-    put_row_gather,
+    producer,
     sizes_of,
+    through,
 )
+from dynexport.graph.rule import Finding, Rule
 from dynexport.graph.sizes import Facts, learn_sizes
+from dynexport.graph.view import View
 
 INDEX = ir.DataType.INT64
+
+
+def find_row_gathers(view: View) -> Iterator[Finding]:
+    """Rows gathered element by element: torch.gather with an expanded index."""
+    for node in view.all("GatherElements"):
+        if has_expanded_index(view, node):
+            what = "it gathers rows with an index for each of their elements"
+            change = "use one index a row: GatherND with batch_dims=1"
+            fix = view.fix(change, node, rewritten=_expanded_rows(node) is not None)
+            yield Finding("expanded-index", "slow", label(node), what, fix)
+
+
+def has_expanded_index(view: View, node: ir.Node) -> bool:
+    """Whether a node's index is computed, and repeated for the elements of each row."""
+    index = through(node.inputs[1], *ALIASES)
+    return producer(index, "Expand", "Tile") is not None and view.varies(index)
 
 
 def gather_rows(model: ir.Model) -> int:
@@ -37,7 +57,7 @@ def gather_rows(model: ir.Model) -> int:
     for node in nodes_of(model, "Mod"):
         _drop_remainder(node)
     found = sum(_from_pairs(node, facts) for node in nodes_of(model, "GatherND"))
-    found += sum(_from_elements(model, node) for node in nodes_of(model, "GatherElements"))
+    found += sum(_from_elements(node) for node in nodes_of(model, "GatherElements"))
     for node in nodes_of(model, "Gather", "GatherND"):
         found += _from_flat(model, node, facts)
     if found:
@@ -45,24 +65,29 @@ def gather_rows(model: ir.Model) -> int:
     return found
 
 
-def _from_elements(model: ir.Model, node: ir.Node) -> bool:
+def _from_elements(node: ir.Node) -> bool:
     """GatherElements(x (B, N, C), Expand(rows (B, K, 1))) on axis 1."""
-    data, made = node.inputs[0], node.outputs[0]
-    sizes, given = sizes_of(data), sizes_of(node.inputs[1])
-    expand = maker(node.inputs[1], "Expand", "Tile")
-    if expand is None or sizes is None or given is None or len(sizes) != 3:
+    rows, made, given = _expanded_rows(node), node.outputs[0], sizes_of(node.inputs[1])
+    if rows is None or given is None:
         return False
-    rows = expand.inputs[0]
-    own = sizes_of(rows)
-    if node.attributes.get_int("axis", 0) not in (1, -2) or own is None or len(own) != 3:
-        return False
-    whole = [sizes[0], given[1], sizes[2]]
-    if None in whole or given != whole or own != [sizes[0], given[1], 1]:
-        return False
-    index = _as_int64(node, rows, own)
-    new = put_row_gather(node, data, index, name=f"{made.name}/rows", shape=given)
+    index = _as_int64(node, rows, [*given[:2], 1])
+    new = put_row_gather(node, node.inputs[0], index, name=f"{made.name}/rows", shape=given)
     put_in_place(made, new)
     return True
+
+
+def _expanded_rows(node: ir.Node) -> ir.Value | None:
+    """The rows (B, K, 1) that index all elements of what a GatherElements takes of (B, N, C)."""
+    sizes, given = sizes_of(node.inputs[0]), sizes_of(node.inputs[1])
+    expand = producer(node.inputs[1], "Expand", "Tile")
+    if expand is None or sizes is None or given is None or len(sizes) != 3:
+        return None
+    if node.attributes.get_int("axis", 0) not in (1, -2) or len(given) != 3:
+        return None
+    whole, rows = [sizes[0], given[1], sizes[2]], expand.inputs[0]
+    if None in whole or given != whole or sizes_of(rows) != [sizes[0], given[1], 1]:
+        return None
+    return rows
 
 
 def _drop_remainder(node: ir.Node) -> None:
@@ -78,7 +103,7 @@ def _drop_remainder(node: ir.Node) -> None:
 def _from_pairs(node: ir.Node, facts: Facts) -> bool:
     """GatherND(x (B, N, ...), pairs (B, K, 2)), the first of each pair the image's number."""
     data, made = node.inputs[0], node.outputs[0]
-    pairs, sizes = maker(node.inputs[1], "Concat"), sizes_of(data)
+    pairs, sizes = producer(node.inputs[1], "Concat"), sizes_of(data)
     if pairs is None or len(pairs.inputs) != 2 or node.attributes.get_int("batch_dims", 0) != 0:
         return False
     image, rows = pairs.inputs
@@ -134,3 +159,11 @@ def _as_int64(
         return rows
     name = f"{node.outputs[0].name}/int64"
     return put_before(node, "Cast", [rows], {"to": int(INDEX)}, name=name, shape=shape, dtype=INDEX)
+
+
+RULE = Rule(
+    "row-gathers",
+    "gathers by element or flat index made gathers of rows",
+    find_row_gathers,
+    gather_rows,
+)

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from dynexport.graph.constants import add_constant, int64_constant
+from dynexport.graph.edits import drop_unused, put_before, put_in_place, put_row_gather
 from dynexport.graph.flat_index import flattened, is_flattening, rows_within
-from dynexport.graph.patterns import (
-    axis_of,
-    drop_unused,
-    integers,
-    maker,
-    nodes_of,
-    put_before,
-    put_in_place,
-    put_row_gather,
-    scalar,
-    sizes_of,
-)
+from dynexport.graph.patterns import axis_of, integers, label, nodes_of, producer, scalar, sizes_of
+from dynexport.graph.rule import Finding, Rule
+from dynexport.graph.rules.row_gathers import has_expanded_index
 from dynexport.graph.sizes import Facts, learn_sizes
+from dynexport.graph.view import View
 
 INDEX = ir.DataType.INT64
 
@@ -36,6 +30,19 @@ class Half:
     rows: ir.Value
 
 
+def find_scatters(view: View) -> Iterator[Finding]:
+    """Rows scattered element by element, by an expanded index."""
+    found = view.all("ScatterElements", "Scatter")
+    seconds = [node for node in found if _pair(node, Facts()) is not None]
+    paired = {*seconds, *(node.inputs[0].producer() for node in seconds if node.inputs[0])}
+    for node in found:
+        if has_expanded_index(view, node):
+            what = "it scatters rows with an index for each of their elements"
+            change = "use one index a row: ScatterND"
+            fix = view.fix(change, node, rewritten=node in paired)
+            yield Finding("expanded-index", "slow", label(node), what, fix)
+
+
 def merge_scatters(model: ir.Model) -> int:
     """Write two scatters of both parts of a sorted order as one gather; returns how often.
 
@@ -46,16 +53,10 @@ def merge_scatters(model: ir.Model) -> int:
     inverses: dict[ir.Value, ir.Value] = {}
     merged = 0
     for second in nodes_of(model, "ScatterElements", "ScatterND"):
-        first = maker(second.inputs[0], second.op_type)
-        batch = _unflattened(second)
-        halves = [_half(node, facts, batch) for node in (first, second) if node is not None]
-        found = sorted((half for half in halves if half is not None), key=lambda half: half.start)
-        if len(found) != 2:
+        pair = _pair(second, facts)
+        if pair is None:
             continue
-        low, high = found
-        size = (sizes_of(low.order) or [0, 0])[1]
-        if low.order is not high.order or (low.start, low.end, high.end) != (0, high.start, size):
-            continue
+        low, high = pair
         if low.order not in inverses:
             inverses[low.order] = _inverse(model, second, low.order)
         _put_back(model, second, low, high, inverses[low.order])
@@ -63,6 +64,20 @@ def merge_scatters(model: ir.Model) -> int:
     if merged:
         drop_unused(model)
     return merged
+
+
+def _pair(second: ir.Node, facts: Facts) -> tuple[Half, Half] | None:
+    """What a scatter and the one it writes over put back, where that is a whole sorted order."""
+    first, batch = producer(second.inputs[0], second.op_type), _unflattened(second)
+    halves = [_half(node, facts, batch) for node in (first, second) if node is not None]
+    found = sorted((half for half in halves if half is not None), key=lambda half: half.start)
+    if len(found) != 2:
+        return None
+    low, high = found
+    size = (sizes_of(low.order) or [0, 0])[1]
+    if low.order is not high.order or (low.start, low.end, high.end) != (0, high.start, size):
+        return None
+    return low, high
 
 
 def _half(node: ir.Node, facts: Facts, batch: ir.Value | None) -> Half | None:
@@ -75,8 +90,8 @@ def _half(node: ir.Node, facts: Facts, batch: ir.Value | None) -> Half | None:
     if sizes is None or None in sizes or updates is None:
         return None
     if node.op_type == "ScatterElements":
-        expand = maker(index, "Expand")
-        rows = None if expand is None else maker(expand.inputs[0], "Unsqueeze", "Reshape")
+        expand = producer(index, "Expand")
+        rows = None if expand is None else producer(expand.inputs[0], "Unsqueeze", "Reshape")
         if rows is None or len(sizes) != 3 or node.attributes.get_int("axis", 0) not in (1, -2):
             return None
         listed, whole = rows.inputs[0], sizes_of(updates)
@@ -102,7 +117,7 @@ def _unflattened(node: ir.Node) -> ir.Value | None:
         flat, sizes = sizes_of(made), sizes_of(use.node.outputs[0])
         if use.node.op_type == "Reshape" and flat and sizes and len(sizes) == len(flat) + 1:
             return use.node.outputs[0] if is_flattening(flat, sizes) else None
-    first = maker(node.inputs[0], node.op_type)
+    first = producer(node.inputs[0], node.op_type)
     return None if first is None else flattened(first.inputs[0])
 
 
@@ -114,9 +129,9 @@ def _as_rows(updates: ir.Value, whole: list[int | str | None]) -> ir.Value | Non
 
 def _part_of_order(listed: ir.Value, rows: ir.Value) -> Half | None:
     """Rows listed as a range of what a full sort gives: every number below N once."""
-    node = maker(listed, "Slice", "Split")
+    node = producer(listed, "Slice", "Split")
     order = None if node is None else node.inputs[0]
-    sort = maker(order, "TopK")
+    sort = producer(order, "TopK")
     if node is None or order is None or sort is None or order is not sort.outputs[1]:
         return None
     sizes = sizes_of(sort.inputs[0]) or []
@@ -202,3 +217,6 @@ def _put_back(model: ir.Model, node: ir.Node, low: Half, high: Half, inverse: ir
             dtype=made.dtype,
         )
     put_in_place(made, back)
+
+
+RULE = Rule("scatters", "pairs of scatters made one gather", find_scatters, merge_scatters)

@@ -6,15 +6,9 @@ import numpy as np
 import onnx_ir as ir
 
 from dynexport.graph.constants import add_constant
-from dynexport.graph.patterns import (
-    constant,
-    drop_unused,
-    integers,
-    is_standard,
-    nodes_of,
-    put_in_place,
-    sizes_of,
-)
+from dynexport.graph.edits import drop_unused, put_in_place
+from dynexport.graph.patterns import constant, integers, is_standard, nodes_of, sizes_of
+from dynexport.graph.rule import Rule
 from dynexport.graph.sizes import learn_sizes
 
 MOVES = frozenset(
@@ -96,3 +90,8 @@ def _simplify(model: ir.Model, node: ir.Node, held: dict[ir.Value, float]) -> bo
         node.replace_input_with(place, add_constant(model, name, array))
         return True
     return False
+
+
+RULE = Rule(
+    "uniform", "sums and products with one number throughout folded", apply=simplify_uniform
+)

@@ -22,7 +22,7 @@ from made.onnx_models import (
     unary,
 )
 
-from dynexport.check.view import Finding
+from dynexport.graph.rule import Finding
 
 
 class Block:
@@ -246,7 +246,7 @@ def test_attention(name: str) -> None:
     block, inside, fused = ATTENTIONS[name]
     found = claims(Block(**block).model(**inside))
     assert bool(found) is not fused
-    assert all(finding.severity == "slow" and finding.mend for finding in found)
+    assert all(finding.severity == "slow" and finding.fix for finding in found)
 
 
 @needs_rtx

@@ -9,6 +9,7 @@ import pytest
 from made.small_graphs import apply, in_memory, operators, small_graph
 
 from dynexport.graph.opset import raise_opset
+from dynexport.graph.rules.duplicates import merge_duplicates
 from dynexport.graph.rules.fixed_shapes import fold_fixed_shapes
 from dynexport.graph.rules.gelu import recognise_gelus
 from dynexport.graph.rules.layer_norm import recognise_layer_norms
@@ -18,7 +19,6 @@ from dynexport.graph.rules.scatters import merge_scatters
 from dynexport.graph.rules.sorts import cut_sorts
 from dynexport.graph.rules.uniform import simplify_uniform
 from dynexport.graph.sizes import learn_sizes
-from dynexport.graph.tidy import merge_duplicates
 
 SORT = "best, order = TopK <axis = 1> (scores, sixteen)\n"
 FRONT = SORT + "kept = Slice (order, zero, six, one)\n"

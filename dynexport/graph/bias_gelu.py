@@ -9,7 +9,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from dynexport.graph.functions import ONNXRUNTIME, add_function
-from dynexport.graph.patterns import maker, nodes_of, only_user
+from dynexport.graph.patterns import nodes_of, only_user, producer
 
 BIAS_GELU = "BiasGelu (X, B) => (Y) { Z = Add (X, B) Y = Gelu (Z) }"
 
@@ -21,7 +21,7 @@ def fuse_bias_gelu(model: ir.Model) -> int:
     """
     fused = 0
     for node in nodes_of(model, "Gelu"):
-        add = maker(node.inputs[0], "Add")
+        add = producer(node.inputs[0], "Add")
         inputs = None if add is None else _row_added(add)
         exact = node.attributes.get_string("approximate", "none") == "none"
         if add is None or inputs is None or not exact:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import onnx_ir as ir
 
 from dynexport.graph.functions import ONNXRUNTIME, add_function
-from dynexport.graph.patterns import axis_of, integers, maker, only_user, sizes_of
+from dynexport.graph.patterns import axis_of, integers, only_user, producer, sizes_of
 
 HEADS_FIRST, KEYS_FIRST = (0, 2, 1, 3), (0, 2, 3, 1)
 """(B, N, H, D) to (B, H, N, D), and to (B, H, D, N)."""
@@ -81,7 +81,7 @@ def _definition(heads: int, width: int) -> str:
 def _attention_of(softmax: ir.Node) -> Attention | None:
     """The attention around a Softmax over its last axis; None where there is none."""
     weights = softmax.outputs[0]
-    if maker(weights, "Softmax") is None or axis_of(softmax, weights) != 3:
+    if producer(weights, "Softmax") is None or axis_of(softmax, weights) != 3:
         return None
     scores, mixed = _made_alone(softmax.inputs[0], "MatMul"), _read_alone(softmax, "MatMul")
     turned = None if mixed is None else _read_alone(mixed, "Transpose", HEADS_FIRST)
@@ -123,7 +123,7 @@ def _made_alone(
     value: ir.Value | None, op_type: str, axes: tuple[int, ...] | None = None
 ) -> ir.Node | None:
     """The node of this type that made a value for one reader."""
-    node = maker(value, op_type)
+    node = producer(value, op_type)
     if node is None or value is None or only_user(value) is None:
         return None
     return node if axes is None or _turns(node) == axes else None
@@ -134,7 +134,7 @@ def _read_alone(node: ir.Node, op_type: str, axes: tuple[int, ...] | None = None
     user = only_user(node.outputs[0])
     if user is None or user.inputs[0] is not node.outputs[0]:
         return None
-    if maker(user.outputs[0], op_type) is None:
+    if producer(user.outputs[0], op_type) is None:
         return None
     return user if axes is None or _turns(user) == axes else None
 

@@ -123,46 +123,46 @@ def _sorted(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))
 
 
-def _parser(backends: Sequence[str]) -> Edition:
-    """The first flavour whose parser runs here; raises what keeps the last one from it."""
+def _parser(names: Sequence[str]) -> Edition:
+    """The first edition whose parser runs here; raises what keeps the last one from it."""
     try:
-        return _require_parser(find_edition(backends[0]))
+        return _require_parser(find_edition(names[0]))
     except (BuildError, DeviceError, MissingExtraError):
-        if len(backends) == 1:
+        if len(names) == 1:
             raise
-        return _parser(backends[1:])
+        return _parser(names[1:])
 
 
 def _require_parser(edition: Edition) -> Edition:
-    flavour.load()
-    if not flavour.targets:
-        cuda.current_device()  # a flavour that builds for the GPU here cannot even parse without
-    return flavour
+    edition.load()
+    if not edition.targets:
+        cuda.current_device()  # an edition that builds for the GPU here cannot even parse without
+    return edition
 
 
 def _with_problems(
-    model: ir.Model, findings: tuple[Finding, ...], problems: Iterable[Problem], flavour: Edition
+    model: ir.Model, findings: tuple[Finding, ...], problems: Iterable[Problem], edition: Edition
 ) -> tuple[Finding, ...]:
     """Findings, and what the parser refuses: told of with a rule's fix where a rule has one."""
-    told = list(findings)
+    joined = list(findings)
     domains = {label(n): n.domain for n in ir.traversal.RecursiveGraphIterator(model.graph)}
     for problem in problems:
         same = [
             place
-            for place, finding in enumerate(told)
+            for place, finding in enumerate(joined)
             if finding.node == problem.node
             and (finding.severity == "refused" or finding.rule in TAKEN_BY_SOME)
         ]
         for place in same:
-            if told[place].severity != "refused":
-                what = f"{told[place].what}; {flavour.name} refuses it"
-                told[place] = dataclasses.replace(told[place], severity="refused", what=what)
+            if joined[place].severity != "refused":
+                what = f"{joined[place].what}; {edition.name} refuses it"
+                joined[place] = dataclasses.replace(joined[place], severity="refused", what=what)
         if not same:
-            told.append(_unexplained(problem, domains.get(problem.node, ""), flavour))
-    return _sorted(dict.fromkeys(told))
+            joined.append(_unexplained(problem, domains.get(problem.node, ""), edition))
+    return _sorted(dict.fromkeys(joined))
 
 
-def _unexplained(problem: Problem, domain: str, flavour: Edition) -> Finding:
+def _unexplained(problem: Problem, domain: str, edition: Edition) -> Finding:
     """What the parser refuses and no rule knows."""
     if domain not in STANDARD:
         fix = f"export with ONNX's own operators; {domain} is another runtime's, or a plugin's"
@@ -171,5 +171,5 @@ def _unexplained(problem: Problem, domain: str, flavour: Edition) -> Finding:
     else:
         fix = "remove what is named, or change its type"
     operator = f"{problem.operator}: " if problem.operator else ""
-    what = f"{flavour.name} refuses it: {operator}{problem.reason}"
+    what = f"{edition.name} refuses it: {operator}{problem.reason}"
     return Finding("parser", "refused", problem.node or "(the file)", what, fix)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import onnx_ir as ir
 
-from dynexport.graph.view import View
+if TYPE_CHECKING:
+    from dynexport.graph.view import View
 
 Severity = Literal["refused", "inexact", "slow", "risky"]
 

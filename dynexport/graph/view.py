@@ -10,6 +10,7 @@ from onnx_ir.passes.common import InlinePass, ShapeInferencePass
 
 from dynexport.graph.inputs import reason_to_leave
 from dynexport.graph.patterns import has_branches, is_fixed, is_standard
+from dynexport.graph.rules.fixed_shapes import fold_sizes
 from dynexport.progress import unheard
 
 HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
@@ -55,6 +56,8 @@ class View:
             InlinePass()(model)
         for value in [value for value in model.graph.inputs if value.is_initializer()]:
             model.graph.inputs.remove(value)  # what may be fed, and as a rule is not
+        if optimizable:
+            model, optimizable = _folded(model)
         _infer_shapes(model)
         nodes = tuple(ir.traversal.RecursiveGraphIterator(model.graph))
         known: set[ir.Value] = set(model.graph.initializers.values())
@@ -83,6 +86,16 @@ class View:
         `dynexport optimize`."""
         by_us = rewritten and self.optimizable and node.graph is self.model.graph
         return f"{change}, or run dynexport optimize" if by_us else change
+
+
+def _folded(model: ir.Model) -> tuple[ir.Model, bool]:
+    """A copy as rules see it that `optimize` applies, and whether it came to that."""
+    copy = model.clone()
+    try:
+        fold_sizes(copy)
+    except Exception:  # a graph unlike those it was written for
+        return model, False
+    return copy, True
 
 
 def _infer_shapes(model: ir.Model) -> None:

@@ -115,8 +115,8 @@ def promised(path: Path | str) -> list[Finding]:
     ("export", "rules"),
     [
         (("dynamicvit-spelled", "torchscript", 17, None), {"full-sort": 2, "layer-norm": 7}),
-        (("evit", "dynamo", 20, None), {"full-sort": 2, "expanded-index": 2}),
-        (("dualpath", "torchscript", 17, 2), {"expanded-index": 8}),
+        (("evit", "torchscript", 17, 1), {"full-sort": 2, "expanded-index": 4}),
+        (("dualpath", "torchscript", 17, 2), {"expanded-index": 4}),
     ],
 )
 def test_what_check_says_that_optimize_rewrites_it_does(

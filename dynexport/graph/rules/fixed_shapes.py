@@ -21,18 +21,23 @@ def fold_fixed_shapes(model: ir.Model) -> int:
     drop_unused(model)
     before, taken = working_nodes(model), 0
     while True:
-        facts = learn_sizes(model)
-        _store(model, facts)
-        _free_reshapes(model, facts)
-        _free_expands(model, facts)
-        _rebuild_open_shapes(model, facts)
-        _drop_no_ops(model)
+        fold_sizes(model)
         branches = _take_branches(model)
         taken += branches
         if not branches:
             break
     drop_unused(model)
     return max(before - working_nodes(model), 0) + taken
+
+
+def fold_sizes(model: ir.Model) -> None:
+    """Compute what depends on constants and fixed sizes alone; the nodes that did stay, unread."""
+    facts = learn_sizes(model)
+    _store(model, facts)
+    _free_reshapes(model, facts)
+    _free_expands(model, facts)
+    _rebuild_open_shapes(model, facts)
+    _drop_no_ops(model)
 
 
 def working_nodes(model: ir.Model) -> int:

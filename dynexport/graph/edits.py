@@ -71,8 +71,10 @@ def put_row_gather(
     name: str,
     shape: Sequence[int | str | None],
 ) -> ir.Value:
-    """In front of a node that gives the same type, whole rows of each image: data (B, N, ...),
-    rows int64 (B, K, 1) -> (B, K, ...)."""
+    """In front of a node that gives the same type, whole rows of each image.
+
+    data (B, N, ...), rows int64 (B, K, 1) -> (B, K, ...).
+    """
     dtype = node.outputs[0].dtype
     batched = {"batch_dims": 1}
     return put_before(node, "GatherND", [data, rows], batched, name=name, shape=shape, dtype=dtype)

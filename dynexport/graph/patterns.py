@@ -17,6 +17,7 @@ ALIASES = ("Cast", "Identity")
 
 
 def is_standard(node: ir.Node) -> bool:
+    """Whether a node is an operator of ONNX itself."""
     return node.domain in STANDARD
 
 
@@ -99,8 +100,10 @@ def given_name(node: ir.Node) -> str:
 
 
 def folded(value: ir.Value | None, opset: int) -> NDArray[Any] | None:
-    """What a value holds that is computed of constants and fixed shapes alone, as TensorRT's parser
-    folds it; None for any other."""
+    """What a value holds that is computed of constants and fixed shapes alone; else None.
+
+    TensorRT's parser folds it so.
+    """
     array = constant(value)
     node = value.producer() if value is not None and array is None else None
     if value is None or node is None or has_branches(node):
@@ -122,8 +125,10 @@ def folded(value: ir.Value | None, opset: int) -> NDArray[Any] | None:
 
 
 def setting(node: ir.Node, name: str, place: int) -> list[int] | None:
-    """Whole numbers an operator takes as an attribute or, in later opsets, as an input; None where
-    neither is there, or the input is no constant."""
+    """Whole numbers an operator takes as an attribute or, in later opsets, as an input.
+
+    None where neither is there, or the input is no constant.
+    """
     attribute = node.attributes.get(name)
     if attribute is not None:
         return [int(number) for number in np.ravel(attribute.value)]

@@ -9,8 +9,11 @@ from dynexport.graph.patterns import integers, nodes_of
 
 
 def open_up(model: ir.Model) -> None:
-    """Bring a graph into the form that rules read: no functions, no Constant nodes, a name for
-    every value, no Reshape told what 0 means that has none. What is computed stays as it is."""
+    """Bring a graph into the form that rules read.
+
+    No functions, no Constant nodes, a name for every value, no Reshape told what 0 means that has
+    none. What is computed stays as it is.
+    """
     if model.functions:
         InlinePass()(model)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)

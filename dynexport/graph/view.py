@@ -82,8 +82,7 @@ class View:
         return value is not None and value not in self.known
 
     def fix(self, change: str, node: ir.Node, *, rewritten: bool) -> str:
-        """What to change about a node: by hand, or where its rule has ``rewritten`` it so, by
-        `dynexport optimize`."""
+        """What to change about a node, by hand; or by `dynexport optimize`, if it is rewritten."""
         by_us = rewritten and self.optimizable and node.graph is self.model.graph
         return f"{change}, or run dynexport optimize" if by_us else change
 

@@ -31,8 +31,11 @@ class PassReport:
 def apply_rules(
     model: ir.Model, problem_with: Callable[[ir.Model], str]
 ) -> tuple[ir.Model, tuple[PassReport, ...]]:
-    """A copy with every rule applied that leaves a sound graph ``problem_with`` says nothing of,
-    and what each that applied, or was left out, did."""
+    """A copy with every rule applied that leaves a sound graph, and what each rule did.
+
+    ``problem_with`` says what is wrong with a graph, and nothing where nothing is. Rules that
+    neither applied nor were left out are not reported.
+    """
     counts: dict[str, int] = {}
     left_out: dict[str, str] = {}
     rules = [rule for rule in RULES if rule.apply is not None]

@@ -19,7 +19,7 @@ def convert(graph: ir.Model, job: Job) -> tuple[ir.Model, PrecisionReport]:
     from dynexport.calibration.static_int8 import calibrate
     from dynexport.graph.half import to_half
     from dynexport.graph.quantise import store_in_half
-    from dynexport.graph.tidy import merge_duplicates
+    from dynexport.graph.rules.duplicates import merge_duplicates
 
     asked, kind = job.precision, job.precision.kind.half
     assert job.images is not None

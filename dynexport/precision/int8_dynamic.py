@@ -24,7 +24,7 @@ def convert(graph: ir.Model, job: Job) -> tuple[ir.Model, PrecisionReport]:
     """Every linear layer that ranks nothing, in int8."""
     from dynexport.graph.linear_layers import find_linear_layers
     from dynexport.graph.quantise import store_in_half
-    from dynexport.graph.tidy import merge_duplicates
+    from dynexport.graph.rules.duplicates import merge_duplicates
 
     layers = [layer for layer in find_linear_layers(graph) if not layer.ranks]
     typed = quantise_dynamically(graph, layers)

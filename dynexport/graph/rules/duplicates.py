@@ -15,8 +15,10 @@ from dynexport.graph.rule import Rule
 
 
 def merge_duplicates(model: ir.Model) -> int:
-    """Compute once what is computed twice, and nothing that is not read; returns how many nodes
-    went."""
+    """Compute once what is computed twice, and nothing that is not read.
+
+    Returns how many nodes went.
+    """
     before = model.graph.num_nodes()
     DeduplicateInitializersPass()(model)
     for tidy in (

@@ -27,7 +27,6 @@ PENDING = {
     "dynexport/cli/sweep.py:sweep": "56 lines",
     "dynexport/conversion/__init__.py": "355 lines",
     "dynexport/conversion/__init__.py:convert": "24 parameters and 88 lines",
-    "dynexport/optimize/__init__.py:optimize_model": "53 lines",
     "dynexport/pytorch/checkpoint.py": "324 lines",
     "dynexport/sweep/run.py:sweep_checkpoint": "13 parameters",
 }

@@ -14,8 +14,9 @@ from dynexport.graph.quantise import STEPS
 
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
-ROUNDING = 2.0**-10
-"""How far a scale may lie from what calibration chose: half precision may have rounded it."""
+ROUNDING, SMALLEST = 2.0**-10, 2.0**-24
+"""How far a scale may lie from what calibration chose, relative and absolute: half precision may
+have rounded it."""
 
 
 def structure_failures(model: ir.Model, metadata: Metadata) -> tuple[str, ...]:
@@ -52,7 +53,7 @@ def _other_ranges(model: ir.Model, metadata: Metadata) -> Iterator[str]:
             step = chosen.get(str(reader.name).rpartition("/")[0])
             if step is None or found is None or found.size != 1:
                 continue
-            if not np.isclose(float(found), step, rtol=ROUNDING, atol=0.0):
+            if not np.isclose(float(found), step, rtol=ROUNDING, atol=SMALLEST):
                 yield (
                     f"{reader.name} takes what is quantised in steps of {float(found):.3g}, where "
                     f"calibration chose {step:.3g}"

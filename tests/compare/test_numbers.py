@@ -11,12 +11,16 @@ import pytest
 
 from dynexport.compare.numbers import (
     Errors,
+    best_classes,
+    cosines,
     error_failures,
     hits,
     judge_agreement,
+    largest_error,
     measure_errors,
     relative_error,
     relative_lengths,
+    share_of,
     usual_length,
 )
 from dynexport.compare.tolerances import Limits, Tolerances
@@ -179,3 +183,44 @@ def test_another_shape_is_a_departure() -> None:
 def test_errors_beside_pinned_scores(found: list[list[float]], error: float) -> None:
     sound = np.array([[3.0, 4.0, 1e30], [6.0, 8.0, -np.inf]])
     assert relative_error(sound, np.array(found), 2) == pytest.approx(error)
+
+
+@pytest.mark.parametrize(
+    ("expected", "found", "error"),
+    [
+        (np.float32([1, 2]), np.float32([1, 2]), 0.0),
+        (np.float32([1, 4]), np.float32([1, 5]), 0.25),
+        (np.float32([0.1, 0.2]), np.float32([0.1, 0.3]), 0.1),
+        (np.float32([np.nan, np.inf]), np.float32([np.nan, np.inf]), 0.0),
+        (np.float32([np.inf, 4]), np.float32([np.inf, 5]), 0.25),
+        (np.float32([np.inf, 4]), np.float32([-np.inf, 4]), math.inf),
+        (np.float32([1, 4]), np.float32([np.nan, 4]), math.inf),
+        (np.float32([1, 4]), np.float64([1, 4]), math.inf),
+        (np.float32([1, 4]), np.float32([[1, 4]]), math.inf),
+        (np.array([1, 4]), np.array([1, 4]), 0.0),
+        (np.array([1, 4]), np.array([1, 5]), math.inf),
+    ],
+)
+def test_any_two_arrays_have_an_error(
+    expected: np.ndarray, found: np.ndarray, error: float
+) -> None:
+    assert largest_error(expected, found) == pytest.approx(error)
+
+
+def test_shares_of_classes_and_cosines() -> None:
+    logits = np.array([[1.0, 3.0, 3.0], [2.0, 0.0, 1.0]])
+    assert best_classes(logits).tolist() == [1, 0]
+    assert share_of(best_classes(logits), np.array([1, 2])) == 0.5
+    assert hits(logits, best_classes(logits), 1) == 1.0
+    zero = np.zeros((1, 2))
+    assert cosines(zero, zero).tolist() == [1.0]
+    assert cosines(zero, zero + 1).tolist() == [0.0]
+    assert cosines(np.array([[3.0, 4.0]]), np.array([[4.0, 3.0]])) == pytest.approx([0.96])
+
+
+@pytest.mark.parametrize("tolerances", [FP32, INT8])
+def test_what_is_held_to_tolerances_is_what_fails(tolerances: Tolerances) -> None:
+    for change in (1e-6, 1e-3, 0.05, 0.3):
+        errors, failures = judge_output("feat_0", MAPS, MAPS * np.float32(1 + change), tolerances)
+        error, allowed = errors.held_to(tolerances)
+        assert bool(failures) == (error > allowed)

@@ -14,10 +14,12 @@ from dynexport.compare.selection import (
     StageChoice,
     best_of_own,
     choice_failures,
+    gap_at_cut,
     judge_selection,
     largest_inversion,
     possible_choices,
     settled_choices,
+    tied_rows,
 )
 from dynexport.conversion import Conversion
 from dynexport.precision import choose_tolerances
@@ -145,3 +147,37 @@ def test_failures_name_the_stage_and_what_is_wrong() -> None:
         "stage 3 ranks tokens the other way round that score 0.01 of the largest apart, more than "
         "0.0001 allows",
     )
+
+
+@given(
+    st.lists(st.integers(-8, 8), min_size=3, max_size=12), st.integers(1, 3), st.integers(0, 2**31)
+)
+def test_the_gap_at_the_cut_is_what_the_worst_token_kept_lacks(
+    numbers: list[int], count: int, seed: int
+) -> None:
+    scores = np.array([numbers], np.float32)
+    kept = np.random.default_rng(seed).permutation(len(numbers))[None, :count]
+    best = sorted(numbers)[-count:]
+    assert gap_at_cut(scores, kept) == best[0] - min(numbers[place] for place in kept[0])
+    assert gap_at_cut(scores, np.argsort(-scores, axis=1)[:, :count]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("scores", "ours", "tied"),
+    [
+        ([[2.0, 1.0, 0.5]], [[0, 1]], False),
+        ([[2.0, 1.0, NEAR]], [[0, 2]], True),
+        ([[2.0, 1.0, 0.9]], [[0, 2]], False),
+        ([[2.0, 1.0, NEAR]], [[2, 0]], False),
+    ],
+    ids=["alike", "tie", "fault", "another order"],
+)
+def test_a_row_is_tied_by_the_first_choice_ordered_otherwise(
+    scores: list[list[float]], ours: list[list[int]], tied: bool
+) -> None:
+    first = np.array([[0, 1]])
+    ranked, order = np.array(scores, np.float32), np.array(ours)
+    assert tied_rows([ranked], [first], [order], 1e-4).tolist() == [tied]
+    far = np.array([[5.0, 4.0, 1.0]], np.float32)
+    after = tied_rows([ranked, far], [first, first], [order, np.array([[0, 2]])], 1e-4)
+    assert after.tolist() == [tied]  # what follows a tie says nothing

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dynexport.conversion import convert
-from dynexport.formats.metadata import Batch, Metadata
+from dynexport.formats.metadata import PREFIX, Batch, Metadata
 from dynexport.formats.onnx_file import read_metadata, read_model, to_bytes
 from dynexport.formats.reference import ReferenceBundle
 from dynexport.graph.batch import change_batch, set_batch
@@ -188,11 +189,17 @@ def convert_tiny(
 
 def typed(tiny: Tiny, precision: str) -> ir.Model:
     """A copy of the float32 graph in a precision: fp32, fp16, bf16 or int8, whose ranges are read
-    off the bundle's images and a few more."""
+    off the bundle's images and a few more, and stand in its metadata."""
     if precision == "fp32":
         return tiny.graph.clone()
     if precision == "int8":
-        return quantise(tiny.graph, ranges_of(tiny))
+        ranges = ranges_of(tiny)
+        graph = quantise(tiny.graph, ranges)
+        layers = {layer.node: layer.name for layer in find_linear_layers(tiny.graph)}
+        chosen = [{"layer": layers[node], "threshold": ranges[node]} for node in ranges]
+        facts = {"name": "int8", "int8": {"ranges": chosen}}
+        graph.metadata_props[f"{PREFIX}precision"] = json.dumps(facts)
+        return graph
     return to_half(tiny.graph, precision, marks=tiny.metadata.dense_twin)  # type: ignore[arg-type]
 
 

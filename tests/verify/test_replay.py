@@ -35,7 +35,7 @@ from dynexport.graph.selection import add_kept_outputs
 from dynexport.precision import choose_tolerances
 from dynexport.pytorch.model import describe_original
 from dynexport.pytorch.rewrite import oracle, rewrite, takes_replay, with_replay
-from dynexport.runtimes import open_runner
+from dynexport.runtimes import Runner, open_runner
 from dynexport.runtimes.tensorrt import find_edition
 from dynexport.runtimes.tensorrt.options import BuildOptions
 from dynexport.schedule import KeepSchedule, Selection
@@ -296,11 +296,15 @@ def test_a_rebuilt_probe_is_asked_where_a_token_stands_at_the_cut(
     artifact = candidate(tiny, tmp_path, lambda graph: graph)
     opened: list[ir.Model] = []
 
-    def open_other(probe: ir.Model) -> Any:
-        opened.append(probe)
-        return artifact.open_probe(blur_scores(1e-6)(probe))
+    class Rebuilt(Artifact):
+        rebuilt = True  # type: ignore[assignment]
 
-    other = dataclasses.replace(artifact, open_probe=open_other, rebuilt=True)
+        def open_probe(self, graph: ir.Model) -> Runner:
+            opened.append(graph)
+            return artifact.open_probe(blur_scores(1e-6)(graph))
+
+    fields = dataclasses.fields(Artifact)
+    other = Rebuilt(**{field.name: getattr(artifact, field.name) for field in fields})
     result = judged(tiny, other, False, tie_margin=0.05)
     assert result.passed, result.failures
     assert result.images < 8

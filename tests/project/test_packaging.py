@@ -75,7 +75,7 @@ def test_device_side_needs_no_pytorch(tmp_path: Path) -> None:
     """Verifying and benching import neither torch nor the models."""
     script = (
         "import sys; sys.modules['torch'] = None\n"
-        "import dynexport.bench, dynexport.conversion, dynexport.verify, dynexport.bench.stopwatch\n"
+        "import dynexport.bench.stopwatch, dynexport.conversion, dynexport.verify\n"
         "print('dynexport.models' in sys.modules)"
     )
     done = run_python(script, tmp_path)

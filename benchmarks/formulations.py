@@ -25,7 +25,7 @@ from rounds import Ratio, onnx_candidate, require_measured, time_in_turn
 from torch import Tensor, nn
 
 from dynexport.bench.timing import Plan
-from dynexport.conversion import convert
+from dynexport.conversion import Recipe, convert
 from dynexport.formats.metadata import Metadata
 from dynexport.formats.onnx_file import read_metadata
 from dynexport.models import SparseModel, Tokens, find_variant
@@ -119,7 +119,7 @@ def write_variants(
     model, (family, _) = random_model(name), find_variant(name)
     checkpoint, ours = folder / f"{name}.pth", folder / f"{name}.onnx"
     torch.save({"model": model.state_dict()}, checkpoint)
-    convert(checkpoint, ratio=ratio, batch=batch, output=ours)
+    convert(Recipe(checkpoint, ratio=ratio, batch=batch, output=ours))
     metadata = read_metadata(ours)
     files = {"inverse permutation": ours}
     keep = schedule_from_base(family.schedule, ratio, len(metadata.keep_counts))

@@ -151,12 +151,14 @@ def random_checkpoint(name: str, folder: Path) -> Path:
 
 
 def convert(checkpoint: Path, precision: str, options: argparse.Namespace, folder: Path) -> Path:
-    from dynexport.conversion import convert
+    from dynexport.conversion import Recipe, convert
 
     sizes = sorted({1, *options.batches})
     batch = f"{sizes[0]}:{sizes[len(sizes) // 2]}:{sizes[-1]}" if len(sizes) > 1 else sizes[0]
     output = folder / f"{checkpoint.stem}-{options.ratio:g}-{precision}.onnx"
-    convert(checkpoint, ratio=options.ratio, batch=batch, precision=precision, output=output)
+    convert(
+        Recipe(checkpoint, ratio=options.ratio, batch=batch, precision=precision, output=output)
+    )
     return output
 
 

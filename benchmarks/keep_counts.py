@@ -84,7 +84,9 @@ def convert_all(folder: Path, options: argparse.Namespace) -> dict[str, tuple[Pa
     for label, keep in choices(options):
         onnx = folder / f"{len(files)}.onnx"
         facts = dynexport.convert(
-            checkpoint, ratios=keep.ratios, align=keep.align, batch=options.batch, output=onnx
+            dynexport.Recipe(
+                checkpoint, ratios=keep.ratios, align=keep.align, batch=options.batch, output=onnx
+            )
         ).metadata
         if all(facts.keep_counts != other.keep_counts for _, other in files.values()):
             print(f"{label}: {' -> '.join(map(str, facts.keep_counts))}", flush=True)

@@ -81,7 +81,9 @@ def measure(name: str, batch: int, ratio: float, folder: Path, plan: Plan) -> Re
     for precision in PRECISIONS:
         wanted = dynexport.Precision(precision, calibration_data=pictures)
         path = folder / f"{name}-{batch}-{precision}.onnx"
-        dynexport.convert(checkpoint, ratio=ratio, batch=batch, precision=wanted, output=path)
+        dynexport.convert(
+            dynexport.Recipe(checkpoint, ratio=ratio, batch=batch, precision=wanted, output=path)
+        )
         files[f"{precision} sparse"] = path
     facts = read_metadata(files["fp32 sparse"])
     twins = {}

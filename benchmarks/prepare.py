@@ -97,11 +97,13 @@ def write_ours(
     first = _folder_for(subject, precision, batches[0], folder) / SPARSE
     try:
         dynexport.convert(
-            subject.checkpoint,
-            ratio=subject.ratio,
-            batch=batches[0],
-            precision=wanted,
-            output=first,
+            dynexport.Recipe(
+                subject.checkpoint,
+                ratio=subject.ratio,
+                batch=batches[0],
+                precision=wanted,
+                output=first,
+            )
         )
         files = {}
         for batch in batches:

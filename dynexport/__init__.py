@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dynexport.bench import Plan, bench_model
     from dynexport.check import check_model
     from dynexport.compare.tolerances import Limits
-    from dynexport.conversion import convert
+    from dynexport.conversion import Recipe, convert
     from dynexport.engine import build_engine
     from dynexport.inspection import inspect_file
     from dynexport.models import create
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from dynexport.pytorch.rewrite import rewrite
     from dynexport.report import write_report
     from dynexport.schedule import KeepSchedule
-    from dynexport.sweep import search_schedule, sweep_checkpoint
+    from dynexport.sweep import Rig, search_schedule, sweep_checkpoint
     from dynexport.verify import verify_model
     from dynexport.visualize import visualize_images
 
@@ -40,6 +40,8 @@ __all__ = [
     "Limits",
     "Plan",
     "Precision",
+    "Recipe",
+    "Rig",
     "bench_model",
     "build_engine",
     "check_model",
@@ -60,6 +62,8 @@ _HOME = {
     "Limits": "dynexport.compare.tolerances",
     "Plan": "dynexport.bench",
     "Precision": "dynexport.precision",
+    "Recipe": "dynexport.conversion",
+    "Rig": "dynexport.sweep",
     "bench_model": "dynexport.bench",
     "build_engine": "dynexport.engine",
     "check_model": "dynexport.check",

@@ -29,7 +29,7 @@ class KeepSchedule:
         if type(self.align) is not int or self.align < 1:
             raise ScheduleError(
                 f"rows cannot be rounded up to a multiple of {self.align!r}: give a whole number, "
-                "at least 1, as in --align 8"
+                "at least 1, as in `align` 8"
             )
         if not self.ratios:
             raise ScheduleError("no keep ratio was given: give one per pruning stage")

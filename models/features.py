@@ -28,7 +28,7 @@ def require_task(task: str, num_classes: int) -> None:
     if task == CLASSIFY and num_classes < 1:
         raise ModelError(
             "the checkpoint has no classifier (head.weight): it is a backbone, which is exported "
-            "with --task features"
+            "with `task` features"
         )
 
 

@@ -192,7 +192,7 @@ def read_heads(embed_dim: int, hints: Hints) -> int:
     divisors = [str(n) for n in range(1, embed_dim + 1) if embed_dim % n == 0 and n <= 64]
     raise ModelError(
         f"the number of attention heads cannot be read from tensors {embed_dim} wide: "
-        f"say it with --num-heads, one of {', '.join(divisors)}"
+        f"say it with `num_heads`, one of {', '.join(divisors)}"
     )
 
 
@@ -219,7 +219,7 @@ def read_prune_at(
         if len(hinted) != stages:
             raise ModelError(
                 f"{len(hinted)} pruning locations {hinted} were given for {stages} predictors: "
-                f"give {stages}, as in --prune-at {_example(stages, depth)}"
+                f"give {stages}, as in `prune_at` {_example(stages, depth)}"
             )
         return tuple(int(block) for block in hinted)
     fitting = {blocks for blocks in known if len(blocks) == stages}
@@ -227,7 +227,7 @@ def read_prune_at(
         return fitting.pop()
     raise UndecidedError(
         f"{stages} predictors for {depth} blocks, and nothing in the checkpoint says before "
-        f"which blocks they stand: say it, as in --prune-at {_example(stages, depth)}"
+        f"which blocks they stand: say it, as in `prune_at` {_example(stages, depth)}"
     )
 
 

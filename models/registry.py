@@ -107,7 +107,7 @@ def find_family(name: str) -> Family:
     known = families()
     if name not in known:
         found = unknown_choice("family", name, known)
-        raise ModelError(f"{found}; where it is one of your own, give its file with --plugin")
+        raise ModelError(f"{found}; where it is one of your own, give its file with `plugins`")
     return known[name]
 
 

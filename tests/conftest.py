@@ -21,7 +21,7 @@ import torch
 from made.cache import Cache, asked_once
 from torch import nn
 
-from dynexport.conversion import Conversion, convert
+from dynexport.conversion import Conversion, Recipe, convert
 from dynexport.models.deit import DeiTConfig, DynamicDeiT
 from dynexport.pytorch import export
 
@@ -122,7 +122,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_model: nn.Mod
 def tiny_conversion(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Conversion:
     """The tiny checkpoint at 0.7, dynamic batch 1:3:5; read-only: tests copy what they change."""
     output = tmp_path_factory.mktemp("onnx") / "tiny.onnx"
-    return convert(tiny_checkpoint, ratio=0.7, batch="1:3:5", output=output)
+    return convert(Recipe(tiny_checkpoint, ratio=0.7, batch="1:3:5", output=output))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import re
 import signal
 import sys
 import traceback
@@ -129,8 +130,20 @@ def _run(arguments: list[str] | None) -> None:
 def _fail(sentence: str, code: int) -> NoReturn:
     from dynexport.cli.console import show_error
 
-    show_error(sentence)
+    show_error(as_options(sentence))
     sys.exit(code)
+
+
+def as_options(sentence: str) -> str:
+    """The sentence for the command line: an error of the library names parameters, as `num_heads`;
+    here they are called as their options are, --num-heads."""
+    flags = {}
+    for command in vars(typer.main.get_command(app))["commands"].values():
+        for parameter in command.params:
+            flag = max(parameter.opts, key=len)
+            if flag.startswith("--"):
+                flags[parameter.name] = flags[f"{parameter.name}s"] = flag
+    return re.sub(r"`(\w+)`", lambda found: flags.get(found[1], found[0]), sentence)
 
 
 def _own_up(error: Exception) -> NoReturn:

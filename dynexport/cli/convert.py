@@ -161,46 +161,45 @@ def convert(
 ) -> None:
     """Turn a checkpoint into a verified ONNX file and its reference bundle."""
     from dynexport.calibration import METHODS
+    from dynexport.conversion import Recipe
     from dynexport.conversion import convert as run
     from dynexport.precision import Precision
 
     engine_file, engine_edition = engine_and_edition(engine, edition)
+    recipe = Recipe(
+        checkpoint,
+        ratio=ratio,
+        ratios=ratios,
+        align=align,
+        dense=dense,
+        model=model,
+        prune_at=parse_numbers("--prune-at", prune_at),
+        num_heads=num_heads,
+        img_size=img_size,
+        task=task,
+        weights=weights,
+        batch=batch,
+        images=images,
+        emit_kept=emit_kept,
+        opset=opset,
+        target=target,
+        precision=Precision(
+            precision,
+            io=io_precision,
+            calibration_data=calibration_data,
+            calibration_images=calibration_images,
+            seed=seed,
+            methods=tuple(calibration_method.split(",")) if calibration_method else METHODS,
+            fallback_to=fallback_to,
+            target_agreement=target_agreement,
+        ),
+        engine=engine_file,
+        edition=engine_edition,
+        output=output,
+        plugins=tuple(plugin or ()),
+    )
     with build_progress(quiet, verbose) as (on_step, on_progress):
-        result = run(
-            checkpoint,
-            ratio=ratio,
-            ratios=ratios,
-            align=align,
-            dense=dense,
-            model=model,
-            prune_at=parse_numbers("--prune-at", prune_at),
-            num_heads=num_heads,
-            img_size=img_size,
-            task=task,
-            weights=weights,
-            batch=batch,
-            images=images,
-            emit_kept=emit_kept,
-            opset=opset,
-            target=target,
-            precision=Precision(
-                precision,
-                io=io_precision,
-                calibration_data=calibration_data,
-                calibration_images=calibration_images,
-                seed=seed,
-                methods=tuple(calibration_method.split(",")) if calibration_method else METHODS,
-                fallback_to=fallback_to,
-                target_agreement=target_agreement,
-            ),
-            engine=engine_file,
-            edition=engine_edition,
-            output=output,
-            plugins=plugin or (),
-            on_step=on_step,
-            on_warning=show_warning,
-            on_progress=on_progress,
-        )
+        result = run(recipe, on_step=on_step, on_warning=show_warning, on_progress=on_progress)
     (print_json if json else show_conversion)(result)
 
 

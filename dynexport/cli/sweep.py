@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -131,7 +132,8 @@ def sweep(
     Exit 1 where a configuration failed or the target cannot be met.
     """
     from dynexport.bench.timing import Plan
-    from dynexport.sweep import Recipe, Rig, search_schedule, sweep_checkpoint
+    from dynexport.conversion import Recipe
+    from dynexport.sweep import Rig, search_schedule, sweep_checkpoint
 
     _require_one_use(ratios, target_latency, max_drop, step, keep_models, retry_failed)
     recipe = Recipe(
@@ -142,6 +144,7 @@ def sweep(
         img_size=img_size,
         weights=weights,
         align=align,
+        images=data,
         plugins=tuple(plugin or ()),
     )
     kinds = _precisions(precision, calibration_data, calibration_images)
@@ -154,7 +157,6 @@ def sweep(
                 ratios,
                 precisions=kinds,
                 batches=sizes,
-                data=data,
                 data_images=data_images,
                 rig=rig,
                 output=output,
@@ -172,12 +174,9 @@ def sweep(
         raise InputError("a search is for one precision and one batch size: give one of each")
     with progress(quiet, verbose) as on_step:
         found = search_schedule(
-            recipe,
+            replace(recipe, precision=kinds[0], batch=sizes[0]),
             target_latency=None if target_latency is None else parse_latency(target_latency),
             max_drop=max_drop,
-            precision=kinds[0],
-            batch=sizes[0],
-            data=data,
             data_images=data_images,
             rig=rig,
             step=step,

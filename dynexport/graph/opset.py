@@ -6,8 +6,12 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from dynexport.errors import InputError
 from dynexport.graph.constants import add_constant
 from dynexport.graph.patterns import is_standard
+
+OPSETS = (20, 21, 22, 23)
+"""What graphs are exported to. 20 brought Gelu; newer ones change nothing these graphs use."""
 
 OLDEST = 13
 """Where axes of Squeeze and Unsqueeze became inputs and Softmax got its meaning of today."""
@@ -30,6 +34,13 @@ REDUCTIONS = frozenset(
     }
 )
 """Their axes became an input in opset 18."""
+
+
+def require_opset(opset: int) -> None:
+    """InputError unless graphs are exported to this opset."""
+    if opset not in OPSETS:
+        choices = ", ".join(map(str, OPSETS))
+        raise InputError(f"opset {opset} is not supported: choose from {choices}")
 
 
 def raise_opset(model: ir.Model, to: int) -> bool:

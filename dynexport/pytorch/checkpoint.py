@@ -241,11 +241,11 @@ def _no_such(checkpoint: Checkpoint, model: str, error: ModelError) -> Checkpoin
     try:
         detected = variant_name(*identify(checkpoint))
         found = detected if detected in variants() else f"a custom {detected}"
-        advice = "leave --model out"
+        advice = "leave `model` out"
     except CheckpointError as without_it:
         if str(without_it) == f"{checkpoint.path}: {error}":
             return without_it
-        found, advice = "another model", "leave --model out to see what is found"
+        found, advice = "another model", "leave `model` out to see what is found"
     return CheckpointError(
         f"{checkpoint.path} is no {model}: its tensors are those of {found}; {advice}, or choose "
         f"from {', '.join(variants())}"
@@ -272,8 +272,8 @@ def _family_of(checkpoint: Checkpoint) -> Family:
     some = ", ".join(list(checkpoint.state)[:3])
     raise CheckpointError(
         f"{checkpoint.path}: {len(checkpoint.state)} tensors ({some} ...) of no known family: "
-        f"known are {', '.join(families())}; if it is one of them, say which variant with --model "
-        f"({', '.join(variants())}); a family of your own is given with --plugin"
+        f"known are {', '.join(families())}; if it is one of them, say which variant with `model` "
+        f"({', '.join(variants())}); a family of your own is given with `plugins`"
     )
 
 

@@ -34,13 +34,14 @@ from onnx_ir.passes.common import (
 from onnxscript import opset20
 from torch import Tensor, nn
 
-from dynexport.errors import DynexportError, InputError
+from dynexport.errors import DynexportError
 from dynexport.formats.metadata import Batch, ExportSpec, Metadata
 from dynexport.formats.onnx_file import Exported
 from dynexport.formats.reference import ReferenceBundle
 from dynexport.graph.batch import free_batch, infer_shapes, set_batch
 from dynexport.graph.counts import count_with_twin, recount
 from dynexport.graph.names import name_after_modules
+from dynexport.graph.opset import OPSETS, require_opset
 from dynexport.graph.rules.dead_rows import cut_dead_rows
 from dynexport.graph.selection import add_kept_outputs, find_selected
 from dynexport.graph.twin import MARK, read_marks
@@ -49,9 +50,6 @@ from dynexport.progress import unheard
 
 TRACED_BATCH = 2
 """Any size but 1 would do: exporters treat 1 as a constant."""
-
-OPSETS = (20, 21, 22, 23)
-"""20 brought Gelu. Newer ones change nothing these graphs use."""
 
 
 def _take_rows(x: Any, rows: Any) -> Any:
@@ -103,9 +101,7 @@ def export_onnx(
     With ``emit_kept`` also ``kept_0 ...`` int64 (B, K), see `dynexport.graph.selection`. The
     metadata are ``spec`` and what is counted on the graph. The same model gives the same bytes.
     """
-    if opset not in OPSETS:
-        choices = ", ".join(map(str, OPSETS))
-        raise InputError(f"opset {opset} is not supported: choose from {choices}")
+    require_opset(opset)
     config = model.config
     example = torch.zeros(TRACED_BATCH, config.in_chans, config.img_size, config.img_size)
     graph = _translate(OutputsOnly(model), example, list(spec.outputs), opset)

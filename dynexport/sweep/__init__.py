@@ -5,12 +5,12 @@ configuration with `measure` and writes it to the `journal` -> `rows` (all that 
 files that show it, with `pareto`).
 
 A search runs: `descent` (a way down through free schedules, in PyTorch) -> `search` (where on it
-the target is met, by what a `workbench` measures; the `command` that makes its file).
+the target is met, by what a `workbench` measures).
 """
 
-from dynexport.sweep.inputs import Recipe, Rig
+from dynexport.sweep.inputs import Rig
 from dynexport.sweep.rows import Row, Sweep
 from dynexport.sweep.run import sweep_checkpoint
 from dynexport.sweep.search import Search, search_schedule
 
-__all__ = ["Recipe", "Rig", "Row", "Search", "Sweep", "search_schedule", "sweep_checkpoint"]
+__all__ = ["Rig", "Row", "Search", "Sweep", "search_schedule", "sweep_checkpoint"]

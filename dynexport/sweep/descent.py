@@ -17,11 +17,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from dynexport.compare.numbers import best_classes, divergences, share_of
-from dynexport.conversion import OpenedCheckpoint, describe_export
+from dynexport.conversion import OpenedCheckpoint, Recipe
+from dynexport.conversion.steps import describe_export
 from dynexport.errors import InputError, VerificationError
-from dynexport.formats.metadata import Batch
+from dynexport.images import ImageSet
 from dynexport.schedule import KeepSchedule
-from dynexport.sweep.inputs import Pictures
 from dynexport.sweep.measure import answer_densely, answer_in_pytorch
 from dynexport.sweep.ratios import ratios_of
 
@@ -132,7 +132,7 @@ def find_fast(way: Way, measure: Callable[[Point], float | None], target: float)
                 told = f"the fastest tried keeps {counts} tokens and takes {seen[place]:.2f} ms"
             raise VerificationError(
                 f"no schedule takes {target:g} ms a batch or less: {told}; allow more, choose "
-                "another --precision or a smaller --batch, or measure while nothing else runs"
+                "another `precision` or a smaller `batch`, or measure while nothing else runs"
             )
 
 
@@ -200,7 +200,7 @@ def find_cheap(way: Way, measure: Callable[[Point], float | None], target: float
         told = f"loses {seen[0]:.2f}"
     raise VerificationError(
         f"no schedule loses {target:g} points or less: that which keeps all "
-        f"{way.points[0].keep_counts[0]} tokens {told}; allow more, or choose another --precision"
+        f"{way.points[0].keep_counts[0]} tokens {told}; allow more, or choose another `precision`"
     )
 
 
@@ -209,7 +209,7 @@ def _price(here: Point, there: Point) -> float:
     return (there.divergence - here.divergence) / max(1, here.macs - there.macs)
 
 
-def judge_schedules(opened: OpenedCheckpoint, pictures: Pictures) -> Callable[[Counts], Point]:
+def judge_schedules(opened: OpenedCheckpoint, images: ImageSet) -> Callable[[Counts], Point]:
     """Judges schedules on these images, each once.
 
     InputError where the model's ratios are no shares of its grid, so that counts cannot be chosen
@@ -225,15 +225,15 @@ def judge_schedules(opened: OpenedCheckpoint, pictures: Pictures) -> Callable[[C
     ):
         raise InputError(
             f"the search chooses how many tokens of the grid each stage keeps, and "
-            f"{opened.family.name} counts ratios otherwise: give --ratios in its place"
+            f"{opened.family.name} counts ratios otherwise: give `ratios` in its place"
         )
-    dense = answer_densely(opened, pictures)
+    dense = answer_densely(opened, images)
     macs = fit_macs(lambda counts: count_exported(opened, counts), tokens, stages)
 
     @functools.cache
     def judge(counts: Counts) -> Point:
         ratios = ratios_of(counts, tokens)
-        answers = answer_in_pytorch(rewrite(opened.trained, KeepSchedule(ratios)), pictures)
+        answers = answer_in_pytorch(rewrite(opened.trained, KeepSchedule(ratios)), images)
         return Point(
             ratios=ratios,
             keep_counts=counts,
@@ -253,9 +253,10 @@ def count_exported(opened: OpenedCheckpoint, counts: Counts) -> int:
     from dynexport.pytorch.export import export_onnx
     from dynexport.pytorch.rewrite import rewrite
 
+    recipe = Recipe(opened.loaded.path, batch=1, target="tensorrt")
     keep = KeepSchedule(ratios_of(counts, opened.config.num_tokens))
     outputs = {"logits": (opened.config.num_classes,)}
-    spec = describe_export(opened, keep, outputs, Batch(1, 1, 1), target="tensorrt")
+    spec = describe_export(recipe, opened, keep, outputs)
     return export_onnx(rewrite(opened.trained, keep), spec).metadata.macs_sparse
 
 

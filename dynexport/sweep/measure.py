@@ -17,15 +17,14 @@ from numpy.typing import NDArray
 from dynexport.artifact import find_artifact
 from dynexport.bench import bench_model
 from dynexport.compare.numbers import best_classes, share_of
-from dynexport.conversion import OpenedCheckpoint, convert
+from dynexport.conversion import OpenedCheckpoint, Recipe, convert
 from dynexport.formats.metadata import Batch
 from dynexport.formats.onnx_file import read_metadata, read_model, to_bytes
 from dynexport.formats.reference import ReferenceBundle
 from dynexport.graph.batch import change_batch
-from dynexport.images import fill_batch
-from dynexport.precision import Precision
+from dynexport.images import ImageSet, fill_batch
 from dynexport.progress import OnStep, silent
-from dynexport.sweep.inputs import Pictures, Recipe, Rig
+from dynexport.sweep.inputs import Rig
 
 if TYPE_CHECKING:
     from dynexport.models import SparseModel
@@ -70,54 +69,28 @@ class Latency:
     speedup: float
 
 
-def answer_densely(opened: OpenedCheckpoint, pictures: Pictures) -> NDArray[np.float64]:
+def answer_densely(opened: OpenedCheckpoint, images: ImageSet) -> NDArray[np.float64]:
     """Logits (count, classes) of the model with nothing dropped, in PyTorch."""
     from dynexport.pytorch.rewrite import rewrite
 
-    return answer_in_pytorch(rewrite(opened.trained, None), pictures)
+    return answer_in_pytorch(rewrite(opened.trained, None), images)
 
 
-def answer_in_pytorch(inference: SparseModel, pictures: Pictures) -> NDArray[np.float64]:
+def answer_in_pytorch(inference: SparseModel, images: ImageSet) -> NDArray[np.float64]:
     """Logits (count, classes) of an inference form."""
     from dynexport.pytorch.runner import open_module
 
     with open_module(inference) as runner:
-        answers = [runner.run(images)["logits"] for images in pictures.batches(TORCH_BATCH)]
+        answers = [runner.run(batch)["logits"] for batch in images.batches(TORCH_BATCH)]
     return np.concatenate(answers).astype(np.float64)
 
 
-def make_file(
-    recipe: Recipe,
-    target: Path,
-    precision: Precision,
-    batch: int,
-    *,
-    ratio: float | None = None,
-    ratios: tuple[float, ...] | None = None,
-    images: str | Path | None = None,
-    on_warning: OnStep = silent,
-) -> Made:
-    """Convert to one schedule, precision and batch size; DynexportError where that fails."""
-    done = convert(
-        recipe.checkpoint,
-        ratio=ratio,
-        ratios=ratios,
-        align=recipe.align,
-        model=recipe.model,
-        prune_at=recipe.prune_at,
-        num_heads=recipe.num_heads,
-        img_size=recipe.img_size,
-        weights=recipe.weights,
-        batch=batch,
-        images=images,
-        precision=precision,
-        output=target,
-        plugins=recipe.plugins,
-        on_warning=on_warning,
-    )
+def make_file(recipe: Recipe, on_warning: OnStep = silent) -> Made:
+    """Convert, and what came out; DynexportError where that fails."""
+    done = convert(recipe, on_warning=on_warning)
     facts = done.metadata
     return Made(
-        onnx=target,
+        onnx=Path(done.onnx),
         keep_counts=facts.keep_counts,
         num_tokens=facts.num_tokens,
         macs=facts.macs_sparse,
@@ -136,15 +109,15 @@ def make_at_batch(made: Made, batch: int, target: Path) -> Made:
     return dataclasses.replace(made, onnx=target, size_bytes=len(content))
 
 
-def judge_file(made: Made, backend: str, pictures: Pictures, dense: NDArray[np.int64]) -> Quality:
+def judge_file(made: Made, backend: str, images: ImageSet, dense: NDArray[np.int64]) -> Quality:
     """Run a file on images; ``dense``: the dense model's class of each, int64 (count,)."""
     artifact = find_artifact(made.onnx, backend)
     size, found = artifact.optimal, []
     with artifact.open() as runner:
-        for images in pictures.batches(size):
-            logits = runner.run(fill_batch(images, size))["logits"][: len(images)]
+        for batch in images.batches(size):
+            logits = runner.run(fill_batch(batch, size))["logits"][: len(batch)]
             found.append(best_classes(logits))
-    classes, labels = np.concatenate(found), pictures.labels
+    classes, labels = np.concatenate(found), images.labels
     return Quality(
         agreement=share_of(classes, dense),
         accuracy=None if labels is None else share_of(classes, labels),

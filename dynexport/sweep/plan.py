@@ -12,20 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dynexport.conversion import OpenedCheckpoint
+from dynexport.conversion import OpenedCheckpoint, Recipe, open_checkpoint
 from dynexport.errors import InputError
 from dynexport.files import name_checkpoint, require_kept, require_writable
-from dynexport.images import Preprocessing
+from dynexport.images import ImageSet, Preprocessing
 from dynexport.precision import Precision
 from dynexport.runtimes import find_runtime
 from dynexport.runtimes.library import UNKNOWN
 from dynexport.sweep.inputs import (
-    Pictures,
-    Recipe,
     Rig,
-    open_checkpoint,
-    open_pictures,
+    only_batch,
+    open_judged,
     require_batches,
+    require_variable,
 )
 from dynexport.sweep.journal import identified
 from dynexport.sweep.ratios import parse_ratio_list
@@ -41,7 +40,6 @@ class SweepPlan:
 
     kinds     precisions by name, settings their digests
     batches   ascending: a file is made and judged at the largest, whichever are missing
-    data      the images of ``pictures``, as they were given
     keys      of the configurations, in the order of the rows
     """
 
@@ -50,9 +48,8 @@ class SweepPlan:
     kinds: Mapping[str, Precision]
     settings: Mapping[str, str]
     batches: tuple[int, ...]
-    data: str | Path | None
     opened: OpenedCheckpoint
-    pictures: Pictures
+    images: ImageSet
     folder: Path
     keys: tuple[Key, ...]
 
@@ -61,30 +58,32 @@ def plan_sweep(
     recipe: Recipe,
     rig: Rig,
     ratios: str | Sequence[float],
-    precisions: Sequence[str | Precision],
-    batches: Sequence[int],
-    data: str | Path | None,
-    data_images: int | None,
+    precisions: Sequence[str | Precision] | None,
+    batches: Sequence[int] | None,
+    count: int | None,
     output: str | Path | None,
 ) -> SweepPlan:
     """Read all that `sweep_checkpoint` was given; DynexportError for what cannot be used."""
-    values, sizes = parse_ratio_list(ratios), require_batches(batches)
-    kinds = name_precisions(precisions)
+    require_variable(recipe)
+    values = parse_ratio_list(ratios)
+    sizes = require_batches([only_batch(recipe)] if batches is None else batches)
+    kinds = name_precisions([recipe.typing()] if precisions is None else precisions)
     opened = open_checkpoint(recipe)
     folder = Path(f"{name_checkpoint(recipe.checkpoint)}-sweep" if output is None else output)
     files = [folder / name for name in (*FILES, DENSE)]
     for file in files:
         require_writable(file)
-    require_kept((recipe.checkpoint, data, *(k.calibration_data for k in kinds.values())), *files)
+    require_kept(
+        (recipe.checkpoint, recipe.images, *(k.calibration_data for k in kinds.values())), *files
+    )
     return SweepPlan(
         recipe=recipe,
         rig=rig,
         kinds=kinds,
         settings={name: _digest(kind, opened) for name, kind in kinds.items()},
         batches=sizes,
-        data=data,
         opened=opened,
-        pictures=open_pictures(data, data_images, opened.config),
+        images=open_judged(recipe, count, opened.config),
         folder=folder,
         keys=tuple((ratio, kind, size) for kind in kinds for size in sizes for ratio in values),
     )
@@ -104,7 +103,7 @@ def name_precisions(precisions: Sequence[str | Precision]) -> dict[str, Precisio
 
 def describe_sweep(plan: SweepPlan) -> dict[str, Any]:
     """What a sweep is of: all that its rows depend on, but for their configuration."""
-    rig, opened, pictures = plan.rig, plan.opened, plan.pictures
+    rig, opened, images = plan.rig, plan.opened, plan.images
     packages = ("dynexport", "onnx", "onnxruntime", "torch")  # every file is made with these
     timed_in, *_ = find_runtime(rig.backend).library.module.split(".")
     config: Any = opened.config
@@ -113,7 +112,9 @@ def describe_sweep(plan: SweepPlan) -> dict[str, Any]:
         "weights": opened.loaded.weights,
         "model": json.dumps({"family": opened.family.name, **dataclasses.asdict(config)}),
         "align": plan.recipe.align,
-        "images": identified(pictures.source, pictures.digest or pictures.source),
+        "images": identified(
+            images.described, images.described if images.synthetic else images.digest
+        ),
         "largest batch": plan.batches[-1],
         "backend": rig.backend,
         "threads": rig.threads,
@@ -121,6 +122,17 @@ def describe_sweep(plan: SweepPlan) -> dict[str, Any]:
         "seconds a round": rig.plan.round_seconds,
         "cores": os.cpu_count(),
         **{name: _version(name) for name in dict.fromkeys((*packages, timed_in))},
+        **_unusual(plan.recipe),
+    }
+
+
+def _unusual(recipe: Recipe) -> dict[str, Any]:
+    """What else of a recipe its rows depend on, where it is not as usual."""
+    return {
+        field.name: getattr(recipe, field.name)
+        for field in dataclasses.fields(recipe)
+        if field.name in ("emit_kept", "opset", "target")
+        and getattr(recipe, field.name) != field.default
     }
 
 

@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynexport.compare.numbers import best_classes, share_of
-from dynexport.conversion import OpenedCheckpoint
+from dynexport.conversion import OpenedCheckpoint, Recipe
+from dynexport.conversion.recipe import as_recipe
 from dynexport.errors import DynexportError, InputError
 from dynexport.files import name_checkpoint, save
-from dynexport.images import DAMAGED_NPZ
+from dynexport.images import DAMAGED_NPZ, ImageSet
 from dynexport.precision import Precision
 from dynexport.progress import OnStep, silent
-from dynexport.sweep.inputs import Pictures, Recipe, Rig
+from dynexport.sweep.inputs import Rig
 from dynexport.sweep.journal import Journal, open_journal
 from dynexport.sweep.measure import (
     Made,
@@ -56,9 +57,8 @@ def sweep_checkpoint(
     recipe: Recipe | str | Path,
     ratios: str | Sequence[float],
     *,
-    precisions: Sequence[str | Precision] = ("fp32",),
-    batches: Sequence[int] = (8,),
-    data: str | Path | None = None,
+    precisions: Sequence[str | Precision] | None = None,
+    batches: Sequence[int] | None = None,
     data_images: int | None = None,
     rig: Rig | None = None,
     output: str | Path | None = None,
@@ -73,11 +73,12 @@ def sweep_checkpoint(
     Each is timed at every batch size beside its dense twin, and judged beside the dense float32
     model.
 
-    recipe        the checkpoint, or it and what it leaves open
+    recipe        the checkpoint, or it and what it leaves open. Its images, a folder or an .npz,
+                  are what is judged on, ``data_images`` up to so many of them, evenly spread;
+                  without, synthetic ones
     ratios        base ratios of the family's schedule, see
                   `dynexport.sweep.ratios.parse_ratio_list`
-    data          images to judge on, a folder or an .npz, with ``data_images`` up to so many of
-                  them, evenly spread; without, synthetic ones
+    precisions, batches  by default the recipe's
     rig           how latencies are measured
     output        folder of rows, table and plot, by default NAME-sweep. Rows found there are not
                   made again; InputError if they are of another sweep
@@ -87,14 +88,14 @@ def sweep_checkpoint(
     A configuration that fails is a row that says why; ``on_row`` is told of each as it is finished.
     """
     start = perf_counter()
-    recipe = recipe if isinstance(recipe, Recipe) else Recipe(recipe)
-    plan = plan_sweep(recipe, rig or Rig(), ratios, precisions, batches, data, data_images, output)
+    rig, recipe = rig or Rig(), as_recipe(recipe)
+    plan = plan_sweep(recipe, rig, ratios, precisions, batches, data_images, output)
     with open_journal(plan.folder / ROWS, describe_sweep(plan), ELSEWHERE) as journal:
         shutil.rmtree(plan.folder / MAKING, ignore_errors=True)  # of a sweep that was killed
         done = _find_done(journal, plan, retry_failed)
         missing = [key for key in plan.keys if key not in done]
-        on_step(f"ask the dense model for the classes of {plan.pictures.source}")
-        dense = _dense_classes(plan.folder / DENSE, plan.opened, plan.pictures)
+        on_step(f"ask the dense model for the classes of {plan.images.described}")
+        dense = _dense_classes(plan.folder / DENSE, plan.opened, plan.images)
         job = SweepJob(plan, dense, keep_models, on_step, on_warning)
         for row in try_missing(job, missing):
             journal.append(dataclasses.asdict(row))
@@ -121,16 +122,16 @@ def _find_done(journal: Journal, plan: SweepPlan, retry_failed: bool) -> dict[Ke
     return done
 
 
-def _dense_classes(path: Path, opened: OpenedCheckpoint, pictures: Pictures) -> NDArray[np.int64]:
+def _dense_classes(path: Path, opened: OpenedCheckpoint, images: ImageSet) -> NDArray[np.int64]:
     """The dense float32 model's class of each image, int64 (count,), from disk where known."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             classes: NDArray[np.int64] = stored["classes"]
-        if classes.shape == (pictures.count,):
+        if classes.shape == (images.count,):
             return classes
     except (OSError, *DAMAGED_NPZ):
         pass
-    classes = best_classes(answer_densely(opened, pictures))
+    classes = best_classes(answer_densely(opened, images))
     content = io.BytesIO()
     np.savez(content, classes=classes)
     save(path, content.getvalue())
@@ -141,13 +142,13 @@ def _gather(
     plan: SweepPlan, rows: tuple[Row, ...], dense: NDArray[np.int64], resumed: int
 ) -> Sweep:
     """What was found, before anything is written of it."""
-    labels = plan.pictures.labels
+    labels = plan.images.labels
     return Sweep(
         checkpoint=str(plan.recipe.checkpoint),
         folder=str(plan.folder),
         backend=plan.rig.backend,
         threads=plan.rig.threads,
-        images=plan.pictures.source,
+        images=plan.images.described,
         labelled=labels is not None,
         dense_accuracy=None if labels is None else share_of(dense, labels),
         rows=rows,
@@ -186,17 +187,16 @@ def _try_group(
     unknown = Row(ratio, name, largest, plan.settings[name], None)
     try:
         job.on_step(f"{told}: convert")
-        made = make_file(
+        recipe = dataclasses.replace(
             plan.recipe,
-            _name_file(plan, unknown.key),
-            plan.kinds[name],
-            largest,
             ratio=ratio,
-            images=plan.data,
-            on_warning=job.on_warning,
+            precision=plan.kinds[name],
+            batch=largest,
+            output=_name_file(plan, unknown.key),
         )
-        job.on_step(f"{told}: classify {plan.pictures.source}")
-        quality = judge_file(made, plan.rig.backend, plan.pictures, job.dense)
+        made = make_file(recipe, job.on_warning)
+        job.on_step(f"{told}: classify {plan.images.described}")
+        quality = judge_file(made, plan.rig.backend, plan.images, job.dense)
     except DynexportError as error:
         for batch in batches:
             yield dataclasses.replace(unknown, batch=batch, failure=str(error))

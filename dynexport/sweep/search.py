@@ -14,20 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dynexport.compare.numbers import best_classes
-from dynexport.conversion import OpenedCheckpoint
+from dynexport.conversion import OpenedCheckpoint, Recipe, open_checkpoint
+from dynexport.conversion.recipe import as_recipe
 from dynexport.errors import InputError, VerificationError
 from dynexport.files import name_checkpoint, require_kept, require_writable, save
-from dynexport.precision import Precision
 from dynexport.progress import OnStep, silent
-from dynexport.sweep.command import write_command
 from dynexport.sweep.descent import Point, Way, find_cheap, find_fast, judge_schedules, walk_down
-from dynexport.sweep.inputs import (
-    Recipe,
-    Rig,
-    open_checkpoint,
-    open_pictures,
-    require_batches,
-)
+from dynexport.sweep.inputs import Rig, only_batch, open_judged, require_variable
 from dynexport.sweep.measure import Quality, answer_densely
 from dynexport.sweep.rows import SEARCH, Measured, measured_of
 from dynexport.sweep.workbench import SearchJob, open_workbench
@@ -83,9 +76,6 @@ def search_schedule(
     *,
     target_latency: float | None = None,
     max_drop: float | None = None,
-    precision: str | Precision = "fp32",
-    batch: int = 8,
-    data: str | Path | None = None,
     data_images: int | None = None,
     rig: Rig | None = None,
     step: int | None = None,
@@ -97,27 +87,25 @@ def search_schedule(
 
     A latency with the least harm, a drop at the least cost.
 
+    recipe          the checkpoint, or it and all else of the file that is sought. Its images are
+                    judged on, as `sweep_checkpoint` has it
     target_latency  milliseconds of a batch, the median, in the rig's runtime
     max_drop        points of accuracy that may be lost against the dense float32 model; of
                     agreement with it, where images have no labels
-    data            images to find the way and to judge on, as `sweep_checkpoint` takes them
     step            tokens a stage is lowered by at a time, by default 1/16 of the grid
     output          folder of the result, by default NAME-sweep
 
     VerificationError, with the best that was reached, if no schedule meets the target.
     """
-    recipe = recipe if isinstance(recipe, Recipe) else Recipe(recipe)
-    kind = precision if isinstance(precision, Precision) else Precision(precision)
-    rig, (batch,) = rig or Rig(), require_batches([batch])
+    rig, recipe = rig or Rig(), as_recipe(recipe)
     criterion, target = _require_target(target_latency, max_drop)
     _require_free(recipe, step)
-    name = SEARCH.format(criterion=criterion, target=target, precision=kind.name, batch=batch)
-    file = _require_result(output, name, recipe, data, kind)
+    file = _require_result(output, recipe, criterion, target)
     opened = open_checkpoint(recipe)
-    pictures = open_pictures(data, data_images, opened.config)
-    on_step(f"ask the dense model for the classes of {pictures.source}")
-    dense = best_classes(answer_densely(opened, pictures))
-    job = SearchJob(recipe, kind, batch, data, rig, pictures, dense, on_step, on_warning)
+    images = open_judged(recipe, data_images, opened.config)
+    on_step(f"ask the dense model for the classes of {images.described}")
+    dense = best_classes(answer_densely(opened, images))
+    job = SearchJob(recipe, rig, images, dense, on_step, on_warning)
     way = _open_way(job, opened, step)
     point, trials, measured = _find_point(job, way, criterion, target)
     result = Search(
@@ -125,15 +113,15 @@ def search_schedule(
         criterion=criterion,
         target=target,
         found=next(t.found for t in trials if t.ratios == point.ratios and t.found is not None),
-        precision=kind.name,
-        batch=batch,
+        precision=recipe.typing().name,
+        batch=only_batch(recipe),
         backend=rig.backend,
         ratios=point.ratios,
         measured=measured,
-        images=pictures.source,
-        labelled=pictures.labels is not None,
+        images=images.described,
+        labelled=images.labels is not None,
         dense_accuracy=job.dense_accuracy,
-        command=write_command(recipe, point.ratios, kind, batch, data),
+        command=dataclasses.replace(recipe, ratios=point.ratios).to_command(),
         trials=trials,
         way=tuple(way.points),
         file=str(file),
@@ -156,36 +144,36 @@ def _require_target(target_latency: float | None, max_drop: float | None) -> tup
                 f"a drop of {max_drop:g} points is not valid: give 0 to 100, as in 0.5"
             )
         return "drop", max_drop
-    raise InputError("a search has one target: give --target-latency or --max-drop")
+    raise InputError("a search has one target: give `target_latency` or `max_drop`")
 
 
 def _require_free(recipe: Recipe, step: int | None) -> None:
     """InputError unless the search can choose counts."""
+    require_variable(recipe)
+    only_batch(recipe)
     if step is not None and step < 1:
         raise InputError(f"a step of {step} tokens is not valid: give at least 1")
     if recipe.align != 1:
-        raise InputError("a search chooses the counts itself: leave --align out")
+        raise InputError("a search chooses the counts itself: leave `align` out")
 
 
 def _require_result(
-    output: str | Path | None,
-    name: str,
-    recipe: Recipe,
-    data: str | Path | None,
-    kind: Precision,
+    output: str | Path | None, recipe: Recipe, criterion: str, target: float
 ) -> Path:
     """The file to write; InputError unless it can be, and is nothing that is read."""
+    kind, batch = recipe.typing(), only_batch(recipe)
+    name = SEARCH.format(criterion=criterion, target=target, precision=kind.name, batch=batch)
     folder = f"{name_checkpoint(recipe.checkpoint)}-sweep" if output is None else output
     file = Path(folder) / name
     require_writable(file)
-    require_kept((recipe.checkpoint, data, kind.calibration_data), file)
+    require_kept((recipe.checkpoint, recipe.images, kind.calibration_data), file)
     return file
 
 
 def _open_way(job: SearchJob, opened: OpenedCheckpoint, step: int | None) -> Way:
     """The way down, on a few of the images; each point is told of as it is found."""
     config = opened.config
-    few = open_pictures(job.data, min(SEARCH_IMAGES, job.pictures.count), config)
+    few = open_judged(job.recipe, min(SEARCH_IMAGES, job.images.count), config)
     job.on_step("count the multiply-accumulates of a few schedules")
     judge = judge_schedules(opened, few)
     return Way(_tell(walk_down(judge, config.num_tokens, len(config.prune_at), step), job.on_step))

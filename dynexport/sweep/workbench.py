@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynexport.compare.numbers import share_of
-from dynexport.precision import Precision
+from dynexport.conversion import Recipe
+from dynexport.images import ImageSet
 from dynexport.progress import OnStep
 from dynexport.sweep.descent import Point
-from dynexport.sweep.inputs import Pictures, Recipe, Rig
+from dynexport.sweep.inputs import Rig
 from dynexport.sweep.measure import (
     Latency,
     Made,
@@ -30,11 +32,8 @@ class SearchJob:
     """All that trying a schedule takes; dense: the dense model's classes, int64 (count,)."""
 
     recipe: Recipe
-    kind: Precision
-    batch: int
-    data: str | Path | None
     rig: Rig
-    pictures: Pictures
+    images: ImageSet
     dense: NDArray[np.int64]
     on_step: OnStep
     on_warning: OnStep
@@ -42,7 +41,7 @@ class SearchJob:
     @property
     def dense_accuracy(self) -> float | None:
         """None without labels."""
-        labels = self.pictures.labels
+        labels = self.images.labels
         return None if labels is None else share_of(self.dense, labels)
 
 
@@ -62,23 +61,20 @@ def open_workbench(job: SearchJob, folder: Path) -> Workbench:
     def make(point: Point) -> Made:
         counts = "-".join(map(str, point.keep_counts))
         job.on_step(f"convert to {counts.replace('-', ', ')} tokens")
-        return make_file(
-            *(job.recipe, folder / f"{counts}.onnx", job.kind, job.batch),
-            ratios=point.ratios,
-            images=job.data,
-            on_warning=job.on_warning,
-        )
+        output = folder / f"{counts}.onnx"
+        recipe = dataclasses.replace(job.recipe, ratios=point.ratios, output=output)
+        return make_file(recipe, job.on_warning)
 
     @functools.cache
     def time(point: Point) -> Latency:
         made = make(point)
-        job.on_step(f"time it at batch {job.batch}")
+        job.on_step(f"time it at batch {job.recipe.batch}")
         return time_file(made, job.rig)
 
     @functools.cache
     def judge(point: Point) -> Quality:
         made = make(point)
-        job.on_step(f"classify {job.pictures.source}")
-        return judge_file(made, job.rig.backend, job.pictures, job.dense)
+        job.on_step(f"classify {job.images.described}")
+        return judge_file(made, job.rig.backend, job.images, job.dense)
 
     return Workbench(make, time, judge)

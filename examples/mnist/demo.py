@@ -35,10 +35,12 @@ def main() -> None:
 
     console.print("converting examples/mnist/mnist-deit.pth")
     result = dynexport.convert(
-        HERE / "mnist-deit.pth",
-        batch="1:8:64",
-        images=HERE / "test.npz",
-        output=options.out / "mnist.onnx",
+        dynexport.Recipe(
+            HERE / "mnist-deit.pth",
+            batch="1:8:64",
+            images=HERE / "test.npz",
+            output=options.out / "mnist.onnx",
+        )
     )
     console.print("verifying the file from its reference bundle")
     dynexport.verify_model(result.onnx).require_passed()
@@ -80,10 +82,12 @@ def measure_precision(name: str, folder: Path) -> tuple[str, Any, int]:
     """Convert to a precision and run it on the test digits beside PyTorch: its name, what came
     out, and the size of the file in bytes."""
     result = dynexport.convert(
-        HERE / "mnist-deit.pth",
-        batch=50,
-        precision=dynexport.Precision(name, calibration_data=HERE / "calibration.npz"),
-        output=folder / f"mnist-{name}.onnx",
+        dynexport.Recipe(
+            HERE / "mnist-deit.pth",
+            batch=50,
+            precision=dynexport.Precision(name, calibration_data=HERE / "calibration.npz"),
+            output=folder / f"mnist-{name}.onnx",
+        )
     )
     verified = dynexport.verify_model(
         result.onnx, checkpoint=HERE / "mnist-deit.pth", data=HERE / "test.npz"

@@ -13,7 +13,7 @@ from dynexport.bench import BatchResult, BenchResult, Gain, bench_model, find_br
 from dynexport.bench.layer_groups import GROUPS, group_of, group_times
 from dynexport.bench.timing import Candidate, Plan, Spread, Timing, speedup, time_candidates
 from dynexport.cli.bench import show_bench
-from dynexport.conversion import Conversion, convert
+from dynexport.conversion import Conversion, Recipe, convert
 from dynexport.errors import DynexportError, InputError, MissingExtraError
 from dynexport.runtimes.nvml import ClockLimits, GpuFacts, GpuSample, summarise
 
@@ -50,7 +50,7 @@ def test_sparse_dense_and_pytorch_are_timed(tiny_conversion: Conversion) -> None
 
 
 def test_a_dense_file_has_no_twin(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    dense = convert(tiny_checkpoint, dense=True, batch=1, output=tmp_path / "dense.onnx")
+    dense = convert(Recipe(tiny_checkpoint, dense=True, batch=1, output=tmp_path / "dense.onnx"))
     result = bench_model(dense.onnx, plan=SHORT, pytorch=False)
     assert [timing.label for timing in result.batches[0].timings] == ["onnxruntime dense"]
     assert result.speedup is None

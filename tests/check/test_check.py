@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from dynexport import check as preflight
 from dynexport.check import check_graph, check_model, fixes_for
 from dynexport.cli import main
-from dynexport.conversion import Conversion, convert
+from dynexport.conversion import Conversion, Recipe, convert
 from dynexport.errors import BuildError, DeviceError, MissingExtraError, ModelFileError
 from dynexport.formats.onnx_file import read_model, to_bytes
 from dynexport.graph.selection import add_kept_outputs
@@ -81,13 +81,15 @@ def test_nothing_is_found_in_a_swin(tmp_path: Path) -> None:
     checkpoint = tmp_path / "swin.pth"
     torch.save({"model": model.state_dict()}, checkpoint)
     result = convert(
-        checkpoint,
-        ratio=0.7,
-        batch="1:2:5",
-        emit_kept=True,
-        prune_at=(1, 2, 3),
-        img_size=64,
-        output=tmp_path / "swin.onnx",
+        Recipe(
+            checkpoint,
+            ratio=0.7,
+            batch="1:2:5",
+            emit_kept=True,
+            prune_at=(1, 2, 3),
+            img_size=64,
+            output=tmp_path / "swin.onnx",
+        )
     )
     assert check_model(result.onnx).findings == ()
 

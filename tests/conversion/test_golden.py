@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from dynexport.conversion import Conversion, convert
+from dynexport.conversion import Conversion, Recipe, convert
 from dynexport.images import synthetic_images
 from dynexport.models import variant_name
 from dynexport.precision import Precision
@@ -61,12 +61,14 @@ def test_onnx_gives_the_recorded_answers(golden: Any, checkpoint: Path, tmp_path
     batch, _ = BATCHES[golden.name]
     onnx = tmp_path / "golden.onnx"
     result = convert(
-        checkpoint,
-        ratio=golden.ratio,
-        batch=batch,
-        emit_kept=True,
-        edition="tensorrt-rtx",
-        output=onnx,
+        Recipe(
+            checkpoint,
+            ratio=golden.ratio,
+            batch=batch,
+            emit_kept=True,
+            edition="tensorrt-rtx",
+            output=onnx,
+        )
     )
     size = 1 if batch == "1" else 3
     with open_runner("onnxruntime", onnx) as runner:
@@ -85,12 +87,14 @@ def test_half_precision_is_verified_and_built(
     if batch is None:
         pytest.skip("deit-s stands for its family")
     result = convert(
-        checkpoint,
-        ratio=golden.ratio,
-        batch=batch,
-        precision="fp16",
-        edition="tensorrt-rtx",
-        output=tmp_path / "half.onnx",
+        Recipe(
+            checkpoint,
+            ratio=golden.ratio,
+            batch=batch,
+            precision="fp16",
+            edition="tensorrt-rtx",
+            output=tmp_path / "half.onnx",
+        )
     )
     assert result.verification.passed
     assert result.engine is not None
@@ -106,12 +110,14 @@ def test_int8_is_verified_built_and_small(golden: Any, checkpoint: Path, tmp_pat
     pictures = tmp_path / "pictures.npz"
     np.savez(pictures, images=synthetic_images(16, 224))
     result = convert(
-        checkpoint,
-        ratio=golden.ratio,
-        batch="1:2:4",
-        precision=Precision("int8", calibration_data=pictures),
-        edition="tensorrt-rtx",
-        output=tmp_path / "int8.onnx",
+        Recipe(
+            checkpoint,
+            ratio=golden.ratio,
+            batch="1:2:4",
+            precision=Precision("int8", calibration_data=pictures),
+            edition="tensorrt-rtx",
+            output=tmp_path / "int8.onnx",
+        )
     )
     assert result.verification.passed
     weights = 4 * sum(value.numel() for value in golden.state.values())

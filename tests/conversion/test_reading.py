@@ -8,7 +8,7 @@ from typing import Any
 import onnx
 import pytest
 
-from dynexport.conversion import Conversion, convert
+from dynexport.conversion import Conversion, Recipe, convert
 from dynexport.formats.metadata import Metadata
 from dynexport.verify import verify_model
 
@@ -36,7 +36,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_conversion_reads_nothing_of_what_it_writes(
     tiny_checkpoint: Path, tmp_path: Path, read: list[str], precision: str
 ) -> None:
-    result = convert(tiny_checkpoint, precision=precision, batch=2, output=tmp_path / "m.onnx")
+    result = convert(
+        Recipe(tiny_checkpoint, precision=precision, batch=2, output=tmp_path / "m.onnx")
+    )
     assert not [one for one in read if "metadata" in one or str(tmp_path) in one]
     assert result.metadata == Metadata.from_properties(
         {entry.key: entry.value for entry in onnx.load(result.onnx).metadata_props}, "m"

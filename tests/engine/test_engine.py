@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from dynexport.artifact import find_artifact
 from dynexport.bench import bench_model
-from dynexport.conversion import Conversion, convert
+from dynexport.conversion import Conversion, Recipe, convert
 from dynexport.engine import EngineBuild, build_engine, open_engine, read_sidecar
 from dynexport.engine import open as opening
 from dynexport.engine.sidecar import Sidecar
@@ -94,13 +94,15 @@ def test_every_attention_is_one_layer_in_half_precision(
     tiny_checkpoint: Path, tmp_path: Path, precision: str, fused: int
 ) -> None:
     """TensorRT-RTX has none for float32, but where the last block asks for one row."""
-    onnx_file = convert(tiny_checkpoint, precision=precision, output=tmp_path / "a.onnx").onnx
+    onnx_file = convert(
+        Recipe(tiny_checkpoint, precision=precision, output=tmp_path / "a.onnx")
+    ).onnx
     facts = build_engine(onnx_file, output=tmp_path / "a.engine").facts
     assert (facts.precision, facts.fused_attention) == (precision, fused)
 
 
 def test_a_static_file_is_built_as_it_is(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    onnx_file = convert(tiny_checkpoint, batch=2, output=tmp_path / "s.onnx").onnx
+    onnx_file = convert(Recipe(tiny_checkpoint, batch=2, output=tmp_path / "s.onnx")).onnx
     assert build_engine(onnx_file, output=tmp_path / "s.engine").facts.batches == ("2",)
     with pytest.raises(InputError, match=r"s.onnx is made for batch 2 alone: convert it again"):
         build_engine(onnx_file, batches=["1:2:4"], output=tmp_path / "t.engine")
@@ -317,7 +319,7 @@ def test_the_onnx_file_is_not_overwritten(tiny_conversion: Conversion) -> None:
 
 
 def test_convert_builds_in_one_go(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    result = convert(tiny_checkpoint, batch=1, edition="auto", output=tmp_path / "c.onnx")
+    result = convert(Recipe(tiny_checkpoint, batch=1, edition="auto", output=tmp_path / "c.onnx"))
     assert result.engine is not None
     assert result.engine.engine == str(tmp_path / "c.engine")
     assert (
@@ -325,7 +327,7 @@ def test_convert_builds_in_one_go(tiny_checkpoint: Path, tmp_path: Path) -> None
         == hashlib.sha256(Path(result.onnx).read_bytes()).hexdigest()
     )
     with pytest.raises(MissingExtraError):
-        convert(tiny_checkpoint, edition="tensorrt", output=tmp_path / "d.onnx")
+        convert(Recipe(tiny_checkpoint, edition="tensorrt", output=tmp_path / "d.onnx"))
     assert not (tmp_path / "d.onnx").exists()
 
 

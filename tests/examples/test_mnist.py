@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dynexport.conversion import convert
+from dynexport.conversion import Recipe, convert
 from dynexport.precision import Precision, precisions
 from dynexport.verify import Limits, verify_model
 
@@ -24,7 +24,7 @@ def test_accuracy_is_pytorchs(name: str, tmp_path: Path) -> None:
     checkpoint = MNIST / "mnist-deit.pth"
     precision = Precision(name, calibration_data=MNIST / "calibration.npz", calibration_images=128)
     converted = convert(
-        checkpoint, ratio=0.7, batch=50, precision=precision, output=tmp_path / "mnist.onnx"
+        Recipe(checkpoint, ratio=0.7, batch=50, precision=precision, output=tmp_path / "mnist.onnx")
     )
     result = verify_model(
         converted.onnx,

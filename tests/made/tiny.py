@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dynexport.conversion import convert
+from dynexport.conversion import Recipe, convert
 from dynexport.formats.metadata import PREFIX, Batch, Metadata
 from dynexport.formats.onnx_file import read_metadata, read_model, to_bytes
 from dynexport.formats.reference import ReferenceBundle
@@ -175,12 +175,14 @@ def convert_tiny(
     torch.save({"model": trained.state_dict(), "args": {**args, "num_heads": heads}}, checkpoint)
     with evit_loaded() if family == "evit" else contextlib.nullcontext():
         result = convert(
-            checkpoint,
-            ratios=ratios,
-            dense=ratios is None,
-            batch=batch,
-            target=target,
-            output=folder / f"{family}.onnx",
+            Recipe(
+                checkpoint,
+                ratios=ratios,
+                dense=ratios is None,
+                batch=batch,
+                target=target,
+                output=folder / f"{family}.onnx",
+            )
         )
     lean = rewrite(trained, None if ratios is None else KeepSchedule(ratios))
     bundle = ReferenceBundle.load(result.reference)

@@ -14,7 +14,7 @@ import torch
 from dynexport.bench import bench_model
 from dynexport.bench.timing import Plan
 from dynexport.cli import main
-from dynexport.conversion import convert
+from dynexport.conversion import Recipe, convert
 from dynexport.errors import CheckpointError, InputError, ModelError
 from dynexport.formats.onnx_file import read_model, to_bytes
 from dynexport.graph.functions import inline_functions
@@ -100,14 +100,16 @@ def test_configuration_is_read_off_the_tensors(family: str, checkpoint: Path) ->
 
 @pytest.mark.parametrize("batch", ["1", "2", "1:2:5"])
 def test_conversion_at_every_kind_of_batch(checkpoint: Path, batch: str) -> None:
-    result = convert(checkpoint, ratio=0.7, batch=batch, output=checkpoint.with_suffix(".onnx"))
+    result = convert(
+        Recipe(checkpoint, ratio=0.7, batch=batch, output=checkpoint.with_suffix(".onnx"))
+    )
     assert result.verification.passed
     assert all(stage.overlap == 1.0 for stage in result.verification.stages)
     assert verify_model(result.onnx, checkpoint=checkpoint).passed
 
 
 def test_dense_conversion(checkpoint: Path) -> None:
-    result = convert(checkpoint, dense=True, output=checkpoint.with_suffix(".onnx"))
+    result = convert(Recipe(checkpoint, dense=True, output=checkpoint.with_suffix(".onnx")))
     assert result.metadata.macs_sparse == result.metadata.macs_dense
     assert result.metadata.nodes == result.metadata.nodes_dense
 
@@ -116,7 +118,9 @@ def test_dense_conversion(checkpoint: Path) -> None:
 def test_the_dense_twin_by_graph_edit_is_the_dense_model(
     family: str, checkpoint: Path, ratios: str
 ) -> None:
-    result = convert(checkpoint, ratios=ratios, batch=2, output=checkpoint.with_suffix(".onnx"))
+    result = convert(
+        Recipe(checkpoint, ratios=ratios, batch=2, output=checkpoint.with_suffix(".onnx"))
+    )
     facts = result.metadata
     twin = dense_twin(inline_functions(read_model(result.onnx)), facts.dense_twin)
     assert twin.graph.num_nodes() == facts.nodes_dense
@@ -146,7 +150,7 @@ def test_swin_at_any_image_size(size: int, tmp_path: Path) -> None:
     path = tmp_path / "swin.pth"
     args = {"pruning_loc": [1, 2, 3], "base_rate": 0.7}
     torch.save({"model": random_model("swin").state_dict(), "args": args}, path)
-    result = convert(path, img_size=size, batch=2, output=tmp_path / "swin.onnx")
+    result = convert(Recipe(path, img_size=size, batch=2, output=tmp_path / "swin.onnx"))
     assert result.verification.passed
     assert result.metadata.num_tokens == (-(-size // 16)) ** 2
 
@@ -210,7 +214,7 @@ def test_maps_of_every_stage_are_exported_and_are_pytorchs(
     name: str, source: Callable[[str], dict[str, torch.Tensor]], batch: str, tmp_path: Path
 ) -> None:
     path = saved(tmp_path / "x.pth", source(name))
-    result = convert(path, task="features", batch=batch, output=tmp_path / "x.onnx")
+    result = convert(Recipe(path, task="features", batch=batch, output=tmp_path / "x.onnx"))
     shapes = {f"feat_{s}": (dim, 16 >> s, 16 >> s) for s, dim in enumerate(DIMS[name])}
     assert result.metadata.outputs == result.proof.outputs == shapes
     assert result.metadata.config["task"] == "features"
@@ -240,7 +244,9 @@ def test_maps_of_every_stage_are_exported_and_are_pytorchs(
 @pytest.mark.parametrize("size", [50, 91])
 def test_maps_of_a_swin_at_any_image_size(size: int, tmp_path: Path) -> None:
     path = saved(tmp_path / "swin.pth", backbone("swin"))
-    result = convert(path, task="features", img_size=size, batch=2, output=tmp_path / "s.onnx")
+    result = convert(
+        Recipe(path, task="features", img_size=size, batch=2, output=tmp_path / "s.onnx")
+    )
     assert result.verification.passed
     sides = [-(-size // (4 * 2**stage)) for stage in range(4)]
     assert [shape[1:] for shape in result.metadata.outputs.values()] == [(s, s) for s in sides]
@@ -249,8 +255,10 @@ def test_maps_of_a_swin_at_any_image_size(size: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", BACKBONES)
 def test_maps_of_a_dense_backbone_and_of_the_dense_twin_agree(name: str, tmp_path: Path) -> None:
     path = saved(tmp_path / "x.pth", backbone(name))
-    sparse = convert(path, task="features", batch=2, output=tmp_path / "sparse.onnx")
-    dense = convert(path, task="features", batch=2, dense=True, output=tmp_path / "dense.onnx")
+    sparse = convert(Recipe(path, task="features", batch=2, output=tmp_path / "sparse.onnx"))
+    dense = convert(
+        Recipe(path, task="features", batch=2, dense=True, output=tmp_path / "dense.onnx")
+    )
     assert dense.verification.passed
     assert dense.metadata.nodes == sparse.metadata.nodes_dense
     twin = to_bytes(dense_twin(read_model(sparse.onnx), sparse.metadata.dense_twin))
@@ -325,7 +333,7 @@ def test_a_backbone_in_a_detectors_checkpoint_is_found(name: str, tmp_path: Path
 @pytest.mark.parametrize("name", BACKBONES)
 def test_a_backbone_is_timed_beside_its_twin_and_pytorch(name: str, tmp_path: Path) -> None:
     path = saved(tmp_path / "x.pth", backbone(name))
-    result = convert(path, task="features", batch=2, output=tmp_path / "x.onnx")
+    result = convert(Recipe(path, task="features", batch=2, output=tmp_path / "x.onnx"))
     plan = Plan(rounds=1, round_seconds=0.01, warmup_seconds=0.0)
     timings = bench_model(result.onnx, plan=plan, threads=1).batches[0].timings
     assert [timing.label.split()[1] for timing in timings] == ["sparse", "dense"] * 2

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dynexport.bench import bench_model
 from dynexport.bench.timing import Plan
-from dynexport.conversion import convert
+from dynexport.conversion import Recipe, convert
 from dynexport.errors import DynexportError, InputError, ModelError, ScheduleError
 from dynexport.models import families, find_family, load_plugins, registry
 from dynexport.pytorch.checkpoint import build_model, identify, load_checkpoint
@@ -127,7 +127,7 @@ def test_evit_keeps_positions_that_name_fused_tokens(evit: Any) -> None:
 @pytest.mark.parametrize("batch", ["1", "1:2:4"])
 def test_evit_goes_the_whole_way(checkpoint: Path, batch: str) -> None:
     onnx = checkpoint.with_suffix(".onnx")
-    result = convert(checkpoint, ratio=0.9, batch=batch, output=onnx, plugins=[EVIT])
+    result = convert(Recipe(checkpoint, ratio=0.9, batch=batch, output=onnx, plugins=[EVIT]))
     assert result.metadata.family == "evit"
     assert result.verification.passed
     assert [stage.overlap for stage in result.verification.stages] == [1.0, 1.0, 1.0]
@@ -148,8 +148,8 @@ def test_evits_twin_is_its_dense_export(checkpoint: Path, tmp_path: Path) -> Non
     from dynexport.graph.twin import dense_twin
 
     sparse, dense = tmp_path / "sparse.onnx", tmp_path / "dense.onnx"
-    convert(checkpoint, ratio=0.7, batch="1:2:4", output=sparse, plugins=[EVIT])
-    convert(checkpoint, dense=True, batch="1:2:4", output=dense, plugins=[EVIT])
+    convert(Recipe(checkpoint, ratio=0.7, batch="1:2:4", output=sparse, plugins=[EVIT]))
+    convert(Recipe(checkpoint, dense=True, batch="1:2:4", output=dense, plugins=[EVIT]))
     twin = to_bytes(dense_twin(read_model(sparse), read_metadata(sparse).dense_twin))
     with open_runner("onnxruntime", twin) as ours, open_runner("onnxruntime", dense) as theirs:
         found, expected = (r.run(images(3).numpy())["logits"] for r in (ours, theirs))
@@ -174,7 +174,7 @@ def test_a_family_that_forgets_a_mark_is_not_exported(
     plugin, output = tmp_path / "forgetful.py", tmp_path / "f.onnx"
     plugin.write_text(text.replace("in_dense_twin(x, tokens.x)", mark))
     with pytest.raises(DynexportError, match=problem):
-        convert(checkpoint, ratio=0.7, output=output, plugins=[plugin])
+        convert(Recipe(checkpoint, ratio=0.7, output=output, plugins=[plugin]))
     assert not output.exists()
 
 

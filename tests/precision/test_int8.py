@@ -24,7 +24,7 @@ from dynexport.calibration.sensitivity import Sensitivity, raise_layers, rank_la
 from dynexport.calibration.smooth import choose_factors, find_norms, fold
 from dynexport.calibration.static_int8 import calibrate
 from dynexport.check import check_graph
-from dynexport.conversion import Conversion, convert
+from dynexport.conversion import Conversion, Recipe, convert
 from dynexport.errors import ImageError, InputError, ModelFileError
 from dynexport.formats.onnx_file import read_metadata, read_model, to_bytes
 from dynexport.graph.batch import infer_shapes
@@ -324,7 +324,7 @@ def test_dynamic_int8_needs_no_ranges(model: ir.Model) -> None:
 
 
 def test_short_batches_are_filled_up_and_cut(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    made = convert(tiny_checkpoint, ratio=0.7, batch=4, output=tmp_path / "static.onnx")
+    made = convert(Recipe(tiny_checkpoint, ratio=0.7, batch=4, output=tmp_path / "static.onnx"))
     static = read_model(made.onnx)
     parts = [part["logits"] for part in run_batches(static, [IMAGES[:4], IMAGES[4:5]])]
     assert [len(part) for part in parts] == [4, 1]
@@ -416,11 +416,13 @@ def test_a_converted_file_builds_with_tensorrt(
     tiny_checkpoint: Path, npz: Path, tmp_path: Path, name: str
 ) -> None:
     result = convert(
-        tiny_checkpoint,
-        ratio=0.7,
-        batch=3,
-        precision=Precision(name, calibration_data=npz),
-        output=tmp_path / f"{name}.onnx",
+        Recipe(
+            tiny_checkpoint,
+            ratio=0.7,
+            batch=3,
+            precision=Precision(name, calibration_data=npz),
+            output=tmp_path / f"{name}.onnx",
+        )
     )
     assert result.verification.passed
     assert result.precision.int8 is not None
@@ -437,10 +439,12 @@ def test_a_dense_file_and_one_with_a_class_alone_are_quantised(
     tiny_checkpoint: Path, npz: Path, tmp_path: Path
 ) -> None:
     result = convert(
-        tiny_checkpoint,
-        dense=True,
-        precision=Precision("int8", calibration_data=npz, fallback_to="auto"),
-        output=tmp_path / "dense.onnx",
+        Recipe(
+            tiny_checkpoint,
+            dense=True,
+            precision=Precision("int8", calibration_data=npz, fallback_to="auto"),
+            output=tmp_path / "dense.onnx",
+        )
     )
     assert result.verification.passed
     report = result.precision.int8
@@ -479,17 +483,19 @@ def test_too_few_images_are_refused_before_the_work(
 ) -> None:
     precision = Precision("int8", calibration_data=npz, calibration_images=4)
     with pytest.raises(ImageError, match="at least 16"):
-        convert(tiny_checkpoint, ratio=0.7, precision=precision, output=tmp_path / "x.onnx")
+        convert(Recipe(tiny_checkpoint, ratio=0.7, precision=precision, output=tmp_path / "x.onnx"))
     assert not (tmp_path / "x.onnx").exists()
 
 
 def test_dynamic_int8_makes_no_engine(tiny_checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no operators for int8-dynamic"):
         convert(
-            tiny_checkpoint,
-            precision="int8-dynamic",
-            edition="tensorrt-rtx",
-            output=tmp_path / "x.onnx",
+            Recipe(
+                tiny_checkpoint,
+                precision="int8-dynamic",
+                edition="tensorrt-rtx",
+                output=tmp_path / "x.onnx",
+            )
         )
 
 
@@ -503,6 +509,6 @@ def test_timing_bf16_on_a_cpu_is_refused_in_one_sentence(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "bf16.onnx"
-    convert(tiny_checkpoint, ratio=0.7, batch=2, precision="bf16", output=path)
+    convert(Recipe(tiny_checkpoint, ratio=0.7, batch=2, precision="bf16", output=path))
     with pytest.raises(InputError, match="is bf16, which ONNX Runtime does not compute on a CPU"):
         bench_model(path)

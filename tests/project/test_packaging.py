@@ -21,6 +21,8 @@ PUBLIC = {
     "Limits",
     "Plan",
     "Precision",
+    "Recipe",
+    "Rig",
     "bench_model",
     "build_engine",
     "check_model",

@@ -12,7 +12,7 @@ import onnx
 import pytest
 import torch
 
-from dynexport.conversion import Conversion, convert
+from dynexport.conversion import Conversion, Recipe, convert
 from dynexport.errors import InputError
 from dynexport.files import sha256_of
 from dynexport.formats.onnx_file import read_metadata, read_model
@@ -48,7 +48,7 @@ def interface(path: str | Path) -> dict[str, tuple[int, list[int | str]]]:
 
 def test_interface_of_a_static_file(tiny_checkpoint: Path, tmp_path: Path) -> None:
     path = tmp_path / "static.onnx"
-    convert(tiny_checkpoint, ratio=0.7, batch=2, emit_kept=True, output=path)
+    convert(Recipe(tiny_checkpoint, ratio=0.7, batch=2, emit_kept=True, output=path))
     assert interface(path) == {
         "images": (onnx.TensorProto.FLOAT, [2, 3, 28, 28]),
         "logits": (onnx.TensorProto.FLOAT, [2, 10]),
@@ -114,7 +114,9 @@ def test_any_batch_size_gives_the_same_rows(tiny_conversion: Conversion, size: i
 def test_same_input_same_bytes(tiny_checkpoint: Path, tmp_path: Path) -> None:
     hashes = set()
     for name in ("a", "b"):
-        result = convert(tiny_checkpoint, ratio=0.7, batch=2, output=tmp_path / name / "m.onnx")
+        result = convert(
+            Recipe(tiny_checkpoint, ratio=0.7, batch=2, output=tmp_path / name / "m.onnx")
+        )
         hashes.add((sha256_of(Path(result.onnx)), sha256_of(Path(result.reference))))
     assert len(hashes) == 1
 
@@ -169,7 +171,9 @@ def test_dense_export_and_the_twin_by_graph_edit_agree(
     from dynexport.formats.onnx_file import read_model, to_bytes
     from dynexport.graph.twin import dense_twin
 
-    dense = convert(tiny_checkpoint, dense=True, batch="1:3:5", output=tmp_path / "dense.onnx")
+    dense = convert(
+        Recipe(tiny_checkpoint, dense=True, batch="1:3:5", output=tmp_path / "dense.onnx")
+    )
     assert dense.metadata.ratios is None
     assert (dense.metadata.selected, dense.metadata.dense_twin) == ((), {})
     assert (
@@ -185,9 +189,9 @@ def test_dense_export_and_the_twin_by_graph_edit_agree(
 
 
 def test_keeping_everything_and_keeping_one(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    everything = convert(tiny_checkpoint, ratios="1,1,1", output=tmp_path / "all.onnx")
+    everything = convert(Recipe(tiny_checkpoint, ratios="1,1,1", output=tmp_path / "all.onnx"))
     assert everything.metadata.keep_counts == (49, 49, 49)
-    one = convert(tiny_checkpoint, ratios="0.5,0.1,0.03", output=tmp_path / "one.onnx")
+    one = convert(Recipe(tiny_checkpoint, ratios="0.5,0.1,0.03", output=tmp_path / "one.onnx"))
     assert one.metadata.keep_counts == (24, 4, 1)
 
 
@@ -198,7 +202,7 @@ def test_one_class(tmp_path: Path, tiny_model: Any) -> None:
     model = DynamicDeiT(dataclasses.replace(tiny_model.config, num_classes=1))
     args = {"pruning_loc": [1, 2, 3], "base_rate": 0.7}
     torch.save({"model": model.state_dict(), "args": args}, tmp_path / "one.pth")
-    result = convert(tmp_path / "one.pth", output=tmp_path / "one.onnx")
+    result = convert(Recipe(tmp_path / "one.pth", output=tmp_path / "one.onnx"))
     assert result.metadata.outputs == {"logits": (1,)}
     assert result.verification.passed
 
@@ -207,7 +211,7 @@ def test_images_given_are_the_ones_recorded(tiny_checkpoint: Path, tmp_path: Pat
     images = np.random.default_rng(0).integers(0, 256, (20, 28, 28, 3), dtype=np.uint8)
     np.savez(tmp_path / "digits.npz", images=images)
     result = convert(
-        tiny_checkpoint, images=tmp_path / "digits.npz", output=tmp_path / "m.onnx", batch=3
+        Recipe(tiny_checkpoint, images=tmp_path / "digits.npz", output=tmp_path / "m.onnx", batch=3)
     )
     recorded = ReferenceBundle.load(result.reference).images
     assert len(recorded) == 8
@@ -216,7 +220,7 @@ def test_images_given_are_the_ones_recorded(tiny_checkpoint: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("opset", [20, 21, 23])
 def test_opsets(tiny_checkpoint: Path, tmp_path: Path, opset: int) -> None:
-    result = convert(tiny_checkpoint, opset=opset, output=tmp_path / "m.onnx", batch=1)
+    result = convert(Recipe(tiny_checkpoint, opset=opset, output=tmp_path / "m.onnx", batch=1))
     declared = {i.domain: i.version for i in onnx.load(result.onnx).opset_import}
     assert declared == {"": opset, ONNXRUNTIME: 1}
 
@@ -224,20 +228,22 @@ def test_opsets(tiny_checkpoint: Path, tmp_path: Path, opset: int) -> None:
 def test_a_file_for_tensorrt_holds_standard_operators_alone(
     tiny_checkpoint: Path, tiny_conversion: Conversion, tmp_path: Path
 ) -> None:
-    result = convert(tiny_checkpoint, ratio=0.7, target="tensorrt", output=tmp_path / "m.onnx")
+    result = convert(
+        Recipe(tiny_checkpoint, ratio=0.7, target="tensorrt", output=tmp_path / "m.onnx")
+    )
     model = onnx.load(result.onnx)
     assert (tiny_conversion.metadata.target, result.metadata.target) == ("any", "tensorrt")
     assert not model.functions
     assert {i.domain for i in model.opset_import} == {""}
     assert operators(result.onnx) == operators(tiny_conversion.onnx)
     with pytest.raises(InputError, match="unknown target 'gpu': choose from any, tensorrt"):
-        convert(tiny_checkpoint, ratio=0.7, target="gpu", output=tmp_path / "n.onnx")
+        convert(Recipe(tiny_checkpoint, ratio=0.7, target="gpu", output=tmp_path / "n.onnx"))
     assert not (tmp_path / "n.onnx").exists()
 
 
 def test_old_opset_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="opset 17 is not supported: choose from"):
-        convert(tiny_checkpoint, opset=17, output=tmp_path / "m.onnx")
+        convert(Recipe(tiny_checkpoint, opset=17, output=tmp_path / "m.onnx"))
     assert list(tmp_path.iterdir()) == []
 
 

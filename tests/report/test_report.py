@@ -26,7 +26,7 @@ from PIL import Image
 from dynexport.bench.timing import Plan
 from dynexport.cli import main
 from dynexport.cli.report import show_report
-from dynexport.conversion import convert
+from dynexport.conversion import Recipe, convert
 from dynexport.engine import build_engine
 from dynexport.engine.sidecar import Sidecar
 from dynexport.errors import InputError, MissingExtraError
@@ -129,8 +129,8 @@ def folder(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     move_model(folder / "deit.onnx", folder / ODD)
     int8 = Precision("int8", calibration_data=folder / "calibration.npz", fallback_to="auto")
     checkpoint = checkpoints / "deit.pth"
-    convert(checkpoint, ratio=0.7, batch=2, precision=int8, output=folder / "int8.onnx")
-    convert(checkpoint, dense=True, batch=1, output=folder / "whole.onnx")
+    convert(Recipe(checkpoint, ratio=0.7, batch=2, precision=int8, output=folder / "int8.onnx"))
+    convert(Recipe(checkpoint, dense=True, batch=1, output=folder / "whole.onnx"))
     (folder / "whole.reference.npz").unlink()
     options = BuildOptions(compute_capabilities=("8.6", "8.9"), tf32=True)
     engine = folder / "odd.engine"
@@ -426,7 +426,7 @@ def test_computed_ratios_are_written_short(folder: Path) -> None:
 def test_images_that_are_not_recorded_are_asked_for(checkpoints: Path, tmp_path: Path) -> None:
     checkpoint, target = checkpoints / "deit.pth", tmp_path / "deit.onnx"
     images = checkpoints / "calibration.npz"
-    convert(checkpoint, ratio=0.7, batch=2, images=images, output=target)
+    convert(Recipe(checkpoint, ratio=0.7, batch=2, images=images, output=target))
     before = [path.read_bytes() for path in sorted(tmp_path.iterdir())]
     steps = list_steps(read_exported(target), (), None)
     asked = next(step for step in steps if step.command == "IMAGES=path/to/images")

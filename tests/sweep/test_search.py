@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 import shlex
@@ -20,12 +19,10 @@ from made.tiny import build
 from dynexport.bench.timing import Plan
 from dynexport.cli import main
 from dynexport.cli.sweep import parse_latency
-from dynexport.conversion import convert
+from dynexport.conversion import Recipe, convert, open_checkpoint
 from dynexport.errors import InputError, VerificationError
 from dynexport.formats.onnx_file import read_metadata
-from dynexport.precision import Precision
 from dynexport.schedule import KeepSchedule
-from dynexport.sweep.command import write_command
 from dynexport.sweep.descent import (
     Point,
     Way,
@@ -37,7 +34,7 @@ from dynexport.sweep.descent import (
     predict_latency,
     walk_down,
 )
-from dynexport.sweep.inputs import Recipe, Rig, open_checkpoint
+from dynexport.sweep.inputs import Rig
 from dynexport.sweep.ratios import ratios_of
 from dynexport.sweep.search import search_schedule
 
@@ -170,7 +167,9 @@ def test_multiply_accumulates_are_those_of_the_exported_graph(tmp_path: Path, fa
     for counts in ((tokens - 9, 20, 7), (30, 30, 30)):
         assert macs(counts) == count_exported(opened, counts)
     made = convert(
-        opened.loaded.path, ratios=ratios_of((31, 12, 5), tokens), output=tmp_path / "a.onnx"
+        Recipe(
+            opened.loaded.path, ratios=ratios_of((31, 12, 5), tokens), output=tmp_path / "a.onnx"
+        )
     )
     assert macs((31, 12, 5)) == made.metadata.macs_sparse
 
@@ -178,7 +177,7 @@ def test_multiply_accumulates_are_those_of_the_exported_graph(tmp_path: Path, fa
 def test_a_family_that_counts_otherwise_is_refused(tmp_path: Path) -> None:
     plugin = Path(__file__).parents[2] / "examples" / "evit" / "evit.py"
     recipe = Recipe(write_checkpoint(tmp_path, "evit"), plugins=(plugin,))
-    with pytest.raises(InputError, match="evit counts ratios otherwise: give --ratios"):
+    with pytest.raises(InputError, match="evit counts ratios otherwise: give `ratios`"):
         search_schedule(recipe, max_drop=1.0, rig=RIG, output=tmp_path / "out")
 
 
@@ -224,9 +223,8 @@ def test_a_latency_is_met_by_what_was_measured(tmp_path: Path, tiny_checkpoint: 
     """However long the machine takes: the target is far above it."""
     steps: list[str] = []
     found = search_schedule(
-        tiny_checkpoint,
+        Recipe(tiny_checkpoint, batch=1),
         target_latency=60_000.0,
-        batch=1,
         rig=RIG,
         output=tmp_path,
         on_step=steps.append,
@@ -237,50 +235,6 @@ def test_a_latency_is_met_by_what_was_measured(tmp_path: Path, tiny_checkpoint: 
     assert [step for step in steps if step.startswith("convert to")] == [
         "convert to 49, 49, 49 tokens"
     ]
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [
-        Precision(),
-        Precision("fp16", io="half"),
-        Precision(
-            "int8-fp16",
-            io="half",
-            calibration_data="my images",
-            calibration_images=100,
-            seed=0,
-            methods=("mse", "min-max"),
-            fallback_to="auto",
-            target_agreement=0.95,
-        ),
-    ],
-)
-def test_the_command_says_all_that_was_asked_for(
-    monkeypatch: pytest.MonkeyPatch, kind: Precision
-) -> None:
-    told: dict[str, Any] = {}
-
-    def convert(checkpoint: Path, **options: Any) -> None:
-        told.update(options, checkpoint=checkpoint)
-        raise InputError("enough was told")
-
-    monkeypatch.setattr("dynexport.conversion.convert", convert)
-    recipe = Recipe(
-        "my ckpt.pth", prune_at=(3, 6), num_heads=6, weights="model_ema", plugins=("f.py",)
-    )
-    program, *words = shlex.split(write_command(recipe, (1.0, 0.35), kind, 4, "val"))
-    assert program == "dynexport"
-    with pytest.raises(SystemExit):
-        main(words)
-    assert told["checkpoint"] == Path("my ckpt.pth")
-    assert (told["prune_at"], told["num_heads"], told["weights"]) == ((3, 6), 6, "model_ema")
-    assert (told["ratios"], told["batch"], told["plugins"]) == ("1.0,0.35", "4", [Path("f.py")])
-    assert (told["images"], told["img_size"], told["model"]) == (Path("val"), None, None)
-    found = dataclasses.asdict(told["precision"])
-    assert {name: str(value) for name, value in found.items()} == {
-        name: str(value) for name, value in dataclasses.asdict(kind).items()
-    }
 
 
 @pytest.mark.parametrize(

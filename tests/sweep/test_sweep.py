@@ -25,9 +25,10 @@ from PIL import Image
 
 from dynexport.bench.timing import Plan
 from dynexport.cli import main
+from dynexport.conversion import Recipe
 from dynexport.errors import ImageError, InputError, MissingExtraError, ScheduleError
 from dynexport.precision import Precision
-from dynexport.sweep import Recipe, Rig, sweep_checkpoint
+from dynexport.sweep import Rig, sweep_checkpoint
 from dynexport.sweep.journal import identified, open_journal
 from dynexport.sweep.pareto import Mark, Panel, draw_front, find_front
 from dynexport.sweep.plan import name_precisions
@@ -267,11 +268,10 @@ def swept(
     """2 ratios x 2 precisions x 2 batch sizes, and what it told of."""
     steps: list[str] = []
     result = sweep_checkpoint(
-        tiny_checkpoint,
+        Recipe(tiny_checkpoint, images=labelled),
         "0.7:1.0:0.3",
         precisions=("fp32", "int8-dynamic"),
         batches=(4, 1),
-        data=labelled,
         rig=RIG,
         output=tmp_path_factory.mktemp("sweep") / "out",
         keep_models=True,
@@ -352,11 +352,10 @@ def test_a_finished_sweep_repeats_nothing(
     result, _ = swept
     steps: list[str] = []
     again = sweep_checkpoint(
-        tiny_checkpoint,
+        Recipe(tiny_checkpoint, images=labelled),
         "0.7,1.0",
         precisions=("fp32", "int8-dynamic"),
         batches=(1, 4),
-        data=labelled,
         rig=RIG,
         output=result.folder,
         on_step=steps.append,
@@ -369,11 +368,12 @@ def test_a_finished_sweep_repeats_nothing(
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"data": None}, r"images was [\w ]+\.npz \(\w{8}\) and is 64 synthetic images; choose"),
+        ({"images": None}, r"images was [\w ]+\.npz \(\w{8}\) and is 64 synthetic images; choose"),
         ({"rig": Rig(threads=1, plan=RIG.plan)}, "threads was not given and is 1"),
         ({"rig": Rig()}, r"rounds was 1 and is 5; seconds a round was 0.01 and is 0.5"),
         ({"batches": (8,)}, "largest batch was 4 and is 8"),
         ({"align": 8}, "align was 1 and is 8"),
+        ({"opset": 21}, "opset was not given and is 21"),
         (
             {"precisions": (Precision("int8-dynamic", target_agreement=0.5),)},
             "its int8-dynamic rows were made with other calibration images or settings",
@@ -389,8 +389,9 @@ def test_a_folder_of_another_sweep_is_refused(
 ) -> None:
     folder = Path(swept[0].folder)
     before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-    given: dict[str, Any] = {"data": labelled, "rig": RIG, "batches": (4,), **changes}
-    recipe = Recipe(tiny_checkpoint, align=given.pop("align", 1))
+    given: dict[str, Any] = {"images": labelled, "rig": RIG, "batches": (4,), **changes}
+    settled = {name: given.pop(name) for name in ("images", "align", "opset") if name in given}
+    recipe = Recipe(tiny_checkpoint, **settled)
     with pytest.raises(InputError, match=problem):
         sweep_checkpoint(recipe, "0.7", output=folder, **given)
     assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
@@ -434,8 +435,8 @@ def test_bad_input_is_refused_before_anything_is_written(
         (InputError, "none were given", {"precisions": ()}),
         (InputError, "no batch size was given", {"batches": ()}),
         (InputError, "sizes are at least 1", {"batches": (0,)}),
-        (ImageError, "does not exist", {"data": tmp_path / "none"}),
-        (ImageError, "has label 10, but the model knows 10 classes", {"data": wrong}),
+        (ImageError, "does not exist", {"images": tmp_path / "none"}),
+        (ImageError, "has label 10, but the model knows 10 classes", {"images": wrong}),
         (
             ImageError,
             "at least 1[67]",
@@ -443,8 +444,15 @@ def test_bad_input_is_refused_before_anything_is_written(
         ),
     ]
     for kind, problem, options in cases:
+        recipe = Recipe(tiny_checkpoint, images=options.pop("images", None))
         with pytest.raises(kind, match=problem):
-            sweep_checkpoint(tiny_checkpoint, "0.7", rig=RIG, output=output, **options)
+            sweep_checkpoint(recipe, "0.7", rig=RIG, output=output, **options)
+    for settled in ({"ratio": 0.7}, {"dense": True}, {"output": "a.onnx"}, {"edition": "auto"}):
+        (name,) = settled
+        with pytest.raises(InputError, match=rf"`{name}` .* chosen here: leave it out"):
+            sweep_checkpoint(Recipe(tiny_checkpoint, **settled), "0.7", rig=RIG, output=output)
+    with pytest.raises(InputError, match="not for the task features: leave `task` out"):
+        sweep_checkpoint(Recipe(tiny_checkpoint, task="features"), "0.7", output=output)
     with pytest.raises(InputError, match="unknown backend 'onnx': did you mean"):
         Rig("onnx")
     with pytest.raises(InputError, match="0 threads were asked for"):

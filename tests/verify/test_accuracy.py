@@ -14,7 +14,7 @@ from PIL import Image
 from dynexport.cli import main
 from dynexport.compare.numbers import Agreement
 from dynexport.compare.tolerances import Limits
-from dynexport.conversion import Conversion, convert
+from dynexport.conversion import Conversion, Recipe, convert
 from dynexport.errors import ImageError, InputError
 from dynexport.images import synthetic_images
 from dynexport.precision import choose_tolerances
@@ -97,7 +97,7 @@ def test_a_fixed_batch_and_a_folder_of_classes(
 ) -> None:
     """The last batch is filled up; a folder's classes are numbered in their order."""
     checkpoint = save_checkpoint(tmp_path / "tiny.pth", random_model())
-    onnx = convert(checkpoint, ratio=0.7, batch=batch, output=tmp_path / "t.onnx").onnx
+    onnx = convert(Recipe(checkpoint, ratio=0.7, batch=batch, output=tmp_path / "t.onnx")).onnx
     for number, picture in enumerate(pictures):
         folder = tmp_path / "my data" / f"class {number % 2}"
         folder.mkdir(parents=True, exist_ok=True)

@@ -171,7 +171,11 @@ def test_a_runtime_that_compiles_a_probe_anew_is_asked_itself(
     """Its own answers, and what it says it keeps, before the probe's."""
     expected = look_at(artifact_of(deit, tmp_path), deit.bundle.images)
     onnx_file = folder / "told.onnx"
-    dynexport.convert(folder / "deit.pth", ratios="0.7,0.5,0.3", emit_kept=True, output=onnx_file)
+    dynexport.convert(
+        dynexport.Recipe(
+            folder / "deit.pth", ratios="0.7,0.5,0.3", emit_kept=True, output=onnx_file
+        )
+    )
     found = look_at(find_artifact(onnx_file, "openvino"), deit.bundle.images, scores=True)
     for view, theirs in zip(found, expected, strict=True):
         assert view.classes[0][0] == theirs.classes[0][0]
@@ -206,7 +210,7 @@ def test_a_dense_model_shows_the_image_alone(
     folder: Path, deit: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     dense = tmp_path / "dense.onnx"
-    dynexport.convert(folder / "deit.pth", dense=True, output=dense)
+    dynexport.convert(dynexport.Recipe(folder / "deit.pth", dense=True, output=dense))
     out = tmp_path / "dense.png"
     with pytest.raises(SystemExit, match="0"):
         main(["visualize", str(dense), str(folder / "pictures"), "--scores", "-o", str(out)])
@@ -224,7 +228,11 @@ def test_a_model_of_features_shows_no_classes(
     folder = tmp_path_factory.mktemp("features")
     tiny = convert_tiny(folder, "swin", RATIOS, batch="1:3:5")
     features = folder / "features.onnx"
-    dynexport.convert(folder / "swin.pth", ratios="0.7,0.5,0.3", task="features", output=features)
+    dynexport.convert(
+        dynexport.Recipe(
+            folder / "swin.pth", ratios="0.7,0.5,0.3", task="features", output=features
+        )
+    )
     (view,) = look_at(find_artifact(features), tiny.bundle.images[:1])
     assert view.classes == ()
     assert len(view.kept) == 3

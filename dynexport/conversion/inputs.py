@@ -1,0 +1,119 @@
+"""What a conversion starts from: the checkpoint as a model, and the files that it is to write."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dynexport.conversion.recipe import Recipe
+from dynexport.engine.sidecar import Sidecar
+from dynexport.errors import InputError, ScheduleError
+from dynexport.files import name_checkpoint, require_kept, require_onnx_target, require_writable
+from dynexport.formats.reference import ReferenceBundle
+from dynexport.pytorch import require_convert_extras
+from dynexport.runtimes.tensorrt import find_edition
+from dynexport.runtimes.tensorrt.builder import require_buildable
+from dynexport.runtimes.tensorrt.options import BuildOptions
+from dynexport.schedule import KeepSchedule, schedule_from_base
+
+if TYPE_CHECKING:
+    from dynexport.models import Config, Family, SparseModel
+    from dynexport.pytorch.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class OpenedCheckpoint:
+    """A checkpoint, what it is, and its training form."""
+
+    loaded: Checkpoint
+    family: Family
+    config: Config
+    trained: SparseModel
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The files to write; the engine where one is asked for, and the edition that builds it."""
+
+    onnx: Path
+    reference: Path
+    engine: Path
+    edition: str | None
+
+
+def open_checkpoint(recipe: Recipe) -> OpenedCheckpoint:
+    """Read a checkpoint, and fill the model it belongs to; CheckpointError says what is wrong."""
+    require_convert_extras()
+    from dynexport.models import load_plugins
+    from dynexport.pytorch.checkpoint import build_model, identify, load_checkpoint
+
+    load_plugins(recipe.plugins)
+    loaded = load_checkpoint(recipe.checkpoint, recipe.weights)
+    family, config = identify(
+        *(loaded, recipe.model, recipe.prune_at, recipe.num_heads, recipe.img_size, recipe.task)
+    )
+    return OpenedCheckpoint(loaded, family, config, build_model(loaded, family, config))
+
+
+def choose_schedule(recipe: Recipe, opened: OpenedCheckpoint) -> KeepSchedule | None:
+    """The keep schedule asked for, or the one the checkpoint was trained with; None drops
+    nothing."""
+    if recipe.dense:
+        return None
+    given = recipe.stage_ratios()
+    if given is not None:
+        return given
+    base = opened.loaded.args.get("base_rate") if recipe.ratio is None else recipe.ratio
+    if not isinstance(base, (int, float)):
+        raise ScheduleError(
+            f"{opened.loaded.path} does not say what keep ratio it was trained with: "
+            "give one, as in `ratio` 0.7"
+        )
+    stages = len(opened.config.prune_at)
+    keep = schedule_from_base(opened.family.schedule, float(base), stages)
+    return dataclasses.replace(keep, align=recipe.align)
+
+
+def find_builder(recipe: Recipe) -> str | None:
+    """The edition of TensorRT that is to build an engine, if one is asked for; InputError unless
+    it can, for this precision and on this machine."""
+    if recipe.engine is None and recipe.edition is None:
+        return None
+    edition = find_edition(recipe.edition or "auto")
+    recipe.typing().require_engine(edition.name)
+    require_buildable(edition, BuildOptions())
+    return edition.name
+
+
+def choose_targets(recipe: Recipe, keep: KeepSchedule | None, edition: str | None) -> Targets:
+    """Where all goes; InputError if a file cannot be written, or is one of those read."""
+    onnx = Path(_default_name(recipe, keep) if recipe.output is None else recipe.output)
+    require_onnx_target(onnx)
+    reference = ReferenceBundle.path_beside(onnx)
+    require_writable(reference)
+    read = (recipe.checkpoint, recipe.images, recipe.typing().calibration_data)
+    require_kept(read, onnx, reference)
+    engine = onnx.with_suffix(".engine") if recipe.engine is None else Path(recipe.engine)
+    if engine.suffix != ".engine":
+        raise InputError(
+            f"{engine} does not end in .engine: name the engine to write; which TensorRT builds "
+            "it, its edition says, as in tensorrt-rtx"
+        )
+    if edition is not None:
+        for file in (engine, Sidecar.path_beside(engine)):
+            require_writable(file)
+    return Targets(onnx, reference, engine, edition)
+
+
+def _default_name(recipe: Recipe, keep: KeepSchedule | None) -> str:
+    stem, precision = name_checkpoint(Path(recipe.checkpoint)), recipe.typing().name
+    if recipe.task not in (None, "classify"):
+        stem = f"{stem}-{recipe.task}"
+    typed = "" if precision == "fp32" else f"-{precision}"
+    if keep is None:
+        return f"{stem}-dense{typed}.onnx"
+    ratios = [recipe.ratio] if recipe.ratio is not None else keep.ratios
+    aligned = "" if keep.align == 1 else f"-align{keep.align}"
+    return f"{stem}-{'-'.join(f'{value:g}' for value in ratios)}{aligned}{typed}.onnx"

@@ -1,0 +1,142 @@
+"""Every setting of a conversion, as one value: made once, varied with `dataclasses.replace`,
+printed as a command."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dynexport.errors import ScheduleError
+from dynexport.formats.metadata import Batch
+from dynexport.graph.fuse import require_target
+from dynexport.graph.opset import require_opset
+from dynexport.precision import Precision
+from dynexport.schedule import KeepSchedule, parse_ratios
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is converted, and to what.
+
+    checkpoint     .pth, .pt, .tar or .safetensors
+    ratio, ratios  keep ratio of the family's schedule, or one per stage; by default the ratio
+                   the checkpoint was trained with. ``dense`` exports the twin that drops nothing
+    align          keep a few tokens more, so that blocks compute a multiple of so many rows, the
+                   class token's included; see `dynexport.schedule.align_counts`
+    model, prune_at, num_heads, weights  settle what the checkpoint leaves open
+    img_size       another image size than it was trained at, pixels
+    task           "classify" (the default), or "features": the maps of a Swin's or a ConvNeXt's
+                   four stages as outputs feat_0 ... feat_3
+    batch          "8" (static) or "1:8:64" (dynamic: smallest, optimal, largest)
+    images         folder of pictures or .npz for the reference bundle; without, calibration
+                   images if there are any, else synthetic ones
+    emit_kept      adds outputs kept_0 ... with the positions kept
+    precision      of weights and activations, by name or with all it takes
+    target         "any" runtime, or "tensorrt": standard operators alone
+    engine         build an engine as well, to this file
+    edition        of the TensorRT that builds it: "tensorrt", "tensorrt-rtx", or "auto" for what is
+                   installed. Without ``engine`` it goes beside the ONNX file
+    output         the .onnx to write; by default named after the checkpoint, in this folder
+    plugins        files that define families of their own; their code runs
+
+    InputError for settings that are not valid, or do not go together.
+    """
+
+    checkpoint: str | Path
+    ratio: float | None = None
+    ratios: str | tuple[float, ...] | None = None
+    align: int = 1
+    dense: bool = False
+    model: str | None = None
+    prune_at: tuple[int, ...] | None = None
+    num_heads: int | None = None
+    img_size: int | None = None
+    task: str | None = None
+    weights: str | None = None
+    batch: str | int = "8"
+    images: str | Path | None = None
+    emit_kept: bool = False
+    opset: int = 20
+    precision: str | Precision = "fp32"
+    target: str = "any"
+    engine: str | Path | None = None
+    edition: str | None = None
+    output: str | Path | None = None
+    plugins: tuple[str | Path, ...] = ()
+
+    def __post_init__(self) -> None:
+        Batch.parse(str(self.batch))
+        if self.dense and (self.ratio, self.ratios, self.align) != (None, None, 1):
+            raise ScheduleError(
+                "`dense` drops nothing, so it takes no `ratio`, `ratios` or `align`"
+            )
+        if self.ratio is not None and self.ratios is not None:
+            raise ScheduleError("`ratio` and `ratios` were both given: give one of the two")
+        self.stage_ratios()
+        self.typing()
+        require_target(self.target)
+        require_opset(self.opset)
+
+    def sizes(self) -> Batch:
+        """The batch sizes the file takes."""
+        return Batch.parse(str(self.batch))
+
+    def typing(self) -> Precision:
+        """The precision, with all it takes."""
+        if isinstance(self.precision, Precision):
+            return self.precision
+        return Precision(self.precision)
+
+    def stage_ratios(self) -> KeepSchedule | None:
+        """The keep schedule, where a ratio is given for each stage."""
+        if self.ratios is None:
+            return None
+        if isinstance(self.ratios, str):
+            return dataclasses.replace(parse_ratios(self.ratios), align=self.align)
+        return KeepSchedule(tuple(self.ratios), self.align)
+
+    def to_command(self) -> str:
+        """The ``dynexport convert`` that does it, for a shell: every option that is not as it is
+        without being given."""
+        words = ["dynexport", "convert", str(self.checkpoint)]
+        for name, value in self._settings():
+            words += [f"--{name.replace('_', '-')}"] if value is True else _option(name, value)
+        for plugin in self.plugins:
+            words += _option("plugin", plugin)
+        return shlex.join(words)
+
+    def _settings(self) -> Iterator[tuple[str, Any]]:
+        """Option -> value of all that are not at their default."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name == "precision":
+                yield from _settings_of(self.typing())
+            elif field.name not in ("checkpoint", "plugins") and str(value) != str(field.default):
+                yield field.name, value
+
+
+PRECISION_OPTIONS = {"name": "precision", "io": "io_precision", "methods": "calibration_method"}
+"""Fields of a `Precision` that options call otherwise."""
+
+
+def _settings_of(precision: Precision) -> Iterator[tuple[str, Any]]:
+    usual = Precision()
+    for field in dataclasses.fields(precision):
+        value = getattr(precision, field.name)
+        if value != getattr(usual, field.name):
+            yield PRECISION_OPTIONS.get(field.name, field.name), value
+
+
+def _option(name: str, value: Any) -> list[str]:
+    text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return [f"--{name.replace('_', '-')}", text]
+
+
+def as_recipe(recipe: Recipe | str | Path, ratio: float | None = None) -> Recipe:
+    """A recipe, or that of a checkpoint with nothing else said of it; with this ratio, if any."""
+    recipe = recipe if isinstance(recipe, Recipe) else Recipe(recipe)
+    return recipe if ratio is None else dataclasses.replace(recipe, ratio=ratio)

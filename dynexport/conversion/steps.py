@@ -1,0 +1,121 @@
+"""The steps of a conversion that are more than one call, and the clock that times them."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dynexport.artifact import onnx_artifact
+from dynexport.compare.original import Original
+from dynexport.conversion.inputs import OpenedCheckpoint, Targets
+from dynexport.conversion.recipe import Recipe
+from dynexport.files import written_whole
+from dynexport.formats.metadata import ExportSpec, as_json
+from dynexport.formats.onnx_file import Exported
+from dynexport.formats.reference import ReferenceBundle
+from dynexport.graph.counts import recount
+from dynexport.graph.fuse import fuse_operators
+from dynexport.images import ImageSet, Preprocessing
+from dynexport.precision import PrecisionReport, convert_precision
+from dynexport.progress import OnProgress, OnStep
+from dynexport.runtimes.tensorrt.limits import top_k_warnings
+from dynexport.schedule import KeepSchedule
+from dynexport.verify import Verification, verify_artifact
+
+PACKAGES = ("dynexport", "torch", "onnx", "onnxscript", "onnx-ir")
+"""Whose versions a file tells: what made it."""
+
+
+class Clock:
+    """Times the steps of a command, and tells of each as it begins."""
+
+    def __init__(self, on_step: OnStep) -> None:
+        self.seconds: dict[str, float] = {}
+        self._on_step = on_step
+
+    @contextmanager
+    def __call__(self, step: str) -> Iterator[None]:
+        self._on_step(step)
+        start = perf_counter()
+        yield
+        self.seconds[step] = perf_counter() - start
+
+
+def describe_export(
+    recipe: Recipe,
+    opened: OpenedCheckpoint,
+    keep: KeepSchedule | None,
+    outputs: Mapping[str, tuple[int, ...]],
+) -> ExportSpec:
+    """What is known of an export before its graph; ``outputs``: name -> shape for one image."""
+    from dynexport.models import variant_name
+    from dynexport.pytorch.rewrite import keep_counts
+
+    config: Any = opened.config
+    return ExportSpec(
+        family=opened.family.name,
+        variant=variant_name(opened.family, config),
+        config=as_json(config),
+        ratios=None if keep is None else keep.ratios,
+        keep_counts=() if keep is None else keep_counts(opened.trained, keep),
+        num_tokens=config.num_tokens,
+        selection=opened.trained.selection,
+        batch=str(recipe.sizes()),
+        outputs=dict(outputs),
+        preprocessing=Preprocessing.for_size(config.img_size),
+        checkpoint_sha256=opened.loaded.sha256,
+        weights=opened.loaded.weights,
+        precision=as_json(PrecisionReport("fp32")),
+        target=recipe.target,
+        versions={name: importlib.metadata.version(name) for name in PACKAGES},
+        align=1 if keep is None else keep.align,
+    )
+
+
+def warn_of_top_k(spec: ExportSpec, on_warning: OnStep) -> tuple[str, ...]:
+    """What TensorRT is known to refuse of it; told, and returned."""
+    warnings = top_k_warnings(spec.selection, spec.keep_counts, spec.num_tokens)
+    for warning in warnings:
+        on_warning(warning)
+    return warnings
+
+
+def type_export(
+    exported: Exported,
+    recipe: Recipe,
+    images: ImageSet | None,
+    pictures: NDArray[np.float32],
+    on_progress: OnProgress,
+) -> tuple[Exported, PrecisionReport]:
+    """A float32 export in the recipe's precision, as `convert_precision` has it; counted anew."""
+    graph, report = convert_precision(
+        exported.graph, exported.metadata, recipe.typing(), images, pictures, on_progress
+    )
+    metadata = recount(graph, exported.metadata)
+    metadata = dataclasses.replace(metadata, precision=as_json(report))
+    return Exported(graph, metadata), report
+
+
+def write_verified(
+    exported: Exported, bundle: ReferenceBundle, targets: Targets, original: Original
+) -> tuple[int, Verification]:
+    """Write the ONNX file and its bundle, if it gives PyTorch's answers: its bytes, and how it was
+    verified. VerificationError if it does not; then nothing is written."""
+    if exported.metadata.target == "any":
+        fuse_operators(exported.graph)
+    content = exported.to_bytes()
+    with written_whole(targets.onnx, targets.reference) as (onnx_draft, bundle_draft):
+        onnx_draft.write_bytes(content)
+        bundle.save(bundle_draft)
+        artifact = onnx_artifact(onnx_draft, exported.graph, exported.metadata)
+        outcome = verify_artifact(artifact, bundle, str(targets.reference), original=original)
+        outcome = dataclasses.replace(outcome, model=str(targets.onnx))
+        outcome.require_passed()
+    return len(content), outcome

@@ -26,7 +26,7 @@ from dynexport.images import synthetic_images
 from dynexport.progress import OnStep, silent
 from dynexport.report.facts import EngineFacts, ModelFacts, Picture
 from dynexport.report.pictures import draw_pictures, find_shown
-from dynexport.report.steps import Exported, list_engine_steps, list_steps
+from dynexport.report.steps import ExportedFile, list_engine_steps, list_steps
 from dynexport.report.sweeps import read_sweep
 from dynexport.sweep.rows import RESULT, SEARCHES, Sweep
 from dynexport.verify import verify_model
@@ -94,7 +94,7 @@ def find_searches(folder: Path) -> tuple[str, ...]:
     return tuple(found)
 
 
-def read_exported(path: Path) -> Exported:
+def read_exported(path: Path) -> ExportedFile:
     """What an ONNX file tells of itself; ModelFileError unless dynexport wrote it."""
     graph = read_model(path)
     names = [str(value.name) for value in graph.graph.outputs]
@@ -103,7 +103,7 @@ def read_exported(path: Path) -> Exported:
         raise ModelFileError(
             f"the dynexport metadata of {path} is damaged: convert the checkpoint again"
         )
-    return Exported(
+    return ExportedFile(
         path=path,
         metadata=metadata,
         opset=graph.opset_imports[""],
@@ -161,7 +161,7 @@ def _find_engines(
 
 
 def gather_model(
-    exported: Exported,
+    exported: ExportedFile,
     engines: Sequence[tuple[Path, Sidecar]],
     wanted: Wanted,
     on_step: OnStep = silent,
@@ -198,7 +198,7 @@ def gather_model(
     )
 
 
-def _show(exported: Exported, wanted: Wanted) -> tuple[tuple[Picture, ...], str]:
+def _show(exported: ExportedFile, wanted: Wanted) -> tuple[tuple[Picture, ...], str]:
     """Pictures, and where the images are from; InputError where there is nothing to show."""
     path, metadata = exported.path, exported.metadata
     if not metadata.keep_counts:

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from dynexport.bench.timing import Plan
+from dynexport.conversion import Recipe
 from dynexport.engine.sidecar import Sidecar
+from dynexport.errors import InputError
 from dynexport.formats.metadata import Metadata
+from dynexport.precision import Precision
 from dynexport.report.facts import Step
 from dynexport.schedule import KeepSchedule, Schedule, linear_schedule, power_schedule
 from dynexport.sweep.ratios import ratios_of
@@ -32,7 +35,7 @@ HEAD_DIM = 64
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportedFile:
     """What an ONNX file of dynexport's tells of itself.
 
     pictured  how many images of the user's its reference bundle holds
@@ -46,7 +49,7 @@ class Exported:
 
 
 def list_steps(
-    exported: Exported, bench: Iterable[object], backend: str | None
+    exported: ExportedFile, bench: Iterable[object], backend: str | None
 ) -> tuple[Step, ...]:
     """What makes, verifies and times a model, as commands.
 
@@ -56,10 +59,13 @@ def list_steps(
     """
     path = exported.path
     runtime = () if backend is None else ("--backend", backend)
-    convert = " ".join(["dynexport convert", '"$CHECKPOINT"', *_flags(exported)])
+    try:
+        made = (Step("convert", _for_shell(rebuild_recipe(exported))),)
+    except InputError:  # of a precision that is not known here
+        made = ()
     return (
         *_sources(exported),
-        Step("convert", convert),
+        *made,
         Step("verify", command("verify", path, *runtime)),
         Step("time", command("bench", path, *runtime, *bench)),
     )
@@ -105,7 +111,7 @@ def report_step(
     return Step("report", command("report", folder, *flags, *timed))
 
 
-def _sources(exported: Exported) -> Iterator[Step]:
+def _sources(exported: ExportedFile) -> Iterator[Step]:
     """What has to be at hand."""
     metadata = exported.metadata
     sha256 = metadata.checkpoint_sha256
@@ -127,53 +133,61 @@ def _calibrated(metadata: Metadata) -> re.Match[str] | None:
     return re.fullmatch(r"(\d+) images of .+", str(metadata.precision.get("images") or ""))
 
 
-def _keeping(metadata: Metadata) -> tuple[str, str]:
+def _keeping(metadata: Metadata) -> dict[str, Any]:
     """The one ratio that the family makes these of, or all of them: as they were given, and
     computed ones as the shortest that keep as many tokens."""
-    ratios = metadata.ratios or ()
+    ratios = metadata.ratios
+    if ratios is None:
+        return {"dense": True}
     schedule = BUILT_IN.get(metadata.family)
-    if ratios and schedule and schedule(ratios[0], len(ratios)).ratios == ratios:
-        return "--ratio", repr(ratios[0])
+    if schedule and schedule(ratios[0], len(ratios)).ratios == ratios:
+        return {"ratio": ratios[0]}
     if all(len(repr(ratio)) <= LONGEST_RATIO for ratio in ratios):
-        return "--ratios", ",".join(map(repr, ratios))
+        return {"ratios": ratios}
     counts = KeepSchedule(ratios).counts(metadata.num_tokens)
-    return "--ratios", ",".join(map(repr, ratios_of(counts, metadata.num_tokens)))
+    return {"ratios": ratios_of(counts, metadata.num_tokens)}
 
 
-def _flags(exported: Exported) -> Iterator[str]:
-    """What `convert` was told, as far as the file shows; what is the default is left out."""
-    metadata, opset = exported.metadata, exported.opset
-    precision, config = metadata.precision, metadata.config
+def rebuild_recipe(exported: ExportedFile) -> Recipe:
+    """What it was converted by, as far as the file shows; files that it does not name are variables
+    of the shell."""
+    metadata = exported.metadata
+    config, calibrated = metadata.config, _calibrated(metadata)
     heads, width = config.get("num_heads"), config.get("embed_dim")
     usual = not isinstance(heads, int) or width == HEAD_DIM * heads
-    calibrated, made = _calibrated(metadata), precision.get("int8")
-    pairs: tuple[tuple[str, Any], ...] = (
-        ("--dense", metadata.ratios is None),
-        _keeping(metadata),
-        ("--align", metadata.align if metadata.align != 1 else None),
-        ("--batch", metadata.batch),
-        ("--img-size", config.get("img_size")),
-        ("--prune-at", ",".join(map(str, config.get("prune_at", ())))),
-        ("--num-heads", None if usual else heads),
-        ("--weights", None if metadata.weights == "bare" else metadata.weights),
-        ("--task", None if "logits" in metadata.outputs else "features"),
-        ("--precision", None if precision["name"] == "fp32" else precision["name"]),
-        ("--io-precision", "half" if precision.get("io") == "half" else None),
-        ("--calibration-images", calibrated and calibrated[1]),
-        ("--fallback-to", "auto" if made and made["ranking"] else None),
-        ("--emit-kept", exported.emits_kept),
-        ("--opset", None if opset == 20 else opset),
-        ("--target", None if metadata.target == "any" else metadata.target),
+    return Recipe(
+        "$CHECKPOINT",
+        **_keeping(metadata),
+        align=metadata.align,
+        batch=metadata.batch,
+        img_size=config.get("img_size"),
+        prune_at=tuple(config.get("prune_at", ())) or None,
+        num_heads=None if usual else heads,
+        weights=None if metadata.weights == "bare" else metadata.weights,
+        task=None if "logits" in metadata.outputs else "features",
+        images="$IMAGES" if exported.pictured and not calibrated else None,
+        emit_kept=exported.emits_kept,
+        opset=exported.opset,
+        precision=_rebuild_precision(metadata),
+        target=metadata.target,
+        output=exported.path,
+        plugins=() if metadata.family in BUILT_IN else ("$PLUGIN",),
     )
-    for name, value in pairs:
-        if value is True:
-            yield name
-        elif value not in (None, False, ""):
-            yield f"{name} {shlex.quote(str(value))}"
-    if calibrated:
-        yield '--calibration-data "$CALIBRATION"'
-    elif exported.pictured:
-        yield '--images "$IMAGES"'
-    if metadata.family not in BUILT_IN:
-        yield '--plugin "$PLUGIN"'
-    yield f"-o {shlex.quote(str(exported.path))}"
+
+
+def _rebuild_precision(metadata: Metadata) -> Precision:
+    found, calibrated = metadata.precision, _calibrated(metadata)
+    made = found.get("int8")
+    usual = Precision()
+    return Precision(
+        found["name"],
+        io="half" if found.get("io") == "half" else "fp32",
+        calibration_data="$CALIBRATION" if calibrated else None,
+        calibration_images=int(calibrated[1]) if calibrated else usual.calibration_images,
+        fallback_to="auto" if made and made["ranking"] else None,
+    )
+
+
+def _for_shell(recipe: Recipe) -> str:
+    """Its command; variables are filled in by the shell."""
+    return re.sub(r"'(\$[A-Z]+)'", r'"\1"', recipe.to_command())

@@ -347,7 +347,7 @@ def test_a_checkpoint_without_a_classifier_names_the_task(name: str, tmp_path: P
             identify(load_checkpoint(path), task=task)
         assert str(error.value) == (
             f"{path}: the checkpoint has no classifier (head.weight): it is a backbone, which is "
-            "exported with --task features"
+            "exported with `task` features"
         )
 
 
@@ -417,5 +417,5 @@ def test_a_backbone_called_by_its_name_is_told_of_the_task(tmp_path: Path) -> No
     model = find_family("convnext").model(find_family("convnext").variants["convnext-t"])
     state = {k: v for k, v in model.state_dict().items() if not k.startswith("head.")}
     torch.save({"model": state}, tmp_path / "c.pth")
-    with pytest.raises(CheckpointError, match="exported with --task features"):
+    with pytest.raises(CheckpointError, match="exported with `task` features"):
         identify(load_checkpoint(tmp_path / "c.pth"), model="convnext-t")

@@ -224,7 +224,7 @@ def test_a_plain_deit_without_the_plugin_is_told_what_it_lacks(checkpoint: Path)
 
 
 def test_an_unknown_family_asks_for_its_plugin() -> None:
-    with pytest.raises(ModelError, match=r"unknown family 'evit'.*with --plugin$"):
+    with pytest.raises(ModelError, match=r"unknown family 'evit'.*with `plugins`$"):
         find_family("evit")
 
 

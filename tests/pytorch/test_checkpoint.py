@@ -563,7 +563,7 @@ def test_unrecorded_pruning_locations_are_asked_for_and_then_taken(state: State)
     with pytest.raises(CheckpointError) as error:
         identify(checkpoint)
     assert "3 predictors for 4 blocks" in str(error.value)
-    assert str(error.value).endswith("say it, as in --prune-at 1,2,3")
+    assert str(error.value).endswith("say it, as in `prune_at` 1,2,3")
     assert identify(checkpoint, prune_at=(0, 1, 3))[1].prune_at == (0, 1, 3)
 
 
@@ -625,15 +625,15 @@ def test_a_width_that_64_does_not_divide_asks_for_heads_with_every_choice(narrow
     with pytest.raises(CheckpointError) as error:
         identify(in_hand(narrow, pruning_loc=[1]))
     assert "cannot be read from tensors 24 wide" in str(error.value)
-    assert str(error.value).endswith("say it with --num-heads, one of 1, 2, 3, 4, 6, 8, 12, 24")
+    assert str(error.value).endswith("say it with `num_heads`, one of 1, 2, 3, 4, 6, 8, 12, 24")
 
 
 def test_all_that_is_open_is_asked_for_at_once(narrow: State) -> None:
     with pytest.raises(CheckpointError) as error:
         identify(in_hand(narrow))
     assert "1 predictors for 2 blocks, and nothing" in str(error.value)
-    assert "say it, as in --prune-at 1; and the number of attention heads" in str(error.value)
-    assert str(error.value).endswith("say it with --num-heads, one of 1, 2, 3, 4, 6, 8, 12, 24")
+    assert "say it, as in `prune_at` 1; and the number of attention heads" in str(error.value)
+    assert str(error.value).endswith("say it with `num_heads`, one of 1, 2, 3, 4, 6, 8, 12, 24")
     assert identify(in_hand(narrow), prune_at=(1,), num_heads=3)[1].num_heads == 3
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dynexport.conversion.inputs import (
-    OpenedCheckpoint,
-    choose_schedule,
-    choose_targets,
+    TrainedModel,
     find_builder,
     open_checkpoint,
+    read_inputs,
+    read_pictures,
 )
 from dynexport.conversion.recipe import Recipe, as_recipe
 from dynexport.conversion.steps import (
@@ -27,8 +27,6 @@ from dynexport.conversion.steps import (
 )
 from dynexport.engine import EngineBuild, build_engine
 from dynexport.formats.metadata import Metadata
-from dynexport.formats.reference import REFERENCE_IMAGES
-from dynexport.images import Preprocessing, load_images
 from dynexport.precision import PrecisionReport
 from dynexport.progress import OnProgress, OnStep, silent
 from dynexport.pytorch import require_convert_extras
@@ -37,7 +35,7 @@ from dynexport.verify import Verification
 if TYPE_CHECKING:
     from dynexport.pytorch.rewrite import Proof
 
-__all__ = ["Conversion", "OpenedCheckpoint", "Recipe", "convert", "open_checkpoint"]
+__all__ = ["Conversion", "Recipe", "TrainedModel", "convert", "open_checkpoint"]
 
 
 @dataclass(frozen=True)
@@ -88,30 +86,25 @@ def convert(
     from dynexport.pytorch.rewrite import prove, rewrite
 
     recipe, clock = as_recipe(recipe, ratio), Clock(on_step)
-    precision, edition = recipe.typing(), find_builder(recipe)
+    edition = find_builder(recipe)
     with clock("read the checkpoint"):
-        opened = open_checkpoint(recipe)
-        keep = choose_schedule(recipe, opened)
-        targets = choose_targets(recipe, keep, edition)
-        steps = Preprocessing.for_size(opened.config.img_size)
-        images = precision.open_images(steps)
+        trained, keep, targets, steps, images = read_inputs(recipe, edition)
     with clock("rewrite masks to top-k gathers"):
-        inference = rewrite(opened.trained, keep)
-        pictures = load_images(recipe.images or precision.calibration_data, REFERENCE_IMAGES, steps)
+        inference = rewrite(trained.model, keep)
+        pictures = read_pictures(recipe, steps)
     with clock("prove it against the training form"):
-        proof = prove(opened.trained, inference, keep, steps.to_input(pictures[:2]))
+        proof = prove(trained.model, inference, keep, steps.to_input(pictures[:2]))
     with clock("record PyTorch's answers"):
-        spec = describe_export(recipe, opened, keep, proof.outputs)
+        spec = describe_export(recipe, trained, keep, proof.outputs)
         warnings = warn_of_top_k(spec, on_warning)
         bundle = record_reference(inference, spec, pictures)
     with clock("export ONNX"):
         exported = export_onnx(inference, spec, emit_kept=recipe.emit_kept, opset=recipe.opset)
     report, engine = PrecisionReport("fp32"), None
-    if precision.name != "fp32":
-        with clock(f"convert to {precision.name}"):
-            exported, report = type_export(
-                exported, recipe, images, steps.to_input(pictures), on_progress
-            )
+    if recipe.typing().name != report.name:
+        with clock(f"convert to {recipe.typing().name}"):
+            inputs = steps.to_input(pictures)
+            exported, report = type_export(exported, recipe, images, inputs, on_progress)
     with clock("verify ONNX against PyTorch"):
         original = describe_original(inference, spec)
         size, verification = write_verified(exported, bundle, targets, original)
@@ -120,15 +113,6 @@ def convert(
             engine = build_engine(
                 targets.onnx, edition=edition, output=targets.engine, on_progress=on_progress
             )
-    return Conversion(
-        onnx=str(targets.onnx),
-        reference=str(targets.reference),
-        size_bytes=size,
-        metadata=exported.metadata,
-        proof=proof,
-        verification=verification,
-        precision=report,
-        warnings=warnings,
-        engine=engine,
-        seconds=clock.seconds,
-    )
+    made = (str(targets.onnx), str(targets.reference), size, exported.metadata)
+    found = (proof, verification, report, warnings)
+    return Conversion(*made, *found, engine, clock.seconds)

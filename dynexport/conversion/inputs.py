@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from numpy.typing import NDArray
 
 from dynexport.conversion.recipe import Recipe
 from dynexport.engine.sidecar import Sidecar
 from dynexport.errors import InputError, ScheduleError
 from dynexport.files import name_checkpoint, require_kept, require_onnx_target, require_writable
-from dynexport.formats.reference import ReferenceBundle
+from dynexport.formats.reference import REFERENCE_IMAGES, ReferenceBundle
+from dynexport.images import ImageSet, Preprocessing, load_images
 from dynexport.pytorch import require_convert_extras
 from dynexport.runtimes.tensorrt import find_edition
 from dynexport.runtimes.tensorrt.builder import require_buildable
@@ -24,13 +27,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class OpenedCheckpoint:
-    """A checkpoint, what it is, and its training form."""
+class TrainedModel:
+    """A checkpoint as the model it holds: the file, what it is, and its training form."""
 
-    loaded: Checkpoint
+    checkpoint: Checkpoint
     family: Family
     config: Config
-    trained: SparseModel
+    model: SparseModel
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,38 @@ class Targets:
     edition: str | None
 
 
-def open_checkpoint(recipe: Recipe) -> OpenedCheckpoint:
+class Inputs(NamedTuple):
+    """All that a conversion reads before it computes, and where its results go.
+
+    keep    the keep schedule; None drops nothing
+    steps   from a picture to the model's input
+    images  those that ranges are read off, or that are looked on for values too large
+    """
+
+    trained: TrainedModel
+    keep: KeepSchedule | None
+    targets: Targets
+    steps: Preprocessing
+    images: ImageSet | None
+
+
+def read_inputs(recipe: Recipe, edition: str | None) -> Inputs:
+    """Read and check everything; DynexportError says what cannot be used."""
+    trained = open_checkpoint(recipe)
+    keep = choose_schedule(recipe, trained)
+    targets = choose_targets(recipe, keep, edition)
+    steps = Preprocessing.for_size(trained.config.img_size)
+    return Inputs(trained, keep, targets, steps, recipe.typing().open_images(steps))
+
+
+def read_pictures(recipe: Recipe, steps: Preprocessing) -> NDArray[Any]:
+    """The images of the reference bundle: the recipe's, else calibration images, else synthetic
+    ones; see `load_images`."""
+    source = recipe.images or recipe.typing().calibration_data
+    return load_images(source, REFERENCE_IMAGES, steps)
+
+
+def open_checkpoint(recipe: Recipe) -> TrainedModel:
     """Read a checkpoint, and fill the model it belongs to; CheckpointError says what is wrong."""
     require_convert_extras()
     from dynexport.models import load_plugins
@@ -54,10 +88,10 @@ def open_checkpoint(recipe: Recipe) -> OpenedCheckpoint:
     family, config = identify(
         *(loaded, recipe.model, recipe.prune_at, recipe.num_heads, recipe.img_size, recipe.task)
     )
-    return OpenedCheckpoint(loaded, family, config, build_model(loaded, family, config))
+    return TrainedModel(loaded, family, config, build_model(loaded, family, config))
 
 
-def choose_schedule(recipe: Recipe, opened: OpenedCheckpoint) -> KeepSchedule | None:
+def choose_schedule(recipe: Recipe, trained: TrainedModel) -> KeepSchedule | None:
     """The keep schedule asked for, or the one the checkpoint was trained with; None drops
     nothing."""
     if recipe.dense:
@@ -65,14 +99,14 @@ def choose_schedule(recipe: Recipe, opened: OpenedCheckpoint) -> KeepSchedule | 
     given = recipe.stage_ratios()
     if given is not None:
         return given
-    base = opened.loaded.args.get("base_rate") if recipe.ratio is None else recipe.ratio
+    base = trained.checkpoint.args.get("base_rate") if recipe.ratio is None else recipe.ratio
     if not isinstance(base, (int, float)):
         raise ScheduleError(
-            f"{opened.loaded.path} does not say what keep ratio it was trained with: "
+            f"{trained.checkpoint.path} does not say what keep ratio it was trained with: "
             "give one, as in `ratio` 0.7"
         )
-    stages = len(opened.config.prune_at)
-    keep = schedule_from_base(opened.family.schedule, float(base), stages)
+    stages = len(trained.config.prune_at)
+    keep = schedule_from_base(trained.family.schedule, float(base), stages)
     return dataclasses.replace(keep, align=recipe.align)
 
 

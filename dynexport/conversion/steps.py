@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dynexport.artifact import onnx_artifact
 from dynexport.compare.original import Original
-from dynexport.conversion.inputs import OpenedCheckpoint, Targets
+from dynexport.conversion.inputs import Targets, TrainedModel
 from dynexport.conversion.recipe import Recipe
 from dynexport.files import written_whole
 from dynexport.formats.metadata import ExportSpec, as_json
@@ -50,7 +50,7 @@ class Clock:
 
 def describe_export(
     recipe: Recipe,
-    opened: OpenedCheckpoint,
+    trained: TrainedModel,
     keep: KeepSchedule | None,
     outputs: Mapping[str, tuple[int, ...]],
 ) -> ExportSpec:
@@ -58,20 +58,20 @@ def describe_export(
     from dynexport.models import variant_name
     from dynexport.pytorch.rewrite import keep_counts
 
-    config: Any = opened.config
+    config: Any = trained.config
     return ExportSpec(
-        family=opened.family.name,
-        variant=variant_name(opened.family, config),
+        family=trained.family.name,
+        variant=variant_name(trained.family, config),
         config=as_json(config),
         ratios=None if keep is None else keep.ratios,
-        keep_counts=() if keep is None else keep_counts(opened.trained, keep),
+        keep_counts=() if keep is None else keep_counts(trained.model, keep),
         num_tokens=config.num_tokens,
-        selection=opened.trained.selection,
+        selection=trained.model.selection,
         batch=str(recipe.sizes()),
         outputs=dict(outputs),
         preprocessing=Preprocessing.for_size(config.img_size),
-        checkpoint_sha256=opened.loaded.sha256,
-        weights=opened.loaded.weights,
+        checkpoint_sha256=trained.checkpoint.sha256,
+        weights=trained.checkpoint.weights,
         precision=as_json(PrecisionReport("fp32")),
         target=recipe.target,
         versions={name: importlib.metadata.version(name) for name in PACKAGES},

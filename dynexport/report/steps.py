@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,10 +60,9 @@ def list_steps(
     """
     path = exported.path
     runtime = () if backend is None else ("--backend", backend)
-    try:
-        made = (Step("convert", _for_shell(rebuild_recipe(exported))),)
-    except InputError:  # of a precision that is not known here
-        made = ()
+    made = []
+    with suppress(InputError):  # of a precision that is not known here
+        made.append(Step("convert", _for_shell(rebuild_recipe(exported))))
     return (
         *_sources(exported),
         *made,

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dynexport.compare.numbers import best_classes, divergences, share_of
-from dynexport.conversion import OpenedCheckpoint, Recipe
+from dynexport.conversion import Recipe, TrainedModel
 from dynexport.conversion.steps import describe_export
 from dynexport.errors import InputError, VerificationError
 from dynexport.images import ImageSet
@@ -209,7 +209,7 @@ def _price(here: Point, there: Point) -> float:
     return (there.divergence - here.divergence) / max(1, here.macs - there.macs)
 
 
-def judge_schedules(opened: OpenedCheckpoint, images: ImageSet) -> Callable[[Counts], Point]:
+def judge_schedules(trained: TrainedModel, images: ImageSet) -> Callable[[Counts], Point]:
     """Judges schedules on these images, each once.
 
     InputError where the model's ratios are no shares of its grid, so that counts cannot be chosen
@@ -217,23 +217,23 @@ def judge_schedules(opened: OpenedCheckpoint, images: ImageSet) -> Callable[[Cou
     """
     from dynexport.pytorch.rewrite import keep_counts, rewrite
 
-    tokens, stages = opened.config.num_tokens, len(opened.config.prune_at)
+    tokens, stages = trained.config.num_tokens, len(trained.config.prune_at)
     if (
-        opened.trained.selection.appended
-        or keep_counts(opened.trained, KeepSchedule(ratios_of((1,) * stages, tokens)))
+        trained.model.selection.appended
+        or keep_counts(trained.model, KeepSchedule(ratios_of((1,) * stages, tokens)))
         != (1,) * stages
     ):
         raise InputError(
             f"the search chooses how many tokens of the grid each stage keeps, and "
-            f"{opened.family.name} counts ratios otherwise: give `ratios` in its place"
+            f"{trained.family.name} counts ratios otherwise: give `ratios` in its place"
         )
-    dense = answer_densely(opened, images)
-    macs = fit_macs(lambda counts: count_exported(opened, counts), tokens, stages)
+    dense = answer_densely(trained, images)
+    macs = fit_macs(lambda counts: count_exported(trained, counts), tokens, stages)
 
     @functools.cache
     def judge(counts: Counts) -> Point:
         ratios = ratios_of(counts, tokens)
-        answers = answer_in_pytorch(rewrite(opened.trained, KeepSchedule(ratios)), images)
+        answers = answer_in_pytorch(rewrite(trained.model, KeepSchedule(ratios)), images)
         return Point(
             ratios=ratios,
             keep_counts=counts,
@@ -245,7 +245,7 @@ def judge_schedules(opened: OpenedCheckpoint, images: ImageSet) -> Callable[[Cou
     return judge
 
 
-def count_exported(opened: OpenedCheckpoint, counts: Counts) -> int:
+def count_exported(trained: TrainedModel, counts: Counts) -> int:
     """Multiply-accumulates for one image of the graph that a schedule is exported to.
 
     Less than PyTorch computes, as rows that nobody reads are left out.
@@ -253,11 +253,11 @@ def count_exported(opened: OpenedCheckpoint, counts: Counts) -> int:
     from dynexport.pytorch.export import export_onnx
     from dynexport.pytorch.rewrite import rewrite
 
-    recipe = Recipe(opened.loaded.path, batch=1, target="tensorrt")
-    keep = KeepSchedule(ratios_of(counts, opened.config.num_tokens))
-    outputs = {"logits": (opened.config.num_classes,)}
-    spec = describe_export(recipe, opened, keep, outputs)
-    return export_onnx(rewrite(opened.trained, keep), spec).metadata.macs_sparse
+    recipe = Recipe(trained.checkpoint.path, batch=1, target="tensorrt")
+    keep = KeepSchedule(ratios_of(counts, trained.config.num_tokens))
+    outputs = {"logits": (trained.config.num_classes,)}
+    spec = describe_export(recipe, trained, keep, outputs)
+    return export_onnx(rewrite(trained.model, keep), spec).metadata.macs_sparse
 
 
 def fit_macs(count: Callable[[Counts], int], tokens: int, stages: int) -> Callable[[Counts], int]:

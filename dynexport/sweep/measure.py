@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dynexport.artifact import find_artifact
 from dynexport.bench import bench_model
 from dynexport.compare.numbers import best_classes, share_of
-from dynexport.conversion import OpenedCheckpoint, Recipe, convert
+from dynexport.conversion import Recipe, TrainedModel, convert
 from dynexport.formats.metadata import Batch
 from dynexport.formats.onnx_file import read_metadata, read_model, to_bytes
 from dynexport.formats.reference import ReferenceBundle
@@ -69,11 +69,11 @@ class Latency:
     speedup: float
 
 
-def answer_densely(opened: OpenedCheckpoint, images: ImageSet) -> NDArray[np.float64]:
+def answer_densely(trained: TrainedModel, images: ImageSet) -> NDArray[np.float64]:
     """Logits (count, classes) of the model with nothing dropped, in PyTorch."""
     from dynexport.pytorch.rewrite import rewrite
 
-    return answer_in_pytorch(rewrite(opened.trained, None), images)
+    return answer_in_pytorch(rewrite(trained.model, None), images)
 
 
 def answer_in_pytorch(inference: SparseModel, images: ImageSet) -> NDArray[np.float64]:

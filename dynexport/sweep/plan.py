@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dynexport.conversion import OpenedCheckpoint, Recipe, open_checkpoint
+from dynexport.conversion import Recipe, TrainedModel, open_checkpoint
 from dynexport.errors import InputError
 from dynexport.files import name_checkpoint, require_kept, require_writable
 from dynexport.images import ImageSet, Preprocessing
@@ -48,7 +48,7 @@ class SweepPlan:
     kinds: Mapping[str, Precision]
     settings: Mapping[str, str]
     batches: tuple[int, ...]
-    opened: OpenedCheckpoint
+    trained: TrainedModel
     images: ImageSet
     folder: Path
     keys: tuple[Key, ...]
@@ -68,7 +68,7 @@ def plan_sweep(
     values = parse_ratio_list(ratios)
     sizes = require_batches([only_batch(recipe)] if batches is None else batches)
     kinds = name_precisions([recipe.typing()] if precisions is None else precisions)
-    opened = open_checkpoint(recipe)
+    trained = open_checkpoint(recipe)
     folder = Path(f"{name_checkpoint(recipe.checkpoint)}-sweep" if output is None else output)
     files = [folder / name for name in (*FILES, DENSE)]
     for file in files:
@@ -80,10 +80,10 @@ def plan_sweep(
         recipe=recipe,
         rig=rig,
         kinds=kinds,
-        settings={name: _digest(kind, opened) for name, kind in kinds.items()},
+        settings={name: _digest(kind, trained) for name, kind in kinds.items()},
         batches=sizes,
-        opened=opened,
-        images=open_judged(recipe, count, opened.config),
+        trained=trained,
+        images=open_judged(recipe, count, trained.config),
         folder=folder,
         keys=tuple((ratio, kind, size) for kind in kinds for size in sizes for ratio in values),
     )
@@ -103,14 +103,14 @@ def name_precisions(precisions: Sequence[str | Precision]) -> dict[str, Precisio
 
 def describe_sweep(plan: SweepPlan) -> dict[str, Any]:
     """What a sweep is of: all that its rows depend on, but for their configuration."""
-    rig, opened, images = plan.rig, plan.opened, plan.images
+    rig, trained, images = plan.rig, plan.trained, plan.images
     packages = ("dynexport", "onnx", "onnxruntime", "torch")  # every file is made with these
     timed_in, *_ = find_runtime(rig.backend).library.module.split(".")
-    config: Any = opened.config
+    config: Any = trained.config
     return {
-        "checkpoint": identified(Path(plan.recipe.checkpoint).name, opened.loaded.sha256),
-        "weights": opened.loaded.weights,
-        "model": json.dumps({"family": opened.family.name, **dataclasses.asdict(config)}),
+        "checkpoint": identified(Path(plan.recipe.checkpoint).name, trained.checkpoint.sha256),
+        "weights": trained.checkpoint.weights,
+        "model": json.dumps({"family": trained.family.name, **dataclasses.asdict(config)}),
         "align": plan.recipe.align,
         "images": identified(
             images.described, images.described if images.synthetic else images.digest
@@ -140,9 +140,9 @@ def _version(module: str) -> str:
     return str(getattr(importlib.import_module(module), "__version__", UNKNOWN))
 
 
-def _digest(kind: Precision, opened: OpenedCheckpoint) -> str:
+def _digest(kind: Precision, trained: TrainedModel) -> str:
     """Of a precision's settings, calibration images by what they hold; ImageError where there are
     too few."""
-    images = kind.open_images(Preprocessing.for_size(opened.config.img_size))
+    images = kind.open_images(Preprocessing.for_size(trained.config.img_size))
     told = {**dataclasses.asdict(kind), "calibration_data": images and images.digest}
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()

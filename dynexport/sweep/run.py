@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynexport.compare.numbers import best_classes, share_of
-from dynexport.conversion import OpenedCheckpoint, Recipe
+from dynexport.conversion import Recipe, TrainedModel
 from dynexport.conversion.recipe import as_recipe
 from dynexport.errors import DynexportError, InputError
 from dynexport.files import name_checkpoint, save
@@ -95,7 +95,7 @@ def sweep_checkpoint(
         done = _find_done(journal, plan, retry_failed)
         missing = [key for key in plan.keys if key not in done]
         on_step(f"ask the dense model for the classes of {plan.images.described}")
-        dense = _dense_classes(plan.folder / DENSE, plan.opened, plan.images)
+        dense = _dense_classes(plan.folder / DENSE, plan.trained, plan.images)
         job = SweepJob(plan, dense, keep_models, on_step, on_warning)
         for row in try_missing(job, missing):
             journal.append(dataclasses.asdict(row))
@@ -122,7 +122,7 @@ def _find_done(journal: Journal, plan: SweepPlan, retry_failed: bool) -> dict[Ke
     return done
 
 
-def _dense_classes(path: Path, opened: OpenedCheckpoint, images: ImageSet) -> NDArray[np.int64]:
+def _dense_classes(path: Path, trained: TrainedModel, images: ImageSet) -> NDArray[np.int64]:
     """The dense float32 model's class of each image, int64 (count,), from disk where known."""
     try:
         with np.load(path, allow_pickle=False) as stored:
@@ -131,7 +131,7 @@ def _dense_classes(path: Path, opened: OpenedCheckpoint, images: ImageSet) -> ND
             return classes
     except (OSError, *DAMAGED_NPZ):
         pass
-    classes = best_classes(answer_densely(opened, images))
+    classes = best_classes(answer_densely(trained, images))
     content = io.BytesIO()
     np.savez(content, classes=classes)
     save(path, content.getvalue())

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dynexport.compare.numbers import best_classes
-from dynexport.conversion import OpenedCheckpoint, Recipe, open_checkpoint
+from dynexport.conversion import Recipe, TrainedModel, open_checkpoint
 from dynexport.conversion.recipe import as_recipe
 from dynexport.errors import InputError, VerificationError
 from dynexport.files import name_checkpoint, require_kept, require_writable, save
@@ -101,12 +101,9 @@ def search_schedule(
     criterion, target = _require_target(target_latency, max_drop)
     _require_free(recipe, step)
     file = _require_result(output, recipe, criterion, target)
-    opened = open_checkpoint(recipe)
-    images = open_judged(recipe, data_images, opened.config)
-    on_step(f"ask the dense model for the classes of {images.described}")
-    dense = best_classes(answer_densely(opened, images))
-    job = SearchJob(recipe, rig, images, dense, on_step, on_warning)
-    way = _open_way(job, opened, step)
+    trained = open_checkpoint(recipe)
+    job = _open_job(recipe, rig, trained, data_images, on_step, on_warning)
+    way = _open_way(job, trained, step)
     point, trials, measured = _find_point(job, way, criterion, target)
     result = Search(
         checkpoint=str(recipe.checkpoint),
@@ -118,8 +115,8 @@ def search_schedule(
         backend=rig.backend,
         ratios=point.ratios,
         measured=measured,
-        images=images.described,
-        labelled=images.labels is not None,
+        images=job.images.described,
+        labelled=job.images.labels is not None,
         dense_accuracy=job.dense_accuracy,
         command=dataclasses.replace(recipe, ratios=point.ratios).to_command(),
         trials=trials,
@@ -170,12 +167,27 @@ def _require_result(
     return file
 
 
-def _open_way(job: SearchJob, opened: OpenedCheckpoint, step: int | None) -> Way:
+def _open_job(
+    recipe: Recipe,
+    rig: Rig,
+    trained: TrainedModel,
+    count: int | None,
+    on_step: OnStep,
+    on_warning: OnStep,
+) -> SearchJob:
+    """The images to judge on, and the dense model's classes of them."""
+    images = open_judged(recipe, count, trained.config)
+    on_step(f"ask the dense model for the classes of {images.described}")
+    dense = best_classes(answer_densely(trained, images))
+    return SearchJob(recipe, rig, images, dense, on_step, on_warning)
+
+
+def _open_way(job: SearchJob, trained: TrainedModel, step: int | None) -> Way:
     """The way down, on a few of the images; each point is told of as it is found."""
-    config = opened.config
+    config = trained.config
     few = open_judged(job.recipe, min(SEARCH_IMAGES, job.images.count), config)
     job.on_step("count the multiply-accumulates of a few schedules")
-    judge = judge_schedules(opened, few)
+    judge = judge_schedules(trained, few)
     return Way(_tell(walk_down(judge, config.num_tokens, len(config.prune_at), step), job.on_step))
 
 

@@ -161,14 +161,16 @@ def test_a_drop_that_cannot_be_met_tells_the_best() -> None:
 @pytest.mark.parametrize("family", ["deit", "swin"])
 def test_multiply_accumulates_are_those_of_the_exported_graph(tmp_path: Path, family: str) -> None:
     """Fitted on seven schedules, exact on others: as a conversion counts them."""
-    opened = open_checkpoint(Recipe(write_checkpoint(tmp_path, family)))
-    tokens = opened.config.num_tokens
-    macs = fit_macs(lambda counts: count_exported(opened, counts), tokens, 3)
+    trained = open_checkpoint(Recipe(write_checkpoint(tmp_path, family)))
+    tokens = trained.config.num_tokens
+    macs = fit_macs(lambda counts: count_exported(trained, counts), tokens, 3)
     for counts in ((tokens - 9, 20, 7), (30, 30, 30)):
-        assert macs(counts) == count_exported(opened, counts)
+        assert macs(counts) == count_exported(trained, counts)
     made = convert(
         Recipe(
-            opened.loaded.path, ratios=ratios_of((31, 12, 5), tokens), output=tmp_path / "a.onnx"
+            trained.checkpoint.path,
+            ratios=ratios_of((31, 12, 5), tokens),
+            output=tmp_path / "a.onnx",
         )
     )
     assert macs((31, 12, 5)) == made.metadata.macs_sparse

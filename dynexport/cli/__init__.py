@@ -135,8 +135,11 @@ def _fail(sentence: str, code: int) -> NoReturn:
 
 
 def as_options(sentence: str) -> str:
-    """The sentence for the command line: an error of the library names parameters, as `num_heads`;
-    here they are called as their options are, --num-heads."""
+    """The sentence for the command line.
+
+    An error of the library names parameters, as `num_heads`; here they are called as their options
+    are, --num-heads.
+    """
     flags = {}
     for command in vars(typer.main.get_command(app))["commands"].values():
         for parameter in command.params:

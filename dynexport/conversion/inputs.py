@@ -71,8 +71,10 @@ def read_inputs(recipe: Recipe, edition: str | None) -> Inputs:
 
 
 def read_pictures(recipe: Recipe, steps: Preprocessing) -> NDArray[Any]:
-    """The images of the reference bundle: the recipe's, else calibration images, else synthetic
-    ones; see `load_images`."""
+    """The images of the reference bundle, as `load_images` gives them.
+
+    The recipe's, else calibration images, else synthetic ones.
+    """
     source = recipe.images or recipe.typing().calibration_data
     return load_images(source, REFERENCE_IMAGES, steps)
 
@@ -92,8 +94,7 @@ def open_checkpoint(recipe: Recipe) -> TrainedModel:
 
 
 def choose_schedule(recipe: Recipe, trained: TrainedModel) -> KeepSchedule | None:
-    """The keep schedule asked for, or the one the checkpoint was trained with; None drops
-    nothing."""
+    """The keep schedule asked for, or that of the training; None drops nothing."""
     if recipe.dense:
         return None
     given = recipe.stage_ratios()
@@ -111,8 +112,10 @@ def choose_schedule(recipe: Recipe, trained: TrainedModel) -> KeepSchedule | Non
 
 
 def find_builder(recipe: Recipe) -> str | None:
-    """The edition of TensorRT that is to build an engine, if one is asked for; InputError unless
-    it can, for this precision and on this machine."""
+    """The edition of TensorRT that is to build an engine, if one is asked for.
+
+    InputError unless it can, for this precision and on this machine.
+    """
     if recipe.engine is None and recipe.edition is None:
         return None
     edition = find_edition(recipe.edition or "auto")

@@ -1,5 +1,7 @@
-"""Every setting of a conversion, as one value: made once, varied with `dataclasses.replace`,
-printed as a command."""
+"""Every setting of a conversion, as one value.
+
+It is checked when it is made, varied with `dataclasses.replace`, and printed as a command.
+"""
 
 from __future__ import annotations
 
@@ -100,8 +102,10 @@ class Recipe:
         return KeepSchedule(tuple(self.ratios), self.align)
 
     def to_command(self) -> str:
-        """The ``dynexport convert`` that does it, for a shell: every option that is not as it is
-        without being given."""
+        """The ``dynexport convert`` that does it, for a shell.
+
+        Every option is told that is not as it is without being given.
+        """
         words = ["dynexport", "convert", str(self.checkpoint)]
         for name, value in self._settings():
             words += [f"--{name.replace('_', '-')}"] if value is True else _option(name, value)

@@ -106,8 +106,11 @@ def type_export(
 def write_verified(
     exported: Exported, bundle: ReferenceBundle, targets: Targets, original: Original
 ) -> tuple[int, Verification]:
-    """Write the ONNX file and its bundle, if it gives PyTorch's answers: its bytes, and how it was
-    verified. VerificationError if it does not; then nothing is written."""
+    """Write the ONNX file and its bundle, if it gives PyTorch's answers.
+
+    Returns its bytes, and how it was verified. VerificationError if it does not; then nothing is
+    written.
+    """
     if exported.metadata.target == "any":
         fuse_operators(exported.graph)
     content = exported.to_bytes()

@@ -149,8 +149,10 @@ def _keeping(metadata: Metadata) -> dict[str, Any]:
 
 
 def rebuild_recipe(exported: ExportedFile) -> Recipe:
-    """What it was converted by, as far as the file shows; files that it does not name are variables
-    of the shell."""
+    """What it was converted by, as far as the file shows.
+
+    Files that it does not name are variables of the shell.
+    """
     metadata = exported.metadata
     config, calibrated = metadata.config, _calibrated(metadata)
     heads, width = config.get("num_heads"), config.get("embed_dim")

@@ -111,7 +111,9 @@ def measure_accuracies(onnx: str, folder: Path) -> dict[str, float]:
     """Share of digits named right, by the labels `bench_model` gives its candidates. The dense twin
     of the sparse file computes what the dense file does."""
     dense = dynexport.convert(
-        HERE / "mnist-deit.pth", dense=True, batch=50, output=folder / "mnist-dense.onnx"
+        dynexport.Recipe(
+            HERE / "mnist-deit.pth", dense=True, batch=50, output=folder / "mnist-dense.onnx"
+        )
     )
     accuracies = {}
     for kind, path in (("sparse", onnx), ("dense", dense.onnx)):

@@ -246,19 +246,26 @@ def require_extras(words: list[str]) -> None:
     assert set(extras) <= set(PROJECT["optional-dependencies"]), words
 
 
-def sentences() -> Iterator[str]:
-    """Every text in the code, with … for what is put in, and without backquotes."""
+def texts() -> Iterator[str]:
+    """Every text in the code, with … for what is put in."""
     for folder in ("dynexport", "models", "calibration"):
         for path in (ROOT / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.JoinedStr):
-                    told = (
+                    parts = (
                         str(part.value) if isinstance(part, ast.Constant) else "…"
                         for part in node.values
                     )
-                    yield re.sub("…+", "…", "".join(told)).replace("`", "")
+                    yield re.sub("…+", "…", "".join(parts))
                 elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                    yield node.value.replace("`", "")
+                    yield node.value
+
+
+def sentences() -> Iterator[str]:
+    """Texts without backquotes, and as the command line has them, a parameter as its option."""
+    for text in texts():
+        yield text.replace("`", "")
+        yield re.sub(r"`(\w+)`", lambda name: "--" + name[1].replace("_", "-"), text)
 
 
 def test_every_message_is_in_the_code() -> None:

@@ -494,7 +494,7 @@ def test_other_families_are_refused_with_the_known_ones() -> None:
     )
     assert f"no known family: known are {', '.join(families())};" in str(error.value)
     assert str(error.value).endswith(
-        f"with --model ({', '.join(variants())}); a family of your own is given with --plugin"
+        f"with `model` ({', '.join(variants())}); a family of your own is given with `plugins`"
     )
 
 
@@ -572,7 +572,7 @@ def test_unrecorded_pruning_locations_are_asked_for_and_then_taken(state: State)
     [
         (
             (1, 2),
-            r"2 pruning locations \[1, 2\] were given for 3 predictors: give 3, as in --prune",
+            r"2 pruning locations \[1, 2\] were given for 3 predictors: give 3, as in `prune",
         ),
         ((0, 1, 2, 3), "4 pruning locations .* for 3 predictors: give 3"),
         ((1, 2, 4), r"\[1, 2, 4\] are not valid for 4 blocks: .* from 0 to 3"),

@@ -96,8 +96,8 @@ def _require_timeable(artifact: Artifact, runtimes: Sequence[Runtime]) -> None:
     for runtime in runtimes:
         if runtime.half == "emulated":
             raise InputError(
-                f"{artifact.onnx} is bf16, which {runtime.name} does not compute: time it with "
-                "--engine or --backend onnxruntime-cuda, or convert to fp32 or int8 for CPUs"
+                f"{artifact.onnx} is bf16, which {runtime.name} does not compute on a CPU: time it "
+                "with --engine or --backend onnxruntime-cuda, or convert to fp32 or int8 for CPUs"
             )
 
 

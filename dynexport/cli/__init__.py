@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import gc
 import os
-import re
 import signal
 import sys
 import traceback
@@ -28,6 +27,7 @@ from dynexport.cli import (
     verify,
     visualize,
 )
+from dynexport.cli.options import as_options
 from dynexport.cli.versions import tell_versions
 from dynexport.errors import DynexportError
 from dynexport.progress import are_heard
@@ -132,21 +132,6 @@ def _fail(sentence: str, code: int) -> NoReturn:
 
     show_error(as_options(sentence))
     sys.exit(code)
-
-
-def as_options(sentence: str) -> str:
-    """The sentence for the command line.
-
-    An error of the library names parameters, as `num_heads`; here they are called as their options
-    are, --num-heads.
-    """
-    flags = {}
-    for command in vars(typer.main.get_command(app))["commands"].values():
-        for parameter in command.params:
-            flag = max(parameter.opts, key=len)
-            if flag.startswith("--"):
-                flags[parameter.name] = flags[f"{parameter.name}s"] = flag
-    return re.sub(r"`(\w+)`", lambda found: flags.get(found[1], found[0]), sentence)
 
 
 def _own_up(error: Exception) -> NoReturn:

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from dynexport.cli.console import print_json, progress, stdout
-from dynexport.cli.options import Json, Plugins, Quiet, Verbose
+from dynexport.cli.options import Json, Plugins, Quiet, Verbose, as_options
 from dynexport.schedule import format_ratios
 
 
@@ -26,6 +26,8 @@ def inspect(
     with progress(quiet, verbose) as on_step:
         on_step(f"read {file}")
         facts = inspect_file(file, plugins=plugin or ())
+    if "undecided" in facts:
+        facts["undecided"] = as_options(facts["undecided"])
     (print_json if json else show_facts)(facts)
 
 

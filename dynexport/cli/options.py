@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -126,3 +127,20 @@ def parse_numbers(option: str, text: str | None) -> tuple[int, ...] | None:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise InputError(f"{option} {text!r} is no list of numbers: write it as 3,6,9") from None
+
+
+def as_options(sentence: str) -> str:
+    """The sentence for the command line.
+
+    An error of the library names parameters, as `num_heads`; here they are called as their options
+    are, --num-heads.
+    """
+    from dynexport.cli import app
+
+    flags = {}
+    for command in vars(typer.main.get_command(app))["commands"].values():
+        for parameter in command.params:
+            flag = max(parameter.opts, key=len)
+            if flag.startswith("--"):
+                flags[parameter.name] = flags[f"{parameter.name}s"] = flag
+    return re.sub(r"`(\w+)`", lambda found: flags.get(found[1], found[0]), sentence)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from dynexport.cli.console import macs_unit, make_table, stdout
+from dynexport.cli.options import as_options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,7 +28,7 @@ def row_printer(quiet: bool) -> Callable[[Row], None]:
     def show(row: Row) -> None:
         named = _configuration(row)
         if row.measured is None:
-            console.print(f"{named}: [red]failed:[/] {escape(row.failure)}")
+            console.print(f"{named}: [red]failed:[/] {escape(as_options(row.failure))}")
             return
         found = row.measured
         accuracy = "" if found.accuracy is None else f", accuracy {found.accuracy:.2%}"
@@ -47,7 +48,9 @@ def show_sweep(result: Sweep) -> None:
     console.print(_sweep_table(result))
     for row in result.rows:
         if row.measured is None:
-            console.print(f"[red]failed:[/] {_configuration(row)}: {escape(row.failure)}")
+            console.print(
+                f"[red]failed:[/] {_configuration(row)}: {escape(as_options(row.failure))}"
+            )
     _explain_sweep(console, result)
     if result.resumed:
         console.print(f"{result.resumed} of {len(result.rows)} were on disk")

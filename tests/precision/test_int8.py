@@ -510,5 +510,5 @@ def test_timing_bf16_on_a_cpu_is_refused_in_one_sentence(
 ) -> None:
     path = tmp_path / "bf16.onnx"
     convert(Recipe(tiny_checkpoint, ratio=0.7, batch=2, precision="bf16", output=path))
-    with pytest.raises(InputError, match="is bf16, which ONNX Runtime does not compute on a CPU"):
+    with pytest.raises(InputError, match="is bf16, which onnxruntime does not compute on a CPU"):
         bench_model(path)

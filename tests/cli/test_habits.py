@@ -193,7 +193,7 @@ def test_verbose_lets_the_libraries_remark(
     run: Run, tiny_conversion: Conversion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard: list[bool] = []
-    verify = __import__("dynexport.conversion", fromlist=["verify_model"]).verify_model
+    verify = __import__("dynexport.verify", fromlist=["verify_model"]).verify_model
 
     def listen(*given: object, **options: object) -> object:
         heard.append(are_heard())

@@ -129,7 +129,7 @@ class Artifact:
         """The ONNX file it is, or was built from, in a runtime that takes ONNX."""
         if self.onnx is None:
             raise InputError(
-                f"{runtime} needs the ONNX file the engine was built from: give it before --engine"
+                f"{runtime} needs the ONNX file the engine was built from: give it before `engine`"
             )
         label, emulated = _describe_half(self.graph, runtime)
         known = self.metadata
@@ -192,12 +192,12 @@ def find_artifact(
     if engine is not None:
         if runtime is not None:
             raise InputError(
-                f"--backend {runtime} runs the ONNX file and --engine an engine: give one of the "
+                f"`backend` {runtime} runs the ONNX file and `engine` an engine: give one of the "
                 "two"
             )
         return _engine_artifact(Path(engine), None if model is None else Path(model), trust)
     if model is None:
-        raise InputError("there is nothing to open: give an ONNX file, or --engine, or both")
+        raise InputError("there is nothing to open: give an ONNX file, or `engine`, or both")
     path = existing_file(model, "an ONNX file")
     graph = read_model(path)
     return onnx_artifact(path, graph, read_metadata(path, graph), runtime or "onnxruntime")

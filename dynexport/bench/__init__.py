@@ -97,7 +97,7 @@ def _require_timeable(artifact: Artifact, runtimes: Sequence[Runtime]) -> None:
         if runtime.half == "emulated":
             raise InputError(
                 f"{artifact.onnx} is bf16, which {runtime.name} does not compute on a CPU: time it "
-                "with --engine or --backend onnxruntime-cuda, or convert to fp32 or int8 for CPUs"
+                "with `engine` or `backend` onnxruntime-cuda, or convert to fp32 or int8 for CPUs"
             )
 
 
@@ -147,7 +147,7 @@ def _batch_sizes(artifact: Artifact, asked: Sequence[int], on_gpu: bool) -> tupl
             takes = ", ".join(map(str, ranges))
             raise InputError(
                 f"batch {size} does not fit this file, which takes {takes}: "
-                f"{'build' if artifact.engine else 'convert'} again with another --batch"
+                f"{'build' if artifact.engine else 'convert'} again with another `batch`"
             )
     return tuple(sorted(set(asked)))
 

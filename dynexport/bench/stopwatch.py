@@ -92,5 +92,5 @@ class Stopwatch:
     def layers(self) -> dict[str, float]:
         """Median milliseconds of each layer in a run."""
         if not isinstance(self._runner, LayerRunner):
-            raise DynexportError("this runtime does not time its layers: leave out --profile")
+            raise DynexportError("this runtime does not time its layers: leave out `profile`")
         return dict(self._runner.layers())

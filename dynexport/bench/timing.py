@@ -213,7 +213,7 @@ class TimedCandidate:
         except WorkerError as error:
             raise DynexportError(
                 f"the process that times {self._label!r} ended: {error}; "
-                "a smaller --batch may fit in memory"
+                "a smaller `batch` may fit in memory"
             ) from None
         except DynexportError as error:
             raise DynexportError(f"{self._label}: {error}") from None

@@ -132,8 +132,8 @@ def parse_numbers(option: str, text: str | None) -> tuple[int, ...] | None:
 def as_options(sentence: str) -> str:
     """The sentence for the command line.
 
-    An error of the library names parameters, as `num_heads`; here they are called as their options
-    are, --num-heads.
+    An error of the library names parameters, as `num_heads` or `pytorch=False`; here they are
+    called as their options are, --num-heads and --no-pytorch.
     """
     from dynexport.cli import app
 
@@ -142,5 +142,14 @@ def as_options(sentence: str) -> str:
         for parameter in command.params:
             flag = max(parameter.opts, key=len)
             if flag.startswith("--"):
-                flags[parameter.name] = flags[f"{parameter.name}s"] = flag
-    return re.sub(r"`(\w+)`", lambda found: flags.get(found[1], found[0]), sentence)
+                flags[parameter.name] = flags[_plural(str(parameter.name))] = flag
+            for opposite in parameter.secondary_opts:
+                flags[f"{parameter.name}=False"] = opposite
+    return re.sub(r"`(\w+(?:=False)?)`", lambda found: flags.get(found[1], found[0]), sentence)
+
+
+def _plural(name: str) -> str:
+    """What the library calls a parameter that the command line takes one by one."""
+    if name.endswith("y"):
+        return f"{name[:-1]}ies"
+    return name + ("es" if name.endswith("ch") else "s")

@@ -23,12 +23,12 @@ def batch_ranges(graph: ir.Model, name: str, batches: Sequence[str] = ()) -> tup
         fixed = Batch.parse(str(size))
         if any(batch != fixed for batch in asked):
             raise InputError(
-                f"{name} is made for batch {size} alone: convert it again with --batch 1:8:64"
+                f"{name} is made for batch {size} alone: convert it again with `batch` 1:8:64"
             )
         return (fixed,)
     recorded = graph.metadata_props.get(PREFIX + "batch")
     if not asked and recorded is None:
-        raise InputError(f"{name} leaves its batch size open: give a range, as in --batch 1:8:64")
+        raise InputError(f"{name} leaves its batch size open: give a range, as in `batch` 1:8:64")
     return asked or (Batch.parse(str(recorded).strip('"')),)
 
 

@@ -87,7 +87,7 @@ def require_runnable(engine: Path, facts: Sidecar, trust: bool = False) -> None:
     if facts.gpu not in (None, device.name) and not facts.options.hardware_compatible:
         raise EngineError(
             f"{engine} was built on a {facts.gpu}, this is a {device.name}: {REBUILD} here, or "
-            "give --trust to run it as it is"
+            "give `trust` to run it as it is"
         )
 
 

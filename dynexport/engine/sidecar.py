@@ -70,7 +70,7 @@ class Sidecar:
         if not path.is_file():
             raise EngineError(
                 f"{engine} has no sidecar {path.name}, so nobody knows what it was built for: "
-                f"{REBUILD}, or give --trust if you know where it comes from"
+                f"{REBUILD}, or give `trust` if you know where it comes from"
             )
         try:
             values = json.loads(path.read_text())

@@ -79,7 +79,7 @@ class ReferenceBundle:
     def load(cls, path: str | Path) -> ReferenceBundle:
         """Read a bundle; ModelFileError if the file is none or is damaged."""
         path = existing_file(
-            path, "a reference bundle; give one with --reference, or ask PyTorch with --checkpoint"
+            path, "a reference bundle; give one with `reference`, or ask PyTorch with `checkpoint`"
         )
         try:
             with np.load(path, allow_pickle=False) as arrays:
@@ -152,5 +152,5 @@ class ReferenceBundle:
 def _incomplete(path: Path) -> ModelFileError:
     return ModelFileError(
         f"{path} is not a complete reference bundle: convert the checkpoint again, or give "
-        "another with --reference"
+        "another with `reference`"
     )

@@ -156,7 +156,7 @@ class Precision:
     def _require_images(self) -> None:
         if self.kind.images == "needed" and self.calibration_data is None:
             raise InputError(
-                f"{self.name} is calibrated on images: give some with --calibration-data, a folder "
+                f"{self.name} is calibrated on images: give some with `calibration_data`, a folder "
                 "or an .npz" + (f", or choose {self.kind.instead}" if self.kind.instead else "")
             )
         if self.fallback_to not in (None, "auto"):
@@ -164,7 +164,7 @@ class Precision:
         if self.fallback_to and self.kind.images != "needed":
             fitting = [kind.name for kind in precisions().values() if kind.images == "needed"]
             raise InputError(
-                f"{self.name} has no layers to raise back: --fallback-to goes with "
+                f"{self.name} has no layers to raise back: `fallback_to` goes with "
                 f"{' or '.join(fitting)}"
             )
 

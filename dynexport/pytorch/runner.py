@@ -72,7 +72,7 @@ def open_module(
         torch.set_num_threads(threads)
     if device == "cuda":
         if not torch.cuda.is_available():
-            raise DeviceError("PyTorch sees no GPU here: time without it, with --no-pytorch")
+            raise DeviceError("PyTorch sees no GPU here: time without it, with `pytorch=False`")
         torch.backends.cudnn.allow_tf32 = False  # as its matrix products: float32 means float32
         module = module.to(device, torch.float16 if half else torch.float32)
     if compiled:

@@ -67,7 +67,7 @@ class OpenVinoRunner:
         if precision == "bf16" and "BF16" not in self._capabilities():
             raise DeviceError(
                 "this processor does not compute in bf16, as those with AMX or AVX512_BF16 do: "
-                "use --backend openvino"
+                "use `backend` openvino"
             )
         self._options = {
             "PERFORMANCE_HINT": "LATENCY",

@@ -100,13 +100,13 @@ def _require_consistent(
 ) -> None:
     """InputError for what cannot be asked together."""
     if reference is not None and checkpoint is not None:
-        raise InputError("--reference and --checkpoint were both given: give one of the two")
+        raise InputError("`reference` and `checkpoint` were both given: give one of the two")
     drops = limits.max_drop is not None
-    for asked, option in ((bisect, "--bisect"), (drops, "--max-drop")):
+    for asked, parameter in ((bisect, "bisect"), (drops, "max_drop")):
         if asked and checkpoint is None:
-            raise InputError(f"{option} compares with PyTorch: give --checkpoint as well")
+            raise InputError(f"`{parameter}` compares with PyTorch: give `checkpoint` as well")
     if drops and data is None:
-        raise InputError("--max-drop is of accuracy: give labelled images, with --data")
+        raise InputError("`max_drop` is of accuracy: give labelled images, with `data`")
 
 
 def _ask_pytorch(

@@ -53,14 +53,14 @@ def require_measurable(data: ImageSet, metadata: Metadata, original: Original | 
     if "logits" not in metadata.outputs:
         raise InputError(
             "accuracy is measured on logits, and this model gives maps of features "
-            f"({', '.join(metadata.outputs)}): leave --data out"
+            f"({', '.join(metadata.outputs)}): leave `data` out"
         )
     (classes,) = metadata.outputs["logits"]
     labels = data.labels
     if labels is None and original is None:
         raise ImageError(
             f"{data.source} holds no labels, and PyTorch is not at hand to agree with: give a "
-            "folder with a folder for each class, an .npz with labels, or --checkpoint"
+            "folder with a folder for each class, an .npz with labels, or `checkpoint`"
         )
     if labels is not None and not ((labels >= 0) & (labels < classes)).all():
         wrong = labels[(labels < 0) | (labels >= classes)][0]

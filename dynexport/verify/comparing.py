@@ -39,7 +39,7 @@ def open_data(
     """The images to measure accuracy on, if any, ready for a model."""
     if data is None:
         if data_images is not None:
-            raise InputError("--data-images limits the images of --data: give both")
+            raise InputError("`data_images` limits the images of `data`: give both")
         return None
     steps = artifact.require_metadata().preprocessing
     return open_images(data, steps, count=data_images)

@@ -89,7 +89,7 @@ def visualize_images(
     path = existing_file(model, "an ONNX file")
     target = _picture_to_write(Path(path.with_suffix(".png").name if output is None else output))
     if top < 0:
-        raise InputError(f"--top {top} asks for fewer than no classes: give 0 or more")
+        raise InputError(f"`top` {top} asks for fewer than no classes: give 0 or more")
     artifact = find_artifact(path, backend, engine, trust)
     metadata = artifact.require_metadata()
     classes = names_of_classes(metadata, labels)[:top]

@@ -20,8 +20,8 @@ def names_of_classes(metadata: Metadata, labels: str | Path | None) -> tuple[str
         return name_classes(classes, labels)
     if labels is not None:
         raise InputError(
-            "--labels names classes, and this model gives maps of features "
-            f"({', '.join(metadata.outputs)}): leave --labels out"
+            "`labels` names classes, and this model gives maps of features "
+            f"({', '.join(metadata.outputs)}): leave `labels` out"
         )
     return ()
 

@@ -146,7 +146,7 @@ def plan_layout(
     if max(tall, layout.width) > LARGEST_SIDE:
         raise InputError(
             f"{images} images make a picture of {layout.width:,} x {tall:,} pixels, and a file "
-            f"holds {LARGEST_SIDE:,} a side: give fewer images, as with --count"
+            f"holds {LARGEST_SIDE:,} a side: give fewer images, as with `count`"
         )
     return layout
 

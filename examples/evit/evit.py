@@ -209,7 +209,7 @@ class EViT(SparseModel):
             if count >= left:
                 raise ScheduleError(
                     f"keep ratio {ratio:g} keeps all of {left} tokens, so none is left to fuse: "
-                    "give a smaller one, or export the dense twin with --dense"
+                    "give a smaller one, or export the dense twin with `dense`"
                 )
             counts.append(count)
             left = count + 1

@@ -98,7 +98,7 @@ def test_a_candidate_that_fails_is_named(
 
     for label, reason in (("raises", "MemoryError: 8 GiB"), ("ends", "it ends Python by SIGKILL")):
         gone = Candidate(label, opening.Opening(label))
-        expected = f"the process that times '{label}' ended: {reason}; a smaller --batch may fit"
+        expected = f"the process that times '{label}' ended: {reason}; a smaller `batch` may fit"
         with pytest.raises(DynexportError, match=expected):
             time_candidates([gone], (1, 3, 28, 28), SHORT)
     (tmp_path / "opening.py").unlink()
@@ -202,7 +202,7 @@ def test_layers_are_grouped_by_the_nodes_in_them() -> None:
 
 
 def test_nothing_to_time() -> None:
-    with pytest.raises(InputError, match="give an ONNX file, or --engine, or both"):
+    with pytest.raises(InputError, match="give an ONNX file, or `engine`, or both"):
         bench_model()
 
 

@@ -24,6 +24,7 @@ from torch import nn
 from dynexport.cli import main
 from dynexport.cli.inspect import show_facts
 from dynexport.cli.models import show_models
+from dynexport.cli.options import as_options
 from dynexport.conversion import Conversion
 from dynexport.precision import PrecisionReport
 
@@ -742,6 +743,24 @@ def test_brackets_in_a_path_are_no_markup(
     ran = run(command, moved)
     assert ran.code == 0
     assert str(moved) in ran.out + ran.err
+
+
+@pytest.mark.parametrize(
+    ("sentence", "shown"),
+    [
+        ("give `num_heads`", "give --num-heads"),
+        ("another of `batches` than `batch` 8", "another of --batch than --batch 8"),
+        ("it has no `compute_capabilities`", "it has no --compute-capability"),
+        ("a family is given with `plugins`", "a family is given with --plugin"),
+        ("time without it, with `pytorch=False`", "time without it, with --no-pytorch"),
+        (
+            "build it with `dynexport build`, not `a_b`",
+            "build it with `dynexport build`, not `a_b`",
+        ),
+    ],
+)
+def test_parameters_in_errors_are_shown_as_options(sentence: str, shown: str) -> None:
+    assert as_options(sentence) == shown
 
 
 def test_brackets_in_a_path_are_shown_in_errors(run: Run) -> None:

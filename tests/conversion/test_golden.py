@@ -21,6 +21,7 @@ from dynexport.schedule import schedule_from_base
 
 pytestmark = pytest.mark.slow
 
+
 @pytest.fixture(scope="module")
 def checkpoint(golden: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("golden") / f"{golden.name}.pth"

@@ -265,7 +265,8 @@ def sentences() -> Iterator[str]:
     """Texts without backquotes, and as the command line has them, a parameter as its option."""
     for text in texts():
         yield text.replace("`", "")
-        yield re.sub(r"`(\w+)`", lambda name: "--" + name[1].replace("_", "-"), text)
+        flags = re.sub(r"`(\w+)=False`", r"`no_\1`", text)
+        yield re.sub(r"`([\w…]+)`", lambda name: "--" + name[1].replace("_", "-"), flags)
 
 
 def test_every_message_is_in_the_code() -> None:

@@ -144,10 +144,10 @@ def test_weights_are_exchanged_on_a_gpu_only(tiny_conversion: Conversion, tmp_pa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dla_core": 0}, r"tensorrt-rtx has no --dla-core: leave it out, or choose --edition ten"),
-        ({"version_compatible": True}, "tensorrt-rtx has no --version-compatible"),
-        ({"hardware_compatible": True}, "tensorrt-rtx has no --hardware-compatible"),
-        ({"timing_cache": "file"}, "tensorrt-rtx has no --timing-cache"),
+        ({"dla_core": 0}, r"tensorrt-rtx has no `dla_core`: leave it out, or choose `edition` ten"),
+        ({"version_compatible": True}, "tensorrt-rtx has no `version_compatible`"),
+        ({"hardware_compatible": True}, "tensorrt-rtx has no `hardware_compatible`"),
+        ({"timing_cache": "file"}, "tensorrt-rtx has no `timing_cache`"),
         ({"compute_capabilities": ("9.9",)}, r"capability 9.9 is not one .* choose from 7.5, 8.0"),
     ],
 )
@@ -176,7 +176,7 @@ def test_options_that_are_none(options: dict[str, Any], message: str) -> None:
 
 
 def test_only_one_flavour_takes_the_other_s_options() -> None:
-    with pytest.raises(InputError, match="tensorrt has no --compute-capability: leave it out"):
+    with pytest.raises(InputError, match="tensorrt has no `compute_capabilities`: leave it out"):
         EDITIONS["tensorrt"].require_options(BuildOptions(compute_capabilities=("8.6",)))
 
 
@@ -221,7 +221,7 @@ def _output_type(node: onnx.NodeProto) -> int:
 def test_a_foreign_model(tmp_path: Path) -> None:
     node = helper.make_node("Relu", ["images"], ["y"], name="relu")
     model = graph_file(tmp_path / "foreign.onnx", node, ["n", 3, 8, 8])
-    with pytest.raises(InputError, match=r"leaves its batch size open: give a range, as in --bat"):
+    with pytest.raises(InputError, match=r"leaves its batch size open: give a range, as in `bat"):
         build_engine(model, output=tmp_path / "f.engine")
     facts = build_engine(model, batches=["1:2:4"], output=tmp_path / "f.engine").facts
     assert facts.properties == {}
@@ -378,7 +378,7 @@ DAMAGES = {
     "cut short": (truncate, "was cut short or changed: its sidecar describes another"),
     "one bit": (flip, "was cut short or changed"),
     "empty": (empty, "was cut short or changed"),
-    "no sidecar": (no_sidecar, r"has no sidecar tiny.engine.json, .* or give --trust if you know"),
+    "no sidecar": (no_sidecar, r"has no sidecar tiny.engine.json, .* or give `trust` if you know"),
     "garbage": (garbage, r"tiny.engine.json is damaged: build it again with `dynexport build`"),
     "half a sidecar": (shortened, "is damaged"),
     "another hash": (field("engine_sha256", "0" * 64), "was cut short or changed"),
@@ -472,7 +472,7 @@ def test_an_engine_of_another_file_is_not_verified(engine: Path, tmp_path: Path)
         verify_model(tmp_path / "tiny.onnx", engine=engine)
     with pytest.raises(InputError, match=r"does not exist: expected an engine"):
         verify_model(tmp_path / "tiny.onnx", engine=tmp_path / "none.engine")
-    with pytest.raises(InputError, match=r"--backend onnxruntime runs the ONNX file and --engine"):
+    with pytest.raises(InputError, match=r"`backend` onnxruntime runs the ONNX file and `engine`"):
         verify_model(tmp_path / "tiny.onnx", engine=engine, backend="onnxruntime")
 
 

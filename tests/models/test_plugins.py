@@ -229,7 +229,7 @@ def test_an_unknown_family_asks_for_its_plugin() -> None:
 
 
 def test_evit_at_ratio_1_points_to_the_dense_twin(evit: Any) -> None:
-    with pytest.raises(ScheduleError, match=r"keeps all of 49 tokens.*--dense"):
+    with pytest.raises(ScheduleError, match=r"keeps all of 49 tokens.*`dense`"):
         evit.keep_counts(KeepSchedule((1.0,) * 3))
 
 

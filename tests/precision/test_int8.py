@@ -457,7 +457,7 @@ def test_a_dense_file_and_one_with_a_class_alone_are_quantised(
     ("fields", "message"),
     [
         ({"name": "int4"}, "unknown precision 'int4': did you mean 'int8'"),
-        ({"name": "int8"}, "int8 is calibrated on images: give some with --calibration-data"),
+        ({"name": "int8"}, "int8 is calibrated on images: give some with `calibration_data`"),
         ({"name": "fp16", "io": "fp16"}, "unknown I/O precision 'fp16'"),
         ({"name": "fp32", "io": "half"}, "fp32 keeps inputs and outputs in float32"),
         ({"name": "bf16", "io": "half"}, "bf16 keeps inputs and outputs in float32"),

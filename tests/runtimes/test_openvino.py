@@ -264,7 +264,7 @@ def test_bf16_is_computed_where_the_processor_does(deit: Tiny) -> None:
 
     content, images = to_bytes(deit.graph), images_for(deit, 3)
     if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        with pytest.raises(DeviceError, match=r"does not compute in bf16.*--backend openvino$"):
+        with pytest.raises(DeviceError, match=r"does not compute in bf16.*`backend` openvino$"):
             open_runner("openvino-bf16", content)
         return
     with open_runner("openvino", content) as exact, open_runner("openvino-bf16", content) as runner:

@@ -124,13 +124,13 @@ def test_labels_the_model_does_not_know_are_refused(
     [
         (
             {"limits": Limits(max_drop=0.5)},
-            "--max-drop compares with PyTorch: give --checkpoint as well",
+            "`max_drop` compares with PyTorch: give `checkpoint` as well",
         ),
-        ({"bisect": True}, "--bisect compares with PyTorch: give --checkpoint as well"),
-        ({"data_images": 5}, "--data-images limits the images of --data: give both"),
+        ({"bisect": True}, "`bisect` compares with PyTorch: give `checkpoint` as well"),
+        ({"data_images": 5}, "`data_images` limits the images of `data`: give both"),
         (
             {"limits": Limits(max_drop=0.5), "checkpoint": "c.pth"},
-            "--max-drop is of accuracy: give labelled",
+            "`max_drop` is of accuracy: give labelled",
         ),
     ],
 )

@@ -241,7 +241,7 @@ def test_a_model_of_features_shows_no_classes(
     labels.write_text("cat\n")
     arguments: Any = (features, tmp_path / "images.npz", tmp_path / "out.png")
     assert visualize_images(*arguments).images[0].classes == ()
-    with pytest.raises(InputError, match=r"maps of features \(feat_0, .*: leave --labels out"):
+    with pytest.raises(InputError, match=r"maps of features \(feat_0, .*: leave `labels` out"):
         visualize_images(*arguments, labels=labels)
 
 
@@ -401,7 +401,7 @@ def test_a_thousand_classes_are_imagenets(number: int, name: str) -> None:
         ({"images": ["empty"]}, "no images in"),
         ({"images": ["text.npz"]}, "text.npz is no folder and no .npz"),
         ({"images": ["pictures"], "count": 0}, "0 images were asked for"),
-        ({"top": -1}, "--top -1 asks for fewer than no classes"),
+        ({"top": -1}, "`top` -1 asks for fewer than no classes"),
         ({"font": "text.png"}, "text.png is no font that can be read"),
         ({"labels": "text.png"}, "holds 1 names, and the model knows 10 classes"),
         ({"backend": "onnxruntime", "engine": "e.engine"}, "give one of the two"),

@@ -129,7 +129,7 @@ def _add_profiles(
             ends = (api.Dims(list(shape)) for shape in (smallest, optimal, largest))
             profile.set_shape(name, *ends)
         if config.add_optimization_profile(profile) < 0:
-            raise BuildError(f"TensorRT refuses the shapes {dict(shapes)}: give another --batch")
+            raise BuildError(f"TensorRT refuses the shapes {dict(shapes)}: give another `batch`")
 
 
 @contextmanager

@@ -108,9 +108,8 @@ class Edition(Library):
         for other in EDITIONS.values():
             for option in sorted(other.takes - self.takes):
                 if getattr(options, option) != getattr(unset, option):
-                    flag = option.replace("capabilities", "capability").replace("_", "-")
                     raise InputError(
-                        f"{self.name} has no --{flag}: leave it out, or choose --edition "
+                        f"{self.name} has no `{option}`: leave it out, or choose `edition` "
                         f"{other.name}"
                     )
 

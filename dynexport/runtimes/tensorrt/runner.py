@@ -254,7 +254,7 @@ class EngineRunner:
             ranges = ", ".join(f"{list(low)} to {list(high)}" for low, _, high in self._profiles)
             raise InputError(
                 f"images of shape {list(shape)} do not fit the engine, which takes {ranges}: "
-                "build one with another --batch"
+                "build one with another `batch`"
             )
         if self._graph is not None:  # it knows the old shape alone
             self._graph.close()

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, ShapeInferencePass
 
+from dynexport.graph.folding import fold_sizes
 from dynexport.graph.inputs import reason_to_leave
 from dynexport.graph.patterns import has_branches, is_fixed, is_standard
-from dynexport.graph.rules.fixed_shapes import fold_sizes
 from dynexport.progress import unheard
 
 HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)

@@ -13,10 +13,10 @@ from dynexport.compare.tolerances import Limits, Tolerances
 from dynexport.errors import VerificationError
 from dynexport.files import existing_file, require_kept, require_onnx_target, save
 from dynexport.formats.onnx_file import to_bytes
+from dynexport.graph.folding import working_nodes
 from dynexport.graph.inputs import reason_to_leave
 from dynexport.graph.macs import count_macs
 from dynexport.graph.patterns import sizes_of
-from dynexport.graph.rules.fixed_shapes import working_nodes
 from dynexport.graph.sizes import learn_sizes
 from dynexport.graph.tidy import open_up
 from dynexport.optimize.foreign import Comparison, make_batches, make_comparison, read_foreign

@@ -9,8 +9,8 @@ import onnx
 import onnx_ir as ir
 
 from dynexport.errors import ModelFileError
+from dynexport.graph.folding import working_nodes
 from dynexport.graph.rule import Rule
-from dynexport.graph.rules.fixed_shapes import working_nodes
 from dynexport.graph.rules.order import LAST, RULES
 from dynexport.graph.sizes import learn_sizes
 

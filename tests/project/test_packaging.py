@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import dynexport
@@ -175,6 +176,29 @@ def test_imports_point_one_way() -> None:
         and ORDER.index(name.split(".")[1]) > ORDER.index(part)
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    """Not even for types alone; a package's own door apart, ``__init__.py``."""
+    names = {module_name(path): path for path in sources()}
+    left = {name: modules_behind(name, path, names) for name, path in names.items()}
+    while free := [name for name, needs in left.items() if not needs & left.keys()]:
+        for name in free:
+            del left[name]
+    assert not left
+
+
+def module_name(path: Path) -> str:
+    """Dotted, as it is imported."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    inside = parts if parts[0] == "dynexport" else ("dynexport", *parts)
+    return ".".join(inside).removesuffix(".__init__")
+
+
+def modules_behind(name: str, path: Path, names: Collection[str]) -> set[str]:
+    """What a file imports of the package: modules, or the packages that names are taken from."""
+    wanted = (each if each in names else each.rpartition(".")[0] for each in imported(path))
+    return {each for each in wanted if each in names} - {name, name.rpartition(".")[0]}
 
 
 def test_pytorch_is_imported_in_two_places() -> None:

@@ -8,9 +8,9 @@ import onnx_ir as ir
 import pytest
 from made.small_graphs import apply, in_memory, operators, small_graph
 
+from dynexport.graph.folding import fold_fixed_shapes
 from dynexport.graph.opset import raise_opset
 from dynexport.graph.rules.duplicates import merge_duplicates
-from dynexport.graph.rules.fixed_shapes import fold_fixed_shapes
 from dynexport.graph.rules.gelu import recognise_gelus
 from dynexport.graph.rules.layer_norm import recognise_layer_norms
 from dynexport.graph.rules.log_softmax import rank_logits

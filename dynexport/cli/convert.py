@@ -160,7 +160,6 @@ def convert(
     verbose: Verbose = False,
 ) -> None:
     """Turn a checkpoint into a verified ONNX file and its reference bundle."""
-    from dynexport.calibration import METHODS
     from dynexport.conversion import Recipe
     from dynexport.conversion import convert as run
     from dynexport.precision import Precision
@@ -189,7 +188,7 @@ def convert(
             calibration_data=calibration_data,
             calibration_images=calibration_images,
             seed=seed,
-            methods=tuple(calibration_method.split(",")) if calibration_method else METHODS,
+            methods=_methods(calibration_method),
             fallback_to=fallback_to,
             target_agreement=target_agreement,
         ),
@@ -201,6 +200,13 @@ def convert(
     with build_progress(quiet, verbose) as (on_step, on_progress):
         result = run(recipe, on_step=on_step, on_warning=show_warning, on_progress=on_progress)
     (print_json if json else show_conversion)(result)
+
+
+def _methods(text: str | None) -> tuple[str, ...]:
+    """Methods of calibration between commas; all of them where none are named."""
+    from dynexport.calibration import METHODS
+
+    return tuple(text.split(",")) if text else METHODS
 
 
 def show_conversion(result: Conversion) -> None:

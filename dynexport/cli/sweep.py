@@ -32,7 +32,9 @@ from dynexport.cli.sweep_results import row_printer, show_search, show_sweep
 from dynexport.errors import InputError
 
 if TYPE_CHECKING:
+    from dynexport.conversion import Recipe
     from dynexport.precision import Precision
+    from dynexport.sweep import Rig
 
 
 def sweep(
@@ -131,25 +133,13 @@ def sweep(
 
     Exit 1 where a configuration failed or the target cannot be met.
     """
-    from dynexport.bench.timing import Plan
-    from dynexport.conversion import Recipe
-    from dynexport.sweep import Rig, search_schedule, sweep_checkpoint
+    from dynexport.sweep import search_schedule, sweep_checkpoint
 
     _require_one_use(ratios, target_latency, max_drop, step, keep_models, retry_failed)
-    recipe = Recipe(
-        checkpoint,
-        model=model,
-        prune_at=parse_numbers("--prune-at", prune_at),
-        num_heads=num_heads,
-        img_size=img_size,
-        weights=weights,
-        align=align,
-        images=data,
-        plugins=tuple(plugin or ()),
-    )
+    recipe = _recipe(checkpoint, model, prune_at, num_heads, img_size, weights, align, data, plugin)
     kinds = _precisions(precision, calibration_data, calibration_images)
     sizes = parse_numbers("--batch", batch) or ()
-    rig = Rig(backend, threads, Plan(rounds=rounds, round_seconds=round_seconds))
+    rig = _rig(backend, threads, rounds, round_seconds)
     if ratios is not None:
         with _stopped_softly(quiet), progress(quiet, verbose) as on_step:
             swept = sweep_checkpoint(
@@ -170,11 +160,9 @@ def sweep(
         if not swept.passed:
             raise typer.Exit(1)
         return
-    if len(kinds) != 1 or len(sizes) != 1:
-        raise InputError("a search is for one precision and one batch size: give one of each")
     with progress(quiet, verbose) as on_step:
         found = search_schedule(
-            replace(recipe, precision=kinds[0], batch=sizes[0]),
+            _only(recipe, kinds, sizes),
             target_latency=None if target_latency is None else parse_latency(target_latency),
             max_drop=max_drop,
             data_images=data_images,
@@ -185,6 +173,48 @@ def sweep(
             on_warning=show_warning,
         )
     (print_json if json else show_search)(found)
+
+
+def _recipe(
+    checkpoint: Path,
+    model: str | None,
+    prune_at: str | None,
+    num_heads: int | None,
+    img_size: int | None,
+    weights: str | None,
+    align: int,
+    data: Path | None,
+    plugin: list[Path] | None,
+) -> Recipe:
+    """The checkpoint, and what it leaves open."""
+    from dynexport.conversion import Recipe
+
+    return Recipe(
+        checkpoint,
+        model=model,
+        prune_at=parse_numbers("--prune-at", prune_at),
+        num_heads=num_heads,
+        img_size=img_size,
+        weights=weights,
+        align=align,
+        images=data,
+        plugins=tuple(plugin or ()),
+    )
+
+
+def _only(recipe: Recipe, kinds: list[Precision], sizes: tuple[int, ...]) -> Recipe:
+    """The recipe at its one precision and batch size; InputError where several were given."""
+    if len(kinds) != 1 or len(sizes) != 1:
+        raise InputError("a search is for one precision and one batch size: give one of each")
+    return replace(recipe, precision=kinds[0], batch=sizes[0])
+
+
+def _rig(backend: str, threads: int | None, rounds: int, round_seconds: float) -> Rig:
+    """How latencies are measured."""
+    from dynexport.bench.timing import Plan
+    from dynexport.sweep import Rig
+
+    return Rig(backend, threads, Plan(rounds=rounds, round_seconds=round_seconds))
 
 
 @contextmanager

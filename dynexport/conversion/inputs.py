@@ -83,7 +83,8 @@ def open_checkpoint(recipe: Recipe) -> TrainedModel:
     """Read a checkpoint, and fill the model it belongs to; CheckpointError says what is wrong."""
     require_convert_extras()
     from dynexport.models import load_plugins
-    from dynexport.pytorch.checkpoint import build_model, identify, load_checkpoint
+    from dynexport.pytorch.checkpoint import load_checkpoint
+    from dynexport.pytorch.identify import build_model, identify
 
     load_plugins(recipe.plugins)
     loaded = load_checkpoint(recipe.checkpoint, recipe.weights)

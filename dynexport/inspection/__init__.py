@@ -72,7 +72,8 @@ def _shape(value: Any) -> list[int | str]:
 def _inspect_checkpoint(path: Path, plugins: Sequence[str | Path]) -> dict[str, Any]:
     require_convert_extras()
     from dynexport.models import load_plugins, variant_name
-    from dynexport.pytorch.checkpoint import identify, load_checkpoint
+    from dynexport.pytorch.checkpoint import load_checkpoint
+    from dynexport.pytorch.identify import identify
 
     load_plugins(plugins)
     loaded = load_checkpoint(path)

@@ -15,8 +15,9 @@ from dynexport.formats.metadata import ExportSpec, Metadata
 from dynexport.formats.reference import REFERENCE_IMAGES, ReferenceBundle
 from dynexport.images import synthetic_images
 from dynexport.models import SparseModel, find_family, load_plugins
-from dynexport.pytorch.checkpoint import build_model, load_checkpoint
+from dynexport.pytorch.checkpoint import load_checkpoint
 from dynexport.pytorch.export import export_onnx, record_reference
+from dynexport.pytorch.identify import build_model
 from dynexport.pytorch.rewrite import rewrite, takes_replay, with_replay
 from dynexport.pytorch.runner import TorchRunner, open_module
 from dynexport.schedule import KeepSchedule

@@ -14,7 +14,8 @@ from dynexport.conversion import Conversion, Recipe, convert
 from dynexport.images import synthetic_images
 from dynexport.models import variant_name
 from dynexport.precision import Precision
-from dynexport.pytorch.checkpoint import build_model, identify, load_checkpoint
+from dynexport.pytorch.checkpoint import load_checkpoint
+from dynexport.pytorch.identify import build_model, identify
 from dynexport.pytorch.rewrite import prove, rewrite
 from dynexport.runtimes import open_runner
 from dynexport.schedule import schedule_from_base

@@ -26,7 +26,8 @@ from typer.testing import CliRunner
 from dynexport.cli import app
 from dynexport.conversion import Conversion
 from dynexport.models import registry
-from dynexport.pytorch.checkpoint import build_model, identify, load_checkpoint
+from dynexport.pytorch.checkpoint import load_checkpoint
+from dynexport.pytorch.identify import build_model, identify
 
 if sys.version_info >= (3, 11):
     import tomllib

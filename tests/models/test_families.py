@@ -25,7 +25,8 @@ from dynexport.models.deit import DeiTConfig
 from dynexport.models.lvvit import LVViTConfig
 from dynexport.models.swin import SwinConfig
 from dynexport.models.windows import window_order
-from dynexport.pytorch.checkpoint import build_model, identify, load_checkpoint
+from dynexport.pytorch.checkpoint import load_checkpoint
+from dynexport.pytorch.identify import build_model, identify
 from dynexport.pytorch.rewrite import prove, rewrite
 from dynexport.runtimes import open_runner
 from dynexport.schedule import KeepSchedule, schedule_from_base

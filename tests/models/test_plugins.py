@@ -21,7 +21,8 @@ from dynexport.bench.timing import Plan
 from dynexport.conversion import Recipe, convert
 from dynexport.errors import DynexportError, InputError, ModelError, ScheduleError
 from dynexport.models import families, find_family, load_plugins, registry
-from dynexport.pytorch.checkpoint import build_model, identify, load_checkpoint
+from dynexport.pytorch.checkpoint import load_checkpoint
+from dynexport.pytorch.identify import build_model, identify
 from dynexport.pytorch.rewrite import oracle, rewrite
 from dynexport.runtimes import open_runner
 from dynexport.schedule import KeepSchedule

@@ -23,7 +23,8 @@ from dynexport.errors import CheckpointError, InputError, ModelFileError
 from dynexport.formats.onnx_file import read_model
 from dynexport.models import families, find_family, variants
 from dynexport.models.deit import DeiTConfig, DynamicDeiT
-from dynexport.pytorch.checkpoint import Checkpoint, build_model, identify, load_checkpoint
+from dynexport.pytorch.checkpoint import Checkpoint, load_checkpoint
+from dynexport.pytorch.identify import build_model, identify
 
 State = dict[str, Tensor]
 

@@ -1,0 +1,162 @@
+"""Which model a checkpoint is of, read off its tensors, and that model filled with them."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dynexport.errors import CheckpointError, InputError, ModelError
+from dynexport.models import (
+    Config,
+    Family,
+    Shapes,
+    SparseModel,
+    families,
+    find_variant,
+    variant_name,
+    variants,
+)
+from dynexport.pytorch.checkpoint import Checkpoint
+
+
+def identify(
+    checkpoint: Checkpoint,
+    model: str | None = None,
+    prune_at: tuple[int, ...] | None = None,
+    num_heads: int | None = None,
+    img_size: int | None = None,
+    task: str | None = None,
+) -> tuple[Family, Config]:
+    """The family and configuration of a checkpoint, read off its tensors and args.
+
+    ``model`` names a published variant to take instead of what the tensors suggest, ``prune_at``
+    and ``num_heads`` settle what they cannot say, ``img_size`` asks for another image size than
+    it was trained at, ``task`` for maps of features in place of a class. CheckpointError where it
+    stays open.
+    """
+    args, shapes = checkpoint.args, checkpoint.shapes
+    hints = {
+        **args,
+        "prune_at": prune_at or _blocks(args.get("prune_at")) or _blocks(args.get("pruning_loc")),
+        "num_heads": _whole(args.get("num_heads")) if num_heads is None else num_heads,
+        "img_size": img_size or _whole(args.get("input_size")),
+        "task": task,
+    }
+    try:
+        family = _family_of(checkpoint) if model is None else find_variant(model)[0]
+        if task is not None and task not in family.tasks:
+            raise InputError(
+                f"{checkpoint.path}: {family.name} models cannot be exported for the task "
+                f"{task!r}: choose from {', '.join(family.tasks)}"
+            )
+        if model is not None:
+            published = find_variant(model)[1]
+            if num_heads is None:
+                hints["num_heads"] = getattr(published, "num_heads", None)
+            hints["prune_at"] = hints["prune_at"] or published.prune_at
+        config = family.read_config(shapes, hints)
+        if model is not None and variant_name(family, config) != model:
+            raise ModelError(f"its tensors are not those of {model}")
+        if img_size is not None:
+            config = dataclasses.replace(config, img_size=img_size)
+    except ModelError as error:
+        if model in variants():
+            raise _no_such(checkpoint, str(model), error) from None
+        raise CheckpointError(f"{checkpoint.path}: {error}") from None
+    if config.in_chans != 3:
+        raise CheckpointError(
+            f"{checkpoint.path}: the model takes {config.in_chans} channels: pictures have 3"
+        )
+    return family, config
+
+
+def _no_such(checkpoint: Checkpoint, model: str, error: ModelError) -> CheckpointError:
+    """The error for a checkpoint that is not of the variant the user named; ``error`` itself
+    where the variant is not the trouble."""
+    try:
+        detected = variant_name(*identify(checkpoint))
+        found = detected if detected in variants() else f"a custom {detected}"
+        advice = "leave `model` out"
+    except CheckpointError as without_it:
+        if str(without_it) == f"{checkpoint.path}: {error}":
+            return without_it
+        found, advice = "another model", "leave `model` out to see what is found"
+    return CheckpointError(
+        f"{checkpoint.path} is no {model}: its tensors are those of {found}; {advice}, or choose "
+        f"from {', '.join(variants())}"
+    )
+
+
+def _whole(value: Any) -> int | None:
+    """What was recorded, if it is a whole number."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _blocks(value: Any) -> tuple[int, ...] | None:
+    """What was recorded, if it is a whole number or a list of them."""
+    numbers = [
+        _whole(number) for number in (value if isinstance(value, (list, tuple)) else [value])
+    ]
+    return tuple(n for n in numbers if n is not None) if None not in numbers else None
+
+
+def _family_of(checkpoint: Checkpoint) -> Family:
+    matching = [family for family in families().values() if family.matches(checkpoint.shapes)]
+    if matching:
+        return matching[-1]  # a plugin's comes after the built-in ones, and was asked for
+    some = ", ".join(list(checkpoint.state)[:3])
+    raise CheckpointError(
+        f"{checkpoint.path}: {len(checkpoint.state)} tensors ({some} ...) of no known family: "
+        f"known are {', '.join(families())}; if it is one of them, say which variant with `model` "
+        f"({', '.join(variants())}); a family of your own is given with `plugins`"
+    )
+
+
+def build_model(checkpoint: Checkpoint, family: Family, config: Config) -> SparseModel:
+    """The training form filled with the checkpoint's weights, strictly; float32, in eval mode.
+
+    CheckpointError names tensors that are missing, unknown or of another shape.
+    """
+    with torch.device("meta"):
+        model = family.model(config)
+    resized = family.fit(checkpoint.state, config)
+    _require_fit(
+        checkpoint.path,
+        {name: tuple(tensor.shape) for name, tensor in resized.items()},
+        {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
+    )
+    expected = model.state_dict()
+    state = {}
+    for name, tensor in resized.items():
+        if expected[name].is_floating_point() and not tensor.is_floating_point():
+            raise CheckpointError(
+                f"{checkpoint.path}: tensor {name!r} is {tensor.dtype}, expected floating point: "
+                "quantised weights cannot be converted; take the checkpoint before quantisation"
+            )
+        state[name] = tensor.to(expected[name].dtype)
+    model.load_state_dict(state, strict=True, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def _require_fit(path: Path, found: Shapes, expected: Shapes) -> None:
+    missing = [name for name in expected if name not in found]
+    unknown = [name for name in found if name not in expected]
+    wrong = [name for name in expected if name in found and found[name] != expected[name]]
+    if missing:
+        raise CheckpointError(
+            f"{path} lacks {len(missing)} of {len(expected)} tensors, first "
+            f"{missing[0]!r}: it is incomplete, or of another model"
+        )
+    if unknown:
+        raise CheckpointError(
+            f"{path} holds {len(unknown)} tensors the model has no place for, first "
+            f"{unknown[0]!r}: it is of another model"
+        )
+    if wrong:
+        raise CheckpointError(
+            f"{path}: tensor {wrong[0]!r} has shape {list(found[wrong[0]])}, expected "
+            f"{list(expected[wrong[0]])}" + (f" ({len(wrong) - 1} more)" if wrong[1:] else "")
+        )

@@ -10,7 +10,17 @@ from rich.markup import escape
 
 from dynexport.cli.choices import BACKENDS, complete_list, one_of
 from dynexport.cli.console import make_table, print_json, progress, stdout
-from dynexport.cli.options import Engine, Json, Plugins, Quiet, Trust, Verbose, parse_numbers
+from dynexport.cli.options import (
+    RUNTIME,
+    TIMING,
+    Engine,
+    Json,
+    Plugins,
+    Quiet,
+    Trust,
+    Verbose,
+    parse_numbers,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,7 +39,9 @@ def bench(
     batch: Annotated[
         str | None,
         typer.Option(
-            metavar="B,B", help="Batch sizes. Default: the file's own; 1,8,32,64 on a GPU."
+            metavar="B,B",
+            help="Batch sizes. Default: the file's own; 1,8,32,64 on a GPU.",
+            rich_help_panel=TIMING,
         ),
     ] = None,
     backend: Annotated[
@@ -38,20 +50,32 @@ def bench(
             metavar="NAME,NAME",
             autocompletion=complete_list(BACKENDS),
             help=f"Runtimes of the ONNX file: {one_of(BACKENDS, 'onnxruntime')}.",
+            rich_help_panel=RUNTIME,
         ),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(help="Cores to use. Default: each runtime's choice.")
+        int | None,
+        typer.Option(help="Cores to use. Default: each runtime's choice.", rich_help_panel=RUNTIME),
     ] = None,
-    rounds: Annotated[int, typer.Option(help="Rounds; in each, every candidate runs once.")] = 10,
-    round_seconds: Annotated[float, typer.Option(help="Seconds each candidate runs a round.")] = (
-        0.5
-    ),
+    rounds: Annotated[
+        int,
+        typer.Option(help="Rounds; in each, every candidate runs once.", rich_help_panel=TIMING),
+    ] = 10,
+    round_seconds: Annotated[
+        float, typer.Option(help="Seconds each candidate runs a round.", rich_help_panel=TIMING)
+    ] = 0.5,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Time attention, MLP, predictor, gathers as well.")
+        bool,
+        typer.Option(
+            "--profile",
+            help="Time attention, MLP, predictor, gathers as well.",
+            rich_help_panel=TIMING,
+        ),
     ] = False,
     plugin: Plugins = None,
-    pytorch: Annotated[bool, typer.Option(help="Time PyTorch as well.")] = True,
+    pytorch: Annotated[
+        bool, typer.Option(help="Time PyTorch as well.", rich_help_panel=RUNTIME)
+    ] = True,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from dynexport.cli.choices import BACKENDS, EDITIONS, MODELS, WEIGHTS, complete, one_of
 from dynexport.errors import InputError
 from dynexport.progress import let_through
+
+KEPT = "How much is kept"
+MODEL = "What is converted"
+PRECISION = "Precision"
+WRITTEN = "What is written"
+ORIGINAL = "What it is compared with"
+LIMITS = "What may differ"
+ACCURACY = "Accuracy"
+RUNTIME = "Where it runs"
+TIMING = "Timing"
+"""Groups of options, as a terminal shows `--help`; what goes with every command is in none."""
 
 
 def _let_through(verbose: bool) -> bool:
@@ -37,28 +48,40 @@ CalibrationData = Annotated[
     typer.Option(
         metavar="DIR|NPZ",
         help="Images that int8 takes its ranges from, and fp16 looks on for values too large.",
+        rich_help_panel=PRECISION,
     ),
 ]
-CalibrationImages = Annotated[int, typer.Option(help="How many of them to use, at most.")]
+CalibrationImages = Annotated[
+    int, typer.Option(help="How many of them to use, at most.", rich_help_panel=PRECISION)
+]
 Model = Annotated[
     str | None,
     typer.Option(
         autocompletion=complete(MODELS),
         help="Published variant, where tensors do not tell: deit-s ...",
+        rich_help_panel=MODEL,
     ),
 ]
 PruneAt = Annotated[
-    str | None, typer.Option(metavar="B,B,B", help="Blocks the sparsifiers stand before.")
+    str | None,
+    typer.Option(
+        metavar="B,B,B", help="Blocks the sparsifiers stand before.", rich_help_panel=MODEL
+    ),
 ]
-NumHeads = Annotated[int | None, typer.Option(help="Attention heads, where not 64 channels each.")]
+NumHeads = Annotated[
+    int | None,
+    typer.Option(help="Attention heads, where not 64 channels each.", rich_help_panel=MODEL),
+]
 ImgSize = Annotated[
-    int | None, typer.Option(help="Another image size than it was trained at, pixels.")
+    int | None,
+    typer.Option(help="Another image size than it was trained at, pixels.", rich_help_panel=MODEL),
 ]
 Weights = Annotated[
     str | None,
     typer.Option(
         autocompletion=complete(WEIGHTS),
         help="Which weights of the file: model or model_ema.",
+        rich_help_panel=MODEL,
     ),
 ]
 OnnxFile = Annotated[Path, typer.Argument(metavar="MODEL.onnx", show_default=False)]
@@ -75,22 +98,40 @@ Backend = Annotated[
     typer.Option(
         autocompletion=complete(BACKENDS),
         help=f"Runtime to use: {one_of(BACKENDS, 'onnxruntime')}.",
+        rich_help_panel=RUNTIME,
     ),
 ]
 Engine = Annotated[
     Path | None,
-    typer.Option(metavar="MODEL.engine", help="The TensorRT engine built from the file."),
+    typer.Option(
+        metavar="MODEL.engine",
+        help="The TensorRT engine built from the file.",
+        rich_help_panel=RUNTIME,
+    ),
 ]
-_edition = typer.Option(
-    "--edition",
-    autocompletion=complete(EDITIONS),
-    help=f"Edition of TensorRT: {', '.join(EDITIONS[:-1])}, or auto: the first that is installed.",
-)
-Edition = Annotated[str, _edition]
-BuildEdition = Annotated[str | None, _edition]
+
+
+def _edition(group: str | None = None) -> Any:
+    """The option, in a group where its command has some."""
+    return typer.Option(
+        "--edition",
+        autocompletion=complete(EDITIONS),
+        help=f"Edition of TensorRT: {', '.join(EDITIONS[:-1])}, or auto: the first that is "
+        "installed.",
+        rich_help_panel=group,
+    )
+
+
+Edition = Annotated[str, _edition()]
+BuildEdition = Annotated[str | None, _edition(WRITTEN)]
 OldEdition = Annotated[str | None, typer.Option("--backend", hidden=True)]
 Trust = Annotated[
-    bool, typer.Option("--trust", help="Open an engine whatever its sidecar says: it is code.")
+    bool,
+    typer.Option(
+        "--trust",
+        help="Open an engine whatever its sidecar says: it is code.",
+        rich_help_panel=RUNTIME,
+    ),
 ]
 
 
@@ -127,6 +168,20 @@ def parse_numbers(option: str, text: str | None) -> tuple[int, ...] | None:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise InputError(f"{option} {text!r} is no list of numbers: write it as 3,6,9") from None
+
+
+def parse_latency(text: str) -> float:
+    """``12ms``, ``0.012s`` or ``12``, in milliseconds."""
+    number = text.strip().lower()
+    scale = 1.0
+    if number.endswith("ms"):
+        number = number[:-2]
+    elif number.endswith("s"):
+        number, scale = number[:-1], 1000.0
+    try:
+        return scale * float(number)
+    except ValueError:
+        raise InputError(f"--target-latency {text!r} is no time: write it as 12ms") from None
 
 
 def as_options(sentence: str) -> str:

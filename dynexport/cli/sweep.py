@@ -14,6 +14,11 @@ from dynexport.cli import choices
 from dynexport.cli.choices import complete, complete_list, one_of
 from dynexport.cli.console import print_json, progress, show_note, show_warning
 from dynexport.cli.options import (
+    ACCURACY,
+    KEPT,
+    PRECISION,
+    TIMING,
+    WRITTEN,
     CalibrationData,
     CalibrationImages,
     Checkpoint,
@@ -26,6 +31,7 @@ from dynexport.cli.options import (
     Quiet,
     Verbose,
     Weights,
+    parse_latency,
     parse_numbers,
 )
 from dynexport.cli.sweep_results import row_printer, show_search, show_sweep
@@ -44,6 +50,7 @@ def sweep(
         typer.Option(
             metavar="A:B:STEP",
             help="Base keep ratios, both ends included, as 0.5:1.0:0.1; or a list, 0.5,0.7.",
+            rich_help_panel=KEPT,
         ),
     ] = None,
     target_latency: Annotated[
@@ -52,6 +59,7 @@ def sweep(
             metavar="12ms",
             help="Search, in place of --ratios: the schedule that takes no longer for a batch and "
             "harms least.",
+            rich_help_panel=KEPT,
         ),
     ] = None,
     max_drop: Annotated[
@@ -60,6 +68,7 @@ def sweep(
             metavar="POINTS",
             help="Search, in place of --ratios: the cheapest schedule that loses no more points of "
             "accuracy (of agreement, without labels) against the dense model.",
+            rich_help_panel=KEPT,
         ),
     ] = None,
     data: Annotated[
@@ -68,10 +77,14 @@ def sweep(
             metavar="DIR|NPZ",
             help="Images to judge on: a folder, for each class one where it has labels, or an "
             ".npz. Default: synthetic ones.",
+            rich_help_panel=ACCURACY,
         ),
     ] = None,
     data_images: Annotated[
-        int | None, typer.Option(help="How many of them, evenly spread. Default: all.")
+        int | None,
+        typer.Option(
+            help="How many of them, evenly spread. Default: all.", rich_help_panel=ACCURACY
+        ),
     ] = None,
     precision: Annotated[
         str,
@@ -79,27 +92,40 @@ def sweep(
             metavar="NAME,NAME",
             autocompletion=complete_list(choices.PRECISIONS),
             help=f"{', '.join(choices.PRECISIONS)}.",
+            rich_help_panel=PRECISION,
         ),
     ] = "fp32",
     calibration_data: CalibrationData = None,
     calibration_images: CalibrationImages = 512,
-    batch: Annotated[str, typer.Option(metavar="B,B", help="Batch sizes.")] = "8",
+    batch: Annotated[
+        str, typer.Option(metavar="B,B", help="Batch sizes.", rich_help_panel=TIMING)
+    ] = "8",
     backend: Annotated[
         str,
         typer.Option(
             autocompletion=complete(choices.BACKENDS),
             help=f"Runtime to time and judge in: {one_of(choices.BACKENDS)}.",
+            rich_help_panel=TIMING,
         ),
     ] = "onnxruntime",
     threads: Annotated[
-        int | None, typer.Option(help="Cores to time on. Default: the runtime's choice.")
+        int | None,
+        typer.Option(
+            help="Cores to time on. Default: the runtime's choice.", rich_help_panel=TIMING
+        ),
     ] = None,
-    rounds: Annotated[int, typer.Option(help="Rounds; in each, file and twin run once.")] = 5,
-    round_seconds: Annotated[float, typer.Option(help="Seconds each of them runs a round.")] = 0.5,
+    rounds: Annotated[
+        int, typer.Option(help="Rounds; in each, file and twin run once.", rich_help_panel=TIMING)
+    ] = 5,
+    round_seconds: Annotated[
+        float, typer.Option(help="Seconds each of them runs a round.", rich_help_panel=TIMING)
+    ] = 0.5,
     step: Annotated[
         int | None,
         typer.Option(
-            metavar="TOKENS", help="Of a search: how many fewer at a time. Default: 1/16 of them."
+            metavar="TOKENS",
+            help="Of a search: how many fewer at a time. Default: 1/16 of them.",
+            rich_help_panel=KEPT,
         ),
     ] = None,
     output: Annotated[
@@ -110,15 +136,24 @@ def sweep(
             metavar="DIR",
             help="Folder for rows, table and plot; a sweep that was stopped goes on there. "
             "Default: CKPT-sweep.",
+            rich_help_panel=WRITTEN,
         ),
     ] = None,
     keep_models: Annotated[
-        bool, typer.Option("--keep-models", help="Keep the ONNX files too, in DIR/models.")
+        bool,
+        typer.Option(
+            "--keep-models", help="Keep the ONNX files too, in DIR/models.", rich_help_panel=WRITTEN
+        ),
     ] = False,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try those again that failed.")
+        bool,
+        typer.Option(
+            "--retry-failed", help="Try those again that failed.", rich_help_panel=WRITTEN
+        ),
     ] = False,
-    align: Annotated[int, typer.Option(help="As in convert: rows in multiples of so many.")] = 1,
+    align: Annotated[
+        int, typer.Option(help="As in convert: rows in multiples of so many.", rich_help_panel=KEPT)
+    ] = 1,
     model: Model = None,
     prune_at: PruneAt = None,
     num_heads: NumHeads = None,
@@ -249,20 +284,6 @@ def _require_one_use(
     for option, given in (("--keep-models", keep_models), ("--retry-failed", retry_failed)):
         if given:
             raise InputError(f"{option} is of a sweep over --ratios: leave it out")
-
-
-def parse_latency(text: str) -> float:
-    """``12ms``, ``0.012s`` or ``12``, in milliseconds."""
-    number = text.strip().lower()
-    scale = 1.0
-    if number.endswith("ms"):
-        number = number[:-2]
-    elif number.endswith("s"):
-        number, scale = number[:-1], 1000.0
-    try:
-        return scale * float(number)
-    except ValueError:
-        raise InputError(f"--target-latency {text!r} is no time: write it as 12ms") from None
 
 
 def _precisions(text: str, calibration: Path | None, images: int) -> list[Precision]:

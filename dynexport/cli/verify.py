@@ -9,7 +9,19 @@ import typer
 from rich.markup import escape
 
 from dynexport.cli.console import print_json, progress, stdout
-from dynexport.cli.options import Backend, Engine, Json, OnnxFile, Plugins, Quiet, Trust, Verbose
+from dynexport.cli.options import (
+    ACCURACY,
+    LIMITS,
+    ORIGINAL,
+    Backend,
+    Engine,
+    Json,
+    OnnxFile,
+    Plugins,
+    Quiet,
+    Trust,
+    Verbose,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,30 +37,38 @@ def verify(
     model: OnnxFile,
     reference: Annotated[
         Path | None,
-        typer.Option(help="Reference bundle. Default: the .reference.npz beside the model."),
+        typer.Option(
+            help="Reference bundle. Default: the .reference.npz beside the model.",
+            rich_help_panel=ORIGINAL,
+        ),
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Ask PyTorch afresh, from this checkpoint.")
+        Path | None,
+        typer.Option(help="Ask PyTorch afresh, from this checkpoint.", rich_help_panel=ORIGINAL),
     ] = None,
     plugin: Plugins = None,
     tolerance: Annotated[
         float | None,
         typer.Option(
             help="Accepted error of outputs with the same tokens kept, relative to the largest (at "
-            "least 1), of int8 to an answer's length. Default: by precision, 1e-4 for fp32."
+            "least 1), of int8 to an answer's length. Default: by precision, 1e-4 for fp32.",
+            rich_help_panel=LIMITS,
         ),
     ] = None,
     tie_margin: Annotated[
         float | None,
         typer.Option(
             help="How close to the cut two scores may change places, relative to the largest (at "
-            "least 1). Default: by precision, 1e-4 for fp32."
+            "least 1). Default: by precision, 1e-4 for fp32.",
+            rich_help_panel=LIMITS,
         ),
     ] = None,
     min_agreement: Annotated[
         float | None,
         typer.Option(
-            metavar="SHARE", help="Fail where fewer images are given PyTorch's class, as in 0.99."
+            metavar="SHARE",
+            help="Fail where fewer images are given PyTorch's class, as in 0.99.",
+            rich_help_panel=LIMITS,
         ),
     ] = None,
     data: Annotated[
@@ -56,21 +76,30 @@ def verify(
         typer.Option(
             metavar="DIR|NPZ",
             help="Measure accuracy on these images: a folder for each class, or labels in an .npz.",
+            rich_help_panel=ACCURACY,
         ),
     ] = None,
     data_images: Annotated[
-        int | None, typer.Option(help="How many of them, evenly spread. Default: all.")
+        int | None,
+        typer.Option(
+            help="How many of them, evenly spread. Default: all.", rich_help_panel=ACCURACY
+        ),
     ] = None,
     max_drop: Annotated[
         float | None,
         typer.Option(
             metavar="POINTS",
             help="Fail where more points of accuracy are lost against PyTorch, as in 0.5.",
+            rich_help_panel=LIMITS,
         ),
     ] = None,
     bisect: Annotated[
         bool,
-        typer.Option("--bisect", help="Name the first node that departs (needs --checkpoint)."),
+        typer.Option(
+            "--bisect",
+            help="Name the first node that departs (needs --checkpoint).",
+            rich_help_panel=ORIGINAL,
+        ),
     ] = False,
     backend: Backend = None,
     engine: Engine = None,

@@ -18,7 +18,7 @@ from made.tiny import build
 
 from dynexport.bench.timing import Plan
 from dynexport.cli import main
-from dynexport.cli.sweep import parse_latency
+from dynexport.cli.options import parse_latency
 from dynexport.conversion import Recipe, convert, open_checkpoint
 from dynexport.errors import InputError, VerificationError
 from dynexport.formats.onnx_file import read_metadata

@@ -16,14 +16,7 @@ from torch import Tensor, nn
 
 from dynexport.errors import ModelError
 from dynexport.models.dualpath import SPARSE_STAGE, GumbelSplit, through_two_paths
-from dynexport.models.features import (
-    CLASSIFY,
-    FEATURES,
-    TASKS,
-    StageNorms,
-    fit_stage_norms,
-    require_task,
-)
+from dynexport.models.features import TASKS, StageNorms, fit_stage_norms, require_task
 from dynexport.models.layers import (
     DropPath,
     drop_path_rates,
@@ -45,6 +38,8 @@ from dynexport.models.protocol import (
 )
 from dynexport.models.sparsifiers import Route, Tokens
 from dynexport.schedule import Selection, linear_schedule
+from dynexport.tasks.classify import CLASSIFY
+from dynexport.tasks.features import FEATURES
 
 EPS = 1e-6
 """Of every LayerNorm."""
@@ -62,7 +57,7 @@ class ConvNeXtConfig:
     prune_at: tuple[int, ...]
     img_size: int = 224
     num_classes: int = 1000
-    task: str = CLASSIFY
+    task: str = CLASSIFY.name
     in_chans: int = 3
     patch_size: int = 4
     kernel: int = 7
@@ -227,7 +222,7 @@ class DynamicConvNeXt(SparseModel):
             )
             for stage in range(4)
         )
-        if config.task == FEATURES:
+        if config.task == FEATURES.name:
             self.norms = StageNorms(config.dims, EPS)
         else:
             self.norm = nn.LayerNorm(config.dims[3], eps=EPS)
@@ -247,7 +242,7 @@ class DynamicConvNeXt(SparseModel):
                     tokens = self.score_predictor[stage_at[index]](tokens._replace(x=x))
                 x = block(x, tokens.route)
             maps.append(x.unflatten(1, (self.config.grid(stage),) * 2))
-        if self.config.task == FEATURES:
+        if self.config.task == FEATURES.name:
             return Output(self.norms(maps), tokens)
         logits = self.head(self.norm(x.mean(dim=1)))
         features = self.norm(x) if self.training else None
@@ -274,7 +269,7 @@ def read_config(shapes: Shapes, hints: Hints) -> ConvNeXtConfig:
         prune_at=read_prune_at(shapes, "score_predictor", depths[SPARSE_STAGE], known, hints),
         img_size=int(hints.get("img_size") or 224),
         num_classes=shape_of(shapes, "head.weight", 2)[0] if "head.weight" in shapes else 0,
-        task=hints.get("task") or CLASSIFY,
+        task=hints.get("task") or CLASSIFY.name,
         in_chans=stem[1],
         patch_size=stem[2],
         kernel=kernels[0][2],
@@ -283,7 +278,7 @@ def read_config(shapes: Shapes, hints: Hints) -> ConvNeXtConfig:
 
 def fit(state: Mapping[str, Tensor], config: ConvNeXtConfig) -> Mapping[str, Tensor]:
     """The tensors with the norms the configuration's task needs."""
-    return fit_stage_norms(state, config.dims) if config.task == FEATURES else state
+    return fit_stage_norms(state, config.dims) if config.task == FEATURES.name else state
 
 
 VARIANTS = {

@@ -15,20 +15,22 @@ import torch
 from torch import Tensor, nn
 
 from dynexport.errors import ModelError, unknown_choice
+from dynexport.tasks.classify import CLASSIFY
+from dynexport.tasks.features import FEATURES
 
-CLASSIFY, FEATURES = "classify", "features"
 TASKS = (CLASSIFY, FEATURES)
 """What a hierarchical model is for: ``logits``, or ``feat_0`` ... ``feat_3``."""
 
 
 def require_task(task: str, num_classes: int) -> None:
     """ModelError unless a model with so many classes can do this."""
-    if task not in TASKS:
-        raise ModelError(unknown_choice("task", task, TASKS))
-    if task == CLASSIFY and num_classes < 1:
+    names = [one.name for one in TASKS]
+    if task not in names:
+        raise ModelError(unknown_choice("task", task, names))
+    if task == CLASSIFY.name and num_classes < 1:
         raise ModelError(
             "the checkpoint has no classifier (head.weight): it is a backbone, which is exported "
-            "with `task` features"
+            f"with `task` {FEATURES.name}"
         )
 
 

@@ -15,9 +15,10 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 from torch import Tensor, nn
 
 from dynexport.errors import ModelError
-from dynexport.models.features import CLASSIFY
 from dynexport.models.sparsifiers import Tokens
 from dynexport.schedule import KeepSchedule, Schedule, Selection
+from dynexport.tasks import LOGITS, Task
+from dynexport.tasks.classify import CLASSIFY
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Tensor name to shape: a checkpoint as detection sees it."""
@@ -57,7 +58,7 @@ class Output(NamedTuple):
 
     @property
     def logits(self) -> Tensor:
-        return self.outputs["logits"]
+        return self.outputs[LOGITS]
 
 
 class SparseModel(nn.Module):
@@ -114,7 +115,7 @@ class Family:
     matches: Callable[[Shapes], bool]
     read_config: Callable[[Shapes, Hints], Any]
     fit: Callable[[Mapping[str, Tensor], Any], Mapping[str, Tensor]] = lambda state, _: state
-    tasks: tuple[str, ...] = (CLASSIFY,)
+    tasks: tuple[Task, ...] = (CLASSIFY,)
     published_top1: Mapping[str, float] = field(default_factory=dict)
 
 

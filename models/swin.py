@@ -14,14 +14,7 @@ from torch import Tensor, nn
 
 from dynexport.errors import ModelError
 from dynexport.models.dualpath import SPARSE_STAGE, GumbelSplit, through_two_paths
-from dynexport.models.features import (
-    CLASSIFY,
-    FEATURES,
-    TASKS,
-    StageNorms,
-    fit_stage_norms,
-    require_task,
-)
+from dynexport.models.features import TASKS, StageNorms, fit_stage_norms, require_task
 from dynexport.models.layers import DropPath, Mlp, drop_path_rates, initialise, share_norm
 from dynexport.models.protocol import (
     Family,
@@ -37,6 +30,8 @@ from dynexport.models.protocol import (
 from dynexport.models.sparsifiers import Route, Tokens
 from dynexport.models.windows import LeanWindowAttention, WindowAttention, shift_mask
 from dynexport.schedule import Selection, linear_schedule
+from dynexport.tasks.classify import CLASSIFY
+from dynexport.tasks.features import FEATURES
 
 
 @dataclass(frozen=True)
@@ -55,7 +50,7 @@ class SwinConfig:
     patch_size: int = 4
     img_size: int = 224
     num_classes: int = 1000
-    task: str = CLASSIFY
+    task: str = CLASSIFY.name
     in_chans: int = 3
     mlp_ratio: float = 4.0
 
@@ -234,7 +229,7 @@ class DynamicSwin(SparseModel):
         self.layers = nn.ModuleList(
             Stage(config, stage, rates[starts[stage] : starts[stage + 1]]) for stage in range(4)
         )
-        if config.task == FEATURES:
+        if config.task == FEATURES.name:
             self.norms = StageNorms([config.dim(stage) for stage in range(4)], eps=1e-5)
         else:
             self.norm = nn.LayerNorm(config.dim(3))
@@ -250,7 +245,7 @@ class DynamicSwin(SparseModel):
             maps.append(tokens.x.unflatten(1, (self.config.grid(stage),) * 2))
             if layer.downsample is not None:
                 tokens = tokens._replace(x=layer.downsample(tokens.x), route=None)
-        if self.config.task == FEATURES:
+        if self.config.task == FEATURES.name:
             return Output(self.norms(maps), tokens)
         x = self.norm(tokens.x)
         logits = self.head(x.mean(dim=1))
@@ -282,7 +277,7 @@ def read_config(shapes: Shapes, hints: Hints) -> SwinConfig:
         patch_size=patch_size,
         img_size=read_img_size(shapes, hints, windows[0] * patch_size),
         num_classes=shape_of(shapes, "head.weight", 2)[0] if "head.weight" in shapes else 0,
-        task=hints.get("task") or CLASSIFY,
+        task=hints.get("task") or CLASSIFY.name,
         in_chans=in_chans,
         mlp_ratio=shape_of(shapes, "layers.0.blocks.0.mlp.fc1.weight", 2)[0] / embed_dim,
     )
@@ -308,7 +303,7 @@ def fit(state: Mapping[str, Tensor], config: SwinConfig) -> dict[str, Tensor]:
     And with the norms its task needs.
     """
     resized = {name: value for name, value in state.items() if not name.endswith(".attn_mask")}
-    if config.task == FEATURES:
+    if config.task == FEATURES.name:
         resized = fit_stage_norms(resized, [config.dim(stage) for stage in range(4)])
     for stage, depth in enumerate(config.depths):
         side, window = config.grid(stage), config.windows[stage]

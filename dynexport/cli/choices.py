@@ -1,7 +1,7 @@
 """Names that a shell completes.
 
-Some are told again here, so that a press of TAB imports nothing slow; runtimes and precisions
-declare theirs in files that do not.
+Some are told again here, so that a press of TAB imports nothing slow; runtimes, precisions and
+tasks declare theirs in files that do not.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dynexport.precision import precisions
 from dynexport.runtimes import runtimes
 from dynexport.runtimes.tensorrt import editions
+from dynexport.tasks import DEFAULT, tasks
 
 MODELS = (
     *("deit-256", "deit-s", "deit-b", "lvvit-s", "lvvit-m"),
@@ -20,7 +21,11 @@ PRECISIONS = tuple(precisions())
 PRECISIONS_DESCRIBED = ", ".join(f"{kind.name} ({kind.help})" for kind in precisions().values())
 IO_PRECISIONS = ("fp32", "half")
 METHODS = ("min-max", "percentile", "entropy", "mse")
-TASKS = ("classify", "features")
+TASKS = tuple(tasks())
+TASKS_DESCRIBED = ", ".join(
+    f"{task.name} ({task.help}{'; the default' if task.name == DEFAULT else ''})"
+    for task in tasks().values()
+)
 WEIGHTS = ("model", "model_ema")
 TARGETS = ("any", "tensorrt")
 FALLBACKS = ("auto",)

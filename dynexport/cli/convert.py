@@ -95,8 +95,7 @@ def convert(
         str | None,
         typer.Option(
             autocompletion=complete(choices.TASKS),
-            help="classify (default), or features: the maps of a Swin's or a ConvNeXt's four "
-            "stages, feat_0 ... feat_3.",
+            help=f"What the model is for: {choices.TASKS_DESCRIBED}.",
             rich_help_panel=MODEL,
         ),
     ] = None,

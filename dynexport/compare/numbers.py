@@ -60,7 +60,7 @@ class Agreement:
     kl, max_kl           Kullback-Leibler divergence of the classes' probabilities from PyTorch's,
                          nats, the mean and the largest
 
-    None where an output is a map of features, or there are too few classes.
+    None where an output has no classes, or there are too few classes.
     """
 
     cosine: float
@@ -178,13 +178,18 @@ def cosines(expected: NDArray[Any], found: NDArray[Any]) -> NDArray[np.float64]:
     return np.asarray(cosine)
 
 
-def judge_agreement(expected: NDArray[np.float32], found: NDArray[Any]) -> Agreement | None:
-    """What a user gets of one output (P, ...), beside PyTorch's; None where shapes differ."""
+def judge_agreement(
+    expected: NDArray[np.float32], found: NDArray[Any], by_class: bool = True
+) -> Agreement | None:
+    """What a user gets of one output (P, ...), beside PyTorch's; None where shapes differ.
+
+    Where it is (P, classes) its classes count too, unless ``by_class`` says that it has none.
+    """
     if found.shape != expected.shape:
         return None
     theirs, ours = _rows(expected), _rows(found)
     near = cosines(theirs, ours)
-    classes = expected.shape[1] if expected.ndim == 2 else 0
+    classes = expected.shape[1] if by_class and expected.ndim == 2 else 0
     apart = divergences(theirs, ours) if classes > 1 else None
     best = best_classes(theirs)
     return Agreement(

@@ -20,6 +20,7 @@ from dynexport.runtimes.tensorrt import find_edition
 from dynexport.runtimes.tensorrt.builder import require_buildable
 from dynexport.runtimes.tensorrt.options import BuildOptions
 from dynexport.schedule import KeepSchedule, schedule_from_base
+from dynexport.tasks import DEFAULT
 
 if TYPE_CHECKING:
     from dynexport.models import Config, Family, SparseModel
@@ -147,7 +148,7 @@ def choose_targets(recipe: Recipe, keep: KeepSchedule | None, edition: str | Non
 
 def _default_name(recipe: Recipe, keep: KeepSchedule | None) -> str:
     stem, precision = name_checkpoint(Path(recipe.checkpoint)), recipe.typing().name
-    if recipe.task not in (None, "classify"):
+    if recipe.task not in (None, DEFAULT):
         stem = f"{stem}-{recipe.task}"
     typed = "" if precision == "fp32" else f"-{precision}"
     if keep is None:

@@ -31,8 +31,8 @@ class Recipe:
                    class token's included; see `dynexport.schedule.align_counts`
     model, prune_at, num_heads, weights  settle what the checkpoint leaves open
     img_size       another image size than it was trained at, pixels
-    task           "classify" (the default), or "features": the maps of a Swin's or a ConvNeXt's
-                   four stages as outputs feat_0 ... feat_3
+    task           what the model is for: "classify" (the default), "features" ...; see
+                   `dynexport.tasks`
     batch          "8" (static) or "1:8:64" (dynamic: smallest, optimal, largest)
     images         folder of pictures or .npz for the reference bundle; without, calibration
                    images if there are any, else synthetic ones

@@ -34,8 +34,7 @@ def identify(
 
     ``model`` names a published variant to take instead of what the tensors suggest, ``prune_at``
     and ``num_heads`` settle what they cannot say, ``img_size`` asks for another image size than
-    it was trained at, ``task`` for maps of features in place of a class. CheckpointError where it
-    stays open.
+    it was trained at, ``task`` for another output than logits. CheckpointError where it stays open.
     """
     args, shapes = checkpoint.args, checkpoint.shapes
     hints = {
@@ -47,10 +46,11 @@ def identify(
     }
     try:
         family = _family_of(checkpoint) if model is None else find_variant(model)[0]
-        if task is not None and task not in family.tasks:
+        offered = [one.name for one in family.tasks]
+        if task is not None and task not in offered:
             raise InputError(
                 f"{checkpoint.path}: {family.name} models cannot be exported for the task "
-                f"{task!r}: choose from {', '.join(family.tasks)}"
+                f"{task!r}: choose from {', '.join(offered)}"
             )
         if model is not None:
             published = find_variant(model)[1]

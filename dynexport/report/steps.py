@@ -19,6 +19,7 @@ from dynexport.precision import Precision
 from dynexport.report.facts import Step
 from dynexport.schedule import KeepSchedule, Schedule, linear_schedule, power_schedule
 from dynexport.sweep.ratios import ratios_of
+from dynexport.tasks import DEFAULT, task_of
 
 BUILT_IN: Mapping[str, Schedule] = {
     "convnext": linear_schedule,
@@ -166,7 +167,7 @@ def rebuild_recipe(exported: ExportedFile) -> Recipe:
         prune_at=tuple(config.get("prune_at", ())) or None,
         num_heads=None if usual else heads,
         weights=None if metadata.weights == "bare" else metadata.weights,
-        task=None if "logits" in metadata.outputs else "features",
+        task=_rebuild_task(metadata),
         images="$IMAGES" if exported.pictured and not calibrated else None,
         emit_kept=exported.emits_kept,
         opset=exported.opset,
@@ -175,6 +176,11 @@ def rebuild_recipe(exported: ExportedFile) -> Recipe:
         output=exported.path,
         plugins=() if metadata.family in BUILT_IN else ("$PLUGIN",),
     )
+
+
+def _rebuild_task(metadata: Metadata) -> str | None:
+    task = task_of(metadata.outputs)
+    return None if task is None or task.name == DEFAULT else task.name
 
 
 def _rebuild_precision(metadata: Metadata) -> Precision:

@@ -24,6 +24,7 @@ from dynexport.images import ImageSet
 from dynexport.schedule import KeepSchedule
 from dynexport.sweep.measure import answer_densely, answer_in_pytorch
 from dynexport.sweep.ratios import ratios_of
+from dynexport.tasks import LOGITS
 
 Counts = tuple[int, ...]
 """Tokens kept after each stage, never rising."""
@@ -255,7 +256,7 @@ def count_exported(trained: TrainedModel, counts: Counts) -> int:
 
     recipe = Recipe(trained.checkpoint.path, batch=1, target="tensorrt")
     keep = KeepSchedule(ratios_of(counts, trained.config.num_tokens))
-    outputs = {"logits": (trained.config.num_classes,)}
+    outputs = {LOGITS: (trained.config.num_classes,)}
     spec = describe_export(recipe, trained, keep, outputs)
     return export_onnx(rewrite(trained.model, keep), spec).metadata.macs_sparse
 

@@ -13,6 +13,7 @@ from dynexport.errors import ImageError, InputError
 from dynexport.formats.metadata import Batch
 from dynexport.images import ImageSet, Preprocessing, open_images
 from dynexport.runtimes import require_runtime
+from dynexport.tasks import find_task
 
 if TYPE_CHECKING:
     from dynexport.models import Config
@@ -43,7 +44,7 @@ def require_variable(recipe: Recipe) -> None:
                 f"the recipe has `{one.name}` {getattr(recipe, one.name)}, which is chosen here: "
                 "leave it out"
             )
-    if recipe.task not in (None, "classify"):
+    if not find_task(recipe.task).classes:
         raise InputError(
             f"models are judged by the classes they give, not for the task {recipe.task}: leave "
             "`task` out"

@@ -25,6 +25,7 @@ from dynexport.graph.batch import change_batch
 from dynexport.images import ImageSet, fill_batch
 from dynexport.progress import OnStep, silent
 from dynexport.sweep.inputs import Rig
+from dynexport.tasks import LOGITS
 
 if TYPE_CHECKING:
     from dynexport.models import SparseModel
@@ -81,7 +82,7 @@ def answer_in_pytorch(inference: SparseModel, images: ImageSet) -> NDArray[np.fl
     from dynexport.pytorch.runner import open_module
 
     with open_module(inference) as runner:
-        answers = [runner.run(batch)["logits"] for batch in images.batches(TORCH_BATCH)]
+        answers = [runner.run(batch)[LOGITS] for batch in images.batches(TORCH_BATCH)]
     return np.concatenate(answers).astype(np.float64)
 
 
@@ -115,7 +116,7 @@ def judge_file(made: Made, backend: str, images: ImageSet, dense: NDArray[np.int
     size, found = artifact.optimal, []
     with artifact.open() as runner:
         for batch in images.batches(size):
-            logits = runner.run(fill_batch(batch, size))["logits"][: len(batch)]
+            logits = runner.run(fill_batch(batch, size))[LOGITS][: len(batch)]
             found.append(best_classes(logits))
     classes, labels = np.concatenate(found), images.labels
     return Quality(

@@ -16,6 +16,7 @@ from dynexport.compare.tolerances import Tolerances
 from dynexport.errors import ImageError, InputError
 from dynexport.formats.metadata import Metadata
 from dynexport.images import ImageSet, fill_batch
+from dynexport.tasks import LOGITS, describe_outputs
 
 ROUNDING = 1e-9
 """A share that falls short by less does not: it is a quotient of two counts."""
@@ -50,12 +51,12 @@ class Accuracy:
 
 def require_measurable(data: ImageSet, metadata: Metadata, original: Original | None) -> None:
     """InputError or ImageError unless something can be told of these images."""
-    if "logits" not in metadata.outputs:
+    if LOGITS not in metadata.outputs:
         raise InputError(
-            "accuracy is measured on logits, and this model gives maps of features "
-            f"({', '.join(metadata.outputs)}): leave `data` out"
+            "accuracy is measured on logits, and this model gives "
+            f"{describe_outputs(metadata.outputs)}: leave `data` out"
         )
-    (classes,) = metadata.outputs["logits"]
+    (classes,) = metadata.outputs[LOGITS]
     labels = data.labels
     if labels is None and original is None:
         raise ImageError(
@@ -79,9 +80,9 @@ def measure_accuracy(
     theirs: list[NDArray[np.float32]] = []
     with artifact.open() as runner:
         for images in data.batches(size):
-            ours.append(runner.run(fill_batch(images, size))["logits"][: len(images)])
+            ours.append(runner.run(fill_batch(images, size))[LOGITS][: len(images)])
             if original is not None:
-                theirs.append(original.answer(images).outputs["logits"])
+                theirs.append(original.answer(images).outputs[LOGITS])
     logits, labels = np.concatenate(ours).astype(np.float64), data.labels
     expected = np.concatenate(theirs) if theirs else None
     return Accuracy(
@@ -115,7 +116,7 @@ def share_failures(
     least, drop = tolerances.min_agreement, accuracy.drop if accuracy else None
     shares = {name: one.top1 for name, one in agreement.items() if one is not None}
     if accuracy is not None and accuracy.agreement is not None:
-        shares = {"logits": accuracy.agreement}
+        shares = {LOGITS: accuracy.agreement}
     for name, share in shares.items():
         if least is not None and share is not None and share < least - ROUNDING:
             failures.append(

@@ -19,6 +19,7 @@ from dynexport.formats.reference import ReferenceBundle
 from dynexport.images import ImageSet, open_images
 from dynexport.precision import choose_tolerances
 from dynexport.progress import OnStep, silent
+from dynexport.tasks import judged_by_class
 from dynexport.verify.accuracy import measure_accuracy, require_measurable, share_failures
 from dynexport.verify.batches import VerifyPlan, plan_verification, require_outputs, run_batches
 from dynexport.verify.bisect import bisect
@@ -128,7 +129,9 @@ def _judge(plan: VerifyPlan, original: Original | None, tolerances: Tolerances) 
         comparison=comparison,
         stages=_describe_stages(plan, free, comparison) if free else (),
         agreement={
-            name: judge_agreement(values, outputs[name][:count])
+            name: judge_agreement(
+                values, outputs[name][:count], by_class=judged_by_class(name, expected)
+            )
             for name, values in expected.items()
         },
         failures=failures,

@@ -8,6 +8,7 @@ from pathlib import Path
 from dynexport.errors import InputError
 from dynexport.files import existing_file
 from dynexport.formats.metadata import Metadata
+from dynexport.tasks import LOGITS, describe_outputs
 
 IMAGENET_CLASSES = 1000
 """A model with so many classes is taken to be one of ImageNet-1k, in its usual order: by synset."""
@@ -15,13 +16,13 @@ IMAGENET_CLASSES = 1000
 
 def names_of_classes(metadata: Metadata, labels: str | Path | None) -> tuple[str, ...]:
     """A name for each class that a model tells apart; none for one without logits."""
-    if "logits" in metadata.outputs:
-        (classes,) = metadata.outputs["logits"]
+    if LOGITS in metadata.outputs:
+        (classes,) = metadata.outputs[LOGITS]
         return name_classes(classes, labels)
     if labels is not None:
         raise InputError(
-            "`labels` names classes, and this model gives maps of features "
-            f"({', '.join(metadata.outputs)}): leave `labels` out"
+            f"`labels` names classes, and this model gives {describe_outputs(metadata.outputs)}: "
+            "leave `labels` out"
         )
     return ()
 

@@ -15,6 +15,7 @@ from dynexport.formats.metadata import Metadata
 from dynexport.graph.replay import NOWHERE, emit_choices, positions_of, scores_on_grid
 from dynexport.graph.selection import kept_outputs
 from dynexport.images import Preprocessing
+from dynexport.tasks import LOGITS
 from dynexport.verify.batches import Outputs, plan_batches, run_batches
 from dynexport.visualize.drawing import View
 from dynexport.visualize.labels import names_of_classes
@@ -43,7 +44,7 @@ def look_at(
     pictures = images if images.dtype == np.uint8 else to_pictures(inputs, steps)
     classes = names_of_classes(metadata, labels)
     answers, kept, ranked = _ask(artifact, metadata, inputs)
-    best = _name_best(answers["logits"], classes, top) if classes else ((),) * len(inputs)
+    best = _name_best(answers[LOGITS], classes, top) if classes else ((),) * len(inputs)
     return tuple(
         View(
             picture=picture,

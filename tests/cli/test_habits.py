@@ -27,6 +27,7 @@ from dynexport.precision import precisions
 from dynexport.progress import are_heard, let_through, unheard
 from dynexport.runtimes import runtimes
 from dynexport.runtimes.tensorrt import EDITIONS
+from dynexport.tasks import tasks
 
 pytestmark = pytest.mark.slow
 
@@ -450,4 +451,6 @@ def test_names_that_complete_are_those_that_exist() -> None:
     assert (*EDITIONS, "auto") == choices.EDITIONS
     assert set(METHODS) == set(choices.METHODS)
     assert TARGETS == choices.TARGETS
-    assert {task for family in families().values() for task in family.tasks} == set(choices.TASKS)
+    offered = {task for family in families().values() for task in family.tasks}
+    assert {task.name: task for task in offered} == tasks()
+    assert tuple(tasks()) == choices.TASKS

@@ -1,27 +1,34 @@
-"""A runtime is one file, and so is a precision: two of a dozen lines each, on the search path.
+"""A runtime is one file, and so are a precision and a task: a dozen lines each, on the search path.
 
-They lie in tests/made/extra/dynexport/; nothing else of the package or the tests knows of them. The
-command line runs in processes of its own, which find them by PYTHONPATH.
+They lie in tests/made/extra/dynexport/; nothing else of the package or the tests knows of them, but
+for the family beside them, which gives what the task is for. The command line runs in processes of
+its own, which find them by PYTHONPATH.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from dynexport import Recipe, sweep_checkpoint, verify_model
+from dynexport.errors import InputError
+from dynexport.formats.onnx_file import read_metadata
 from dynexport.precision import precisions
 from dynexport.runtimes import runtimes
+from dynexport.tasks import describe_outputs, task_of, tasks
 
 EXTRA = Path(__file__).parents[1] / "made" / "extra"
 
 
 def dynexport(folder: Path, *arguments: object, **settings: str) -> str:
-    """What the command line prints with the two files on its search path."""
+    """What the command line prints with the three files on its search path."""
     done = subprocess.run(
         [sys.executable, "-m", "dynexport", *map(str, arguments)],
         capture_output=True,
@@ -49,12 +56,13 @@ def converted(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -
 def test_they_are_known_only_where_they_are_found() -> None:
     assert "toy" not in runtimes()
     assert "toy" not in precisions()
+    assert "toy" not in tasks()
 
 
 def test_the_page_shows_these_files() -> None:
     root = EXTRA.parents[2]
     page = (root / "docs" / "adding-a-runtime-precision-rule-task.md").read_text()
-    for name in ("runtimes/toy.py", "precision/toy.py"):
+    for name in ("runtimes/toy.py", "precision/toy.py", "tasks/toy.py"):
         code = (EXTRA / "dynexport" / name).read_text()
         assert f'```python title="dynexport/{name}"\n{code}```\n' in page
 
@@ -64,7 +72,12 @@ def test_help_and_completion_list_them(tmp_path: Path) -> None:
         assert "openvino-bf16 or toy" in " ".join(dynexport(tmp_path, command, "--help").split())
     for command in ("convert", "sweep"):
         assert "toy" in dynexport(tmp_path, command, "--help")
-    for typed in ("verify m.onnx --backend t", "bench --backend t", "convert --precision t"):
+    convert = " ".join(dynexport(tmp_path, "convert", "--help").replace("│", " ").split())
+    assert "toy (a vector of each image)" in convert
+    for typed in (
+        *("verify m.onnx --backend t", "bench --backend t"),
+        *("convert --precision t", "convert --task t"),
+    ):
         words = f"dynexport {typed}"
         settings = {
             "_DYNEXPORT_COMPLETE": "complete_bash",
@@ -114,3 +127,60 @@ def test_a_file_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
     words = f"^error: dynexport.runtimes.broken, in {broken.parent}, cannot be imported: .*no_such"
     with pytest.raises(AssertionError, match=words):
         dynexport(tmp_path, "--version", PYTHONPATH=str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def vectors(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint for the toy task, under the name that it gets by itself."""
+    folder = tmp_path_factory.mktemp("vectors")
+    family = ("--plugin", EXTRA / "toy_family.py")
+    arguments = ("--ratio", 0.7, "--task", "toy", "--batch", 2, *family, "--json", "-q")
+    found = json.loads(dynexport(folder, "convert", tiny_checkpoint, *arguments))
+    assert found["verification"]["passed"]
+    assert list(found["verification"]["errors"]) == ["embedding"]
+    return folder / "tiny-toy-0.7.onnx"
+
+
+def test_outputs_of_a_task_without_classes_are_judged_by_no_class(vectors: Path) -> None:
+    found = json.loads(dynexport(vectors.parent, "verify", vectors, "--json", "-q"))
+    assert found["passed"]
+    assert found["agreement"]["embedding"]["cosine"] > 0.999
+    assert found["agreement"]["embedding"]["top1"] is None
+    assert found["agreement"]["embedding"]["kl"] is None
+
+
+def test_what_takes_classes_says_what_the_task_gives(vectors: Path, tmp_path: Path) -> None:
+    shutil.copytree(vectors.parent, tmp_path, dirs_exist_ok=True)
+    Image.new("RGB", (28, 28)).save(tmp_path / "photo.png")
+    (tmp_path / "names.txt").write_text("cat\n")
+    with pytest.raises(AssertionError, match=r"gives vectors \(embedding\): leave --data"):
+        dynexport(tmp_path, "verify", vectors.name, "--data", ".")
+    with pytest.raises(AssertionError, match=r"gives vectors \(embedding\): leave --labels"):
+        dynexport(tmp_path, "visualize", vectors.name, "photo.png", "--labels", "names.txt")
+    dynexport(tmp_path, "visualize", vectors.name, "photo.png", "-o", "seen.png")
+    with pytest.raises(InputError, match="unknown task 'toy'"):
+        sweep_checkpoint(Recipe("x.pth", task="toy"), "0.7")
+
+
+def test_a_report_says_how_to_make_it_again(vectors: Path, tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from dynexport.report.gather import read_exported\n"
+        "from dynexport.report.steps import rebuild_recipe\n"
+        "print(rebuild_recipe(read_exported(Path(sys.argv[1]))).task)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, vectors],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(EXTRA)},
+        check=False,
+    )
+    assert done.stdout == "toy\n", done.stderr
+
+
+def test_a_file_for_a_task_that_is_not_declared_is_read_by_its_outputs(vectors: Path) -> None:
+    metadata = read_metadata(vectors)
+    assert task_of(metadata.outputs) is None
+    assert describe_outputs(metadata.outputs) == "outputs of its own (embedding)"
+    assert verify_model(vectors).agreement["embedding"].top1 == 1.0  # its shape is that of logits

@@ -413,7 +413,7 @@ def test_what_fails_is_a_row_and_ends_nothing(
     rows = json.loads(told.out)["rows"]
     assert [row["measured"] is not None for row in rows] == [False, True, False, False]
     assert "of stage 2 keeps none of 49 tokens" in rows[0]["failure"]
-    assert "is bf16, which ONNX Runtime does not compute on a CPU" in rows[3]["failure"]
+    assert "is bf16, which onnxruntime does not compute on a CPU" in rows[3]["failure"]
     for retried, more in ((0, ()), (3, ("--retry-failed",))):
         with pytest.raises(SystemExit) as left:
             main([*options, *more])

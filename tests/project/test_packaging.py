@@ -120,7 +120,8 @@ def test_version_is_told_once() -> None:
 
 
 LAYERS = (
-    "errors schedule files progress workers tasks",
+    "errors schedule files progress workers",
+    "tasks",
     "images models",
     "formats",
     "runtimes",

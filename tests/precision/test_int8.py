@@ -332,7 +332,10 @@ def test_short_batches_are_filled_up_and_cut(tiny_checkpoint: Path, tmp_path: Pa
     assert parts[1] == pytest.approx(whole[:1], rel=1e-5, abs=1e-5)
 
 
-def test_calibration_chooses_and_reports(model: ir.Model, npz: Path) -> None:
+def test_calibration_chooses_and_reports(
+    model: ir.Model, npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # nothing observed before
     metadata = read_metadata("tiny", model)
     images = open_images(npz, metadata.preprocessing)
     told: list[tuple[str, int, int]] = []

@@ -21,9 +21,10 @@ import torch
 from machine import processor
 from onnxscript import opset20
 from random_weights import random_model
-from rounds import Ratio, onnx_candidate, require_measured, time_in_turn
+from rounds import onnx_candidate, require_measured, time_in_turn
 from torch import Tensor, nn
 
+from dynexport.bench.ratios import Ratio
 from dynexport.bench.timing import Plan
 from dynexport.conversion import Recipe, convert
 from dynexport.formats.metadata import Metadata

@@ -36,6 +36,7 @@ from dynexport.bench.candidates import (
     pair_in_pytorch,
     write_twin,
 )
+from dynexport.bench.machine import read_machine
 from dynexport.bench.timing import Plan
 from dynexport.engine import build_engine, open_engine
 from dynexport.errors import DynexportError
@@ -47,6 +48,7 @@ from dynexport.verify import Verification, verify_model
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("dynexport", "torch", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "cuda-python")
 ROUNDS_OF_OPENING = 1000
+GAINED = ("speedup", "efficiency")
 LEAK_BYTES = 16 << 20
 """More than this lost over all rounds is a leak; less is what drivers keep."""
 
@@ -280,6 +282,7 @@ def row(
         "ideal": artifact.ideal,
         "speedup": gain.speedup if gain else None,
         "of_ideal": gain.efficiency if gain else None,
+        "gain": dataclasses.asdict(gain) if gain else None,
         "timings": [dataclasses.asdict(timing) for timing in result.timings],
         "conditions": dataclasses.asdict(conditions) if conditions else None,
     }
@@ -299,11 +302,7 @@ def table(report: Report) -> str:
             for kind in ("sparse", "dense")
         ]
         first = one["timings"][0]
-        gains = (
-            f"{one['speedup']:.2f} | {one['ideal']:.2f} | {one['of_ideal']:.3f}"
-            if one["speedup"]
-            else " | | "
-        )
+        gains = _told_gain(one["gain"], one["ideal"])
         lines.append(
             f"| {one['model']} | {one['runtime']} | {one['batch']} | {cells[0]} | {cells[1]} "
             f"| {first['total']['p50']:.3f} | {first['images_per_second']:.0f} | {gains} |"
@@ -329,6 +328,7 @@ def write(report: Report, options: argparse.Namespace, uuid: str | None) -> None
     content = {
         "gpu": dataclasses.asdict(facts) if facts else None,
         "date": day,
+        "machine": dataclasses.asdict(read_machine()),
         "command": "python benchmarks/gpu_check.py",
         "options": given,
         "versions": {name: version(name) for name in PACKAGES},
@@ -344,6 +344,16 @@ def write(report: Report, options: argparse.Namespace, uuid: str | None) -> None
     head = f"{name}, {day}; {versions}; milliseconds without transfers, medians"
     path.with_suffix(".md").write_text(f"{head}\n\n{table(report)}\n")
     print(f"wrote {path}.json and .md")
+
+
+def _told_gain(gain: dict[str, Any] | None, ideal: float) -> str:
+    """Speed-up, ideal, and the share of it; no figures that the rounds do not support."""
+    if gain is None:
+        return " | | "
+    if gain["unsettled"]:
+        return f"not settled | {ideal:.2f} | not settled"
+    speedup, share = (f"{gain[name]:.3f} ± {gain[f'{name}_error']:.3f}" for name in GAINED)
+    return f"{speedup} | {ideal:.2f} | {share}"
 
 
 def version(package: str) -> str | None:

@@ -24,9 +24,10 @@ from pathlib import Path
 import torch
 from machine import write_results
 from random_weights import random_model
-from rounds import Measured, Ratio, onnx_candidate, require_measured, time_in_turn
+from rounds import Measured, onnx_candidate, require_measured, time_in_turn
 
 import dynexport
+from dynexport.bench.ratios import Ratio
 from dynexport.bench.timing import Plan
 from dynexport.formats.metadata import Metadata
 from dynexport.models import find_variant

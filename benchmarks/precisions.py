@@ -21,9 +21,10 @@ import torch
 from ceilings import SIDE, Ceiling, find_ceilings, product_candidates
 from machine import write_results
 from random_weights import random_model
-from rounds import Measured, Ratio, onnx_candidate, require_measured, time_in_turn
+from rounds import Measured, onnx_candidate, require_measured, time_in_turn
 
 import dynexport
+from dynexport.bench.ratios import Ratio
 from dynexport.bench.timing import Plan
 from dynexport.formats.onnx_file import read_metadata, read_model, to_bytes
 from dynexport.graph.twin import dense_twin

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from ceilings import CEILING_OF, SIDE, Ceiling, find_ceilings
 from contestants import OURS, Entry, name_entry
 from prepare import PLAIN_FORM
-from rounds import Failed, Measured, Ratio
+from rounds import Failed, Measured
 
+from dynexport.bench.ratios import Ratio
 from dynexport.bench.stopwatch import Candidate
 
 

@@ -2,8 +2,9 @@
 
 A process a candidate, all in turn, round by round. A shared machine has slow phases of seconds, so
 rounds are many and turns short, and a ratio is formed of the medians of one round, which saw the
-same phase; the median of these ratios over the rounds is reported, with its standard error. Beside
-it latencies: the shortest run of all rounds, and the middle one, from which rates follow.
+same phase; the median of these ratios over the rounds is reported with its standard error, and not
+at all where the rounds do not support it (`dynexport.bench.ratios`). Beside it latencies: the
+shortest run of all rounds, and the middle one, from which rates follow.
 
 A candidate that does not open, or dies, is reported with its reason and does not end the others.
 """
@@ -14,11 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from openers import InRuntime
 
 from dynexport.bench.stopwatch import Candidate
-from dynexport.bench.timing import Plan, paired_ratios, time_candidates
+from dynexport.bench.timing import Plan, time_candidates
 from dynexport.errors import DynexportError
 
 
@@ -37,28 +37,6 @@ class Failed:
     """Why there is nothing to report of a candidate."""
 
     reason: str
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """How many times faster: the median over the rounds and its standard error."""
-
-    median: float
-    error: float
-
-    @classmethod
-    def of(cls, slow: Measured, fast: Measured) -> Ratio:
-        """Rounds are paired; the error is that of the median of resampled rounds."""
-        ratios = paired_ratios(slow, fast)
-        draws = np.random.default_rng(0).choice(ratios, (1000, len(ratios)))
-        error = float(np.median(draws, axis=1).std())
-        return cls(float(np.median(ratios)), error)
-
-    def scaled(self, factor: float) -> Ratio:
-        return Ratio(self.median * factor, self.error * factor)
-
-    def __str__(self) -> str:
-        return f"{self.median:.3f} ± {self.error:.3f}"
 
 
 def time_in_turn(

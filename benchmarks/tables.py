@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from ceilings import SIDE
 from contestants import OURS
 from report import Result, Row, Versus
-from rounds import Ratio
+
+from dynexport.bench.ratios import Ratio
 
 ABOUT = f"""\
 Milliseconds a batch: *min* is the shortest of all runs, *p50* the middle one; images/s, GFLOP/s
 (GOP/s in int8; two a multiply-accumulate of the entry's own graph) follow from the middle one.
 Ratios are medians over the rounds of quotients of each round's medians, with their standard
-error. *Of ceiling* is the share
-of what the fastest product of {SIDE} x {SIDE} x {SIDE} reaches in that precision, in the same
+error; not settled: the rounds do not support one. *Of ceiling* is the share of what the fastest
+product of {SIDE} x {SIDE} x {SIDE} reaches in that precision, in the same
 rounds; *over plain* the speed-up over the plain export, dense, in float32 on ONNX Runtime; *over
 dense* that of a sparse graph over its own dense twin; *ideal* the quotient of the two graphs' own
 multiply-accumulates, and *of ideal* how much of it was realised."""

@@ -5,7 +5,9 @@ A page marks the place of a table, and what stands between the marks is replaced
     <!-- figures: NAME -->
     <!-- end of figures -->
 
-One rule for every figure: a time is the shortest run, a ratio the median over the rounds.
+One rule for every figure, that of `dynexport bench`: a time is the median of all runs, a ratio the
+median over the rounds with its standard error, and there is none where the rounds do not support it
+(`dynexport.bench.ratios`).
 """
 
 from __future__ import annotations
@@ -15,13 +17,17 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from statistics import median
+from types import SimpleNamespace
 from typing import Any
+
+from dynexport.bench.ratios import Ratio
 
 ROOT = Path(__file__).parents[2]
 RECORDS = ("peers-vits_amd-epyc-2-cores.json", "peers-maps_amd-epyc-2-cores.json")
 PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md")
 OURS = "dynexport"
+SIDE = 2048
+"""Of the product that is the ceiling, see benchmarks/ceilings.py."""
 PEERS = {
     ("plain export", "onnxruntime"): "plain export, ONNX Runtime",
     ("plain export", "openvino"): "plain export, OpenVINO",
@@ -44,11 +50,11 @@ def summary_table() -> str:
     rows = []
     for result in _results():
         if result["batch"] == 1:
-            ours, _ = _pair(result, "onnxruntime", "fp32")
+            ours, dense = _pair(result, "onnxruntime", "fp32")
             int8, _ = _pair(result, "onnxruntime", "int8")
-            cells = [result["model"], _places(ours["times"]["min"], 1)]
-            cells += [_median(ours["over_dense"]), _places(ours["ideal"], 2)]
-            rows.append([*cells, _median(_over_fp32_dense(result, int8))])
+            cells = [result["model"], _places(ours["times"]["p50"], 1)]
+            cells += [_ratio(dense, ours).told(2), _places(ours["ideal"], 2)]
+            rows.append([*cells, _ratio(dense, int8).told(2)])
     return _table(head, rows)
 
 
@@ -58,7 +64,7 @@ def peers_table() -> str:
     for result in _results():
         for sparse in (True, False):
             found = {
-                (peer["form"], peer["runtime"]): _with_error(peer["ratio"])
+                (peer["form"], peer["runtime"]): _versus(result, peer).told(2)
                 for peer in result["versus"]
                 if peer["sparse"] == sparse
             }
@@ -80,11 +86,11 @@ def ideal_table() -> str:
             ours, dense = _pair(result, runtime, "fp32")
             plain = _row(result, "plain export", runtime, "fp32", sparse=True)
             cells = [result["model"], str(result["batch"]), runtime]
-            cells += [_places(row["times"]["min"], 1) for row in (ours, dense)]
-            cells += [_with_error(ours["over_dense"], 3), _places(ours["ideal"], 3)]
-            cells += [_with_error(ours["of_ideal"], 3)]
-            shares = (row["of_ceiling"]["shortest"] for row in (ours, dense, plain))
-            rows.append([*cells, *(_places(share, 3) for share in shares)])
+            gained = _ratio(dense, ours)
+            cells += [_places(row["times"]["p50"], 1) for row in (ours, dense)]
+            cells += [gained.told(), _places(ours["ideal"], 3)]
+            cells += [gained.scaled(1.0 / ours["ideal"]).told()]
+            rows.append([*cells, *(_of_ceiling(result, row) for row in (ours, dense, plain))])
     return _table(head, rows)
 
 
@@ -98,12 +104,12 @@ def int8_table() -> str:
         for precision in ("int8", "int8-dynamic"):
             if not any(row["precision"] == precision for row in result["rows"]):
                 continue
-            ours, _ = _pair(result, "onnxruntime", precision)
+            ours, dense = _pair(result, "onnxruntime", precision)
+            _, single = _pair(result, "onnxruntime", "fp32")
             cells = [result["model"], str(result["batch"]), precision]
-            cells += [_places(ours["times"]["min"], 1), _places(ours["gflops"], 0)]
-            cells += [_median(_over_fp32_dense(result, ours)), _with_error(ours["over_dense"])]
-            cells += [_places(ours["of_ceiling"]["shortest"], 2)]
-            rows.append(cells)
+            cells += [_places(ours["times"]["p50"], 1), _places(_rate(result, ours), 0)]
+            cells += [_ratio(single, ours).told(2), _ratio(dense, ours).told(2)]
+            rows.append([*cells, _of_ceiling(result, ours)])
     return _table(head, rows)
 
 
@@ -137,19 +143,29 @@ def _pair(result: dict[str, Any], runtime: str, precision: str) -> list[dict[str
     return [_row(result, OURS, runtime, precision, sparse=sparse) for sparse in (True, False)]
 
 
-def _over_fp32_dense(result: dict[str, Any], row: dict[str, Any]) -> dict[str, float]:
-    """How many times faster than ours in float32 without selection, round by round."""
-    _, dense = _pair(result, row["runtime"], "fp32")
-    rounds = zip(dense["times"]["rounds"], row["times"]["rounds"], strict=True)
-    return {"median": median(slow / fast for slow, fast in rounds)}
+def _versus(result: dict[str, Any], peer: dict[str, Any]) -> Ratio:
+    """How many times faster ours is than a peer in float32."""
+    theirs = _row(result, peer["form"], peer["runtime"], "fp32", sparse=peer["sparse"])
+    ours = _row(result, OURS, peer["ours_on"], "fp32", sparse=peer["sparse"])
+    return _ratio(theirs, ours)
 
 
-def _median(ratio: dict[str, float]) -> str:
-    return _places(ratio["median"], 2)
+def _ratio(slow: dict[str, Any], fast: dict[str, Any]) -> Ratio:
+    """How many times faster, of two rows."""
+    return Ratio.of(*(SimpleNamespace(**row["times"]) for row in (slow, fast)))
 
 
-def _with_error(ratio: dict[str, float], places: int = 2) -> str:
-    return f"{_places(ratio['median'], places)} ± {_places(ratio['error'], places)}"
+def _rate(result: dict[str, Any], row: dict[str, Any]) -> float:
+    """Billions of operations a second at the median run, two a multiply-accumulate."""
+    return 2e3 * float(row["gmacs"]) * result["batch"] / float(row["times"]["p50"])
+
+
+def _of_ceiling(result: dict[str, Any], row: dict[str, Any]) -> str:
+    """The share of what the fastest product of its precision reaches."""
+    kind = "int8" if row["precision"].startswith("int8") else "fp32"
+    limit = result["ceilings"][kind]
+    work = row["gmacs"] * 1e9 * result["batch"] / SIDE**3
+    return _ratio(limit, row).scaled(work).told()
 
 
 def _places(value: float, places: int) -> str:

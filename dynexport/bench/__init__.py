@@ -18,8 +18,10 @@ from dynexport.bench.candidates import (
     write_twin,
 )
 from dynexport.bench.layer_groups import group_times
+from dynexport.bench.machine import read_machine
+from dynexport.bench.ratios import Ratio
 from dynexport.bench.results import BatchResult, BenchResult, Gain, find_break_even, summarise
-from dynexport.bench.timing import Plan, speedup, time_candidates, time_layers
+from dynexport.bench.timing import Plan, time_candidates, time_layers
 from dynexport.errors import DeviceError, InputError, MissingExtraError
 from dynexport.formats.metadata import Batch
 from dynexport.progress import OnStep, silent
@@ -86,7 +88,9 @@ def bench_model(
     conditions = watch.summary() if watch else None
     notes = (*_left_out(artifact), *unseen)
     name = str(engine or model)
-    return summarise(name, threads, artifact.ideal, results, layers, gpu, conditions, notes)
+    return summarise(
+        name, threads, artifact.ideal, results, layers, gpu, conditions, notes, read_machine()
+    )
 
 
 def _require_timeable(artifact: Artifact, runtimes: Sequence[Runtime]) -> None:
@@ -178,8 +182,8 @@ def time_batch(
     for one in pairs:
         if one.model is not None and one.twin is not None:
             slow, fast = timings[one.twin.label], timings[one.model.label]
-            gained = speedup(slow.computing, fast.computing)
-            gains.append(Gain(one.runtime, gained, gained / artifact.ideal))
+            ratio = Ratio.of(slow.computing, fast.computing)
+            gains.append(Gain.of(one.runtime, ratio, artifact.ideal))
     return BatchResult(size, tuple(timings.values()), tuple(gains))
 
 

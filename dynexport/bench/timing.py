@@ -1,8 +1,9 @@
 """Latency, sparse beside its dense twin: each candidate in a process of its own, rounds in turn.
 
 Two runtimes in one process steal each other's cores, and a machine's speed drifts from minute to
-minute. So every candidate gets a process, the processes take turns, and speed-ups are formed
-round by round before their median is taken.
+minute. So every candidate gets a process, the processes take turns, and quotients are formed round
+by round (`dynexport.bench.ratios`). A round counts by the median of its runs: by the shortest, the
+faster of two, which runs more often in a round, would get the luckier draw.
 """
 
 from __future__ import annotations
@@ -11,10 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from time import sleep
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dynexport.bench.stopwatch import Candidate, Stopwatch, Times
 from dynexport.errors import DynexportError, InputError
@@ -26,13 +26,6 @@ SETTLE_SECONDS = 0.05
 T = TypeVar("T")
 Shape = tuple[int, int, int, int]
 OnFailure = Callable[[str, DynexportError], None]
-
-
-class HasRounds(Protocol):
-    """What ratios are formed of: the median time of each round, in turn."""
-
-    @property
-    def rounds(self) -> tuple[float, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -147,16 +140,6 @@ def time_layers(candidate: Candidate, shape: Shape, seconds: float) -> dict[str,
     with TimedCandidate(candidate, shape) as timed:
         timed.measure(seconds)
         return timed.layers()
-
-
-def speedup(slow: Spread, fast: Spread) -> float:
-    """How many times faster ``fast`` is: the median over rounds of the ratio of round medians."""
-    return float(np.median(paired_ratios(slow, fast)))
-
-
-def paired_ratios(slow: HasRounds, fast: HasRounds) -> NDArray[np.float64]:
-    """How many times faster in each round (rounds,): whatever slows a round slows both."""
-    return np.divide(slow.rounds, fast.rounds, dtype=np.float64)
 
 
 def _timing(label: str, batch: int, rounds: list[Times]) -> Timing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,7 @@ from dynexport.cli.options import (
     Quiet,
     Trust,
     Verbose,
+    as_options,
     parse_numbers,
 )
 
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from dynexport.bench import BenchResult
+    from dynexport.bench import BenchResult, Gain
     from dynexport.runtimes.nvml import GpuConditions, GpuFacts
 
 
@@ -108,24 +110,56 @@ def show_bench(result: BenchResult) -> None:
     sizes = "" if several else f", batch {first.batch}"
     console.print(f"\n[bold]{escape(result.model)}[/]{sizes}, milliseconds")
     console.print(_bench_table(result, several))
-    if not several:
-        for gain in first.gains:
-            console.print(
-                f"{gain.runtime}: speed-up over the dense twin {gain.speedup:.2f} x, ideal by MACs "
-                f"{result.ideal:.2f} x: {gain.efficiency:.1%} of it"
-            )
-    elif first.gains:
-        size = result.break_even
-        pays = f"pays from batch {size} on" if size else "does not pay at the largest batch"
-        console.print(
-            f"{first.gains[0].runtime}: sparse {pays}, ideal by MACs {result.ideal:.2f} x"
-        )
+    for line in _told_gains(result):
+        console.print(escape(as_options(line)))
     if result.layers:
         _print_layers(console, result)
     if result.gpu is not None and result.conditions is not None:
         console.print(_gpu_line(result.gpu, result.conditions))
+    console.print(f"[dim]{escape(_machine_line(result))}[/]")
     for note in result.notes:
         console.print(f"[dim]{escape(note)}[/]")
+
+
+def _told_gains(result: BenchResult) -> Iterator[str]:
+    """What sparsity gained, or why the rounds do not tell."""
+    ideal = f"ideal by MACs {result.ideal:.2f} x"
+    if len(result.batches) == 1:
+        for gain in result.batches[0].gains:
+            told = told_speedup(gain)
+            share = "" if gain.unsettled else f": {told_efficiency(gain)} of it"
+            yield f"{gain.runtime}: speed-up over the dense twin {told}, {ideal}{share}"
+            if gain.unsettled:
+                yield gain.unsettled
+        return
+    for batch in result.batches:
+        for gain in batch.gains:
+            if gain.unsettled:
+                yield f"{gain.runtime}, batch {batch.batch}: {gain.unsettled}"
+    if result.batches[0].gains:
+        yield f"{result.batches[0].gains[0].runtime}: {_told_break_even(result)}, {ideal}"
+
+
+def _told_break_even(result: BenchResult) -> str:
+    if result.break_even is not None:
+        return f"sparse pays from batch {result.break_even} on"
+    if result.batches[-1].gains[0].pays is None:
+        return "whether sparse pays at the largest batch is not settled"
+    return "sparse does not pay at the largest batch"
+
+
+def told_speedup(gain: Gain) -> str:
+    """A speed-up and its standard error, where its rounds support it."""
+    if gain.unsettled:
+        return "not settled"
+    return f"{gain.speedup:.2f} ± {gain.speedup_error:.2f} x"
+
+
+def told_efficiency(gain: Gain) -> str:
+    """The share of the ideal and its standard error, where its rounds support it."""
+    if gain.unsettled:
+        return "not settled"
+    return f"{gain.efficiency:.1%} ± {gain.efficiency_error:.1%}"
 
 
 def _bench_table(result: BenchResult, several: bool) -> Table:
@@ -146,9 +180,19 @@ def _bench_table(result: BenchResult, several: bool) -> Table:
             if several:
                 gain = gained.get(timing.label)
                 cells.append(str(batch.batch))
-                cells += [f"{gain.speedup:.2f} x", f"{gain.efficiency:.1%}"] if gain else ["", ""]
+                cells += [told_speedup(gain), told_efficiency(gain)] if gain else ["", ""]
             table.add_row(timing.label, *cells)
     return table
+
+
+def _machine_line(result: BenchResult) -> str:
+    """On what it was measured, with which versions, and when."""
+    host = result.machine
+    flags = f" ({' '.join(host.flags)})" if host.flags else ""
+    threads = "each runtime's own" if result.threads is None else str(result.threads)
+    versions = ", ".join(f"{name} {version}" for name, version in host.versions.items())
+    processor = f"{host.cpu or 'an unknown processor'}{flags}, {host.cores} cores"
+    return f"{processor}, threads: {threads}; {versions}; {host.date}"
 
 
 def _gpu_line(gpu: GpuFacts, seen: GpuConditions) -> str:

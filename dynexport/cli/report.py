@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from dynexport.cli.bench import told_efficiency, told_speedup
 from dynexport.cli.console import make_table, print_json, progress, stdout
 from dynexport.cli.options import Backend, Json, Quiet, Verbose
 
@@ -89,6 +90,6 @@ def _verdict(verification: Verification | None) -> str:
 
 
 def _gain(bench: BenchResult | None) -> tuple[str, str]:
-    if bench is None or bench.speedup is None or bench.efficiency is None:
+    if bench is None or bench.gain is None:
         return "", ""
-    return f"{bench.speedup:.2f} x", f"{bench.efficiency:.1%}"
+    return told_speedup(bench.gain), told_efficiency(bench.gain)

@@ -33,7 +33,7 @@ def row_printer(quiet: bool) -> Callable[[Row], None]:
         found = row.measured
         accuracy = "" if found.accuracy is None else f", accuracy {found.accuracy:.2%}"
         console.print(
-            f"{named}: {found.latency_ms:.2f} ms, {found.speedup:.2f} x, "
+            f"{named}: {found.latency_ms:.2f} ms, speed-up {_speedup(found)}, "
             f"agreement {found.agreement:.2%}{accuracy}"
         )
 
@@ -72,6 +72,9 @@ def _explain_sweep(console: Console, result: Sweep) -> None:
             f"*: no other of its batch size is faster and at least as good, or {better} and "
             "at least as fast; latency as the median of dense ms divided by the speed-up"
         )
+    unsettled = [row.measured.unsettled for row in result.rows if row.measured is not None]
+    for reason in dict.fromkeys(filter(None, unsettled)):
+        console.print(f"speed-ups {escape(as_options(reason))}; what is starred may rest on them")
 
 
 def _sweep_table(result: Sweep) -> Table:
@@ -94,7 +97,7 @@ def _sweep_table(result: Sweep) -> Table:
             f"{found.size_bytes / 1e6:.2f}",
             f"{found.latency_ms:.2f}",
             f"{found.dense_ms:.2f}",
-            f"{found.speedup:.2f} x",
+            _speedup(found),
             f"{found.macs_dense / found.macs:.2f} x",
             f"{found.agreement:.2%}",
             *accuracy,
@@ -147,6 +150,14 @@ def _told_target(result: Search) -> str:
 
 def _configuration(row: Row) -> str:
     return f"ratio {row.ratio:g}, {row.precision}, batch {row.batch}"
+
+
+def _speedup(found: Measured) -> str:
+    """Over the twin, with its standard error, where its rounds support it."""
+    if found.unsettled:
+        return "not settled"
+    error = "" if found.speedup_error is None else f" ± {found.speedup_error:.2f}"
+    return f"{found.speedup:.2f}{error} x"
 
 
 def _tokens(found: Measured) -> str:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import platform
-import re
 from datetime import datetime
-from pathlib import Path
 
+from dynexport.bench.machine import count_cores, read_cpu_info, read_cpu_name
 from dynexport.doctor import Diagnosis, Package, Runtime, examine
 from dynexport.report.facts import Environment
 
@@ -21,7 +19,7 @@ def read_environment() -> Environment:
         dynexport=found.dynexport,
         python=found.python,
         platform=found.platform,
-        cpu=read_cpu_name(),
+        cpu=read_cpu_name(read_cpu_info()),
         cores=count_cores(),
         memory_bytes=read_memory(),
         packages=packages,
@@ -37,23 +35,6 @@ def _installed(found: Diagnosis) -> tuple[Package, ...]:
 
 def _told(runtime: Runtime) -> str:
     return f"{runtime.version or 'of unknown version'}: {runtime.problem or runtime.note}"
-
-
-def read_cpu_name() -> str | None:
-    """As the kernel or the system calls it."""
-    try:
-        told = Path("/proc/cpuinfo").read_text()
-    except OSError:  # not Linux
-        return platform.processor() or None
-    named = re.search(r"^(?:model name|Model)\s*:\s*(.+)$", told, re.MULTILINE)
-    return named[1].strip() if named else platform.machine() or None
-
-
-def count_cores() -> int:
-    """Those this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def read_memory() -> int | None:

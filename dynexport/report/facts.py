@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dynexport.bench import BenchResult
+from dynexport.bench import BenchResult, Gain
 from dynexport.formats.metadata import Metadata
 from dynexport.runtimes.nvml import GpuFacts
 from dynexport.sweep.rows import Sweep
@@ -169,9 +169,9 @@ class Report:
         return tuple(engine for model in self.models for engine in model.engines)
 
     @property
-    def timed(self) -> tuple[float, ...]:
-        """Speed-ups over the dense twin, of every model that has one and was timed."""
-        gains = (m.bench.speedup for m in self.models if m.bench is not None)
+    def timed(self) -> tuple[Gain, ...]:
+        """Over the dense twin, of every model that has one and was timed."""
+        gains = (m.bench.gain for m in self.models if m.bench is not None)
         return tuple(gain for gain in gains if gain is not None)
 
     def to_plain(self) -> dict[str, Any]:

@@ -191,7 +191,9 @@ def told_gain(report: Report) -> str:
     if not gains:
         sparse = any(model.metadata.keep_counts for model in report.models)
         return "Nothing was timed." if sparse else "Nothing is dropped."
-    low, high = min(gains), max(gains)
-    if low > 1:
+    pays = [gain.pays for gain in gains]
+    if all(pays):
         return "Sparse pays."
-    return "Sparse does not pay here." if high <= 1 else "Sparse pays in some."
+    if any(pays):
+        return "Sparse pays in some."
+    return "Whether sparse pays is not settled." if None in pays else "Sparse does not pay here."

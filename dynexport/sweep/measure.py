@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynexport.artifact import find_artifact
-from dynexport.bench import bench_model
+from dynexport.bench import Gain, bench_model
 from dynexport.compare.numbers import best_classes, share_of
 from dynexport.conversion import Recipe, TrainedModel, convert
 from dynexport.formats.metadata import Batch
@@ -62,12 +62,12 @@ class Quality:
 class Latency:
     """Medians of a batch, milliseconds, of a file and of its dense twin, and the speed-up.
 
-    The speed-up is paired round by round; on a GPU without transfers.
+    gain: of the speed-up, paired round by round; on a GPU without transfers.
     """
 
     model_ms: float
     dense_ms: float
-    speedup: float
+    gain: Gain
 
 
 def answer_densely(trained: TrainedModel, images: ImageSet) -> NDArray[np.float64]:
@@ -132,7 +132,7 @@ def time_file(made: Made, rig: Rig) -> Latency:
     )
     (only,) = result.batches
     model, dense = (timing.computing.p50 for timing in only.timings)
-    return Latency(model, dense, only.gains[0].speedup)
+    return Latency(model, dense, only.gains[0])
 
 
 def keep_file(made: Made, folder: Path) -> Path:

@@ -45,6 +45,8 @@ class Measured:
     speedup                  over the twin, paired round by round
     agreement                share of the images given the class of the dense float32 model
     accuracy                 share given their label; None without labels
+    speedup_error            of it; None in rows of release 0.1.0, which did not tell
+    unsettled                why the rounds do not support it, see `dynexport.bench.Gain`
     """
 
     keep_counts: tuple[int, ...]
@@ -57,6 +59,8 @@ class Measured:
     speedup: float
     agreement: float
     accuracy: float | None
+    speedup_error: float | None = None
+    unsettled: str = ""
 
     @property
     def quality(self) -> float:
@@ -74,9 +78,11 @@ def measured_of(made: Made, times: Latency, quality: Quality) -> Measured:
         size_bytes=made.size_bytes,
         latency_ms=times.model_ms,
         dense_ms=times.dense_ms,
-        speedup=times.speedup,
+        speedup=times.gain.speedup,
         agreement=quality.agreement,
         accuracy=quality.accuracy,
+        speedup_error=times.gain.speedup_error,
+        unsettled=times.gain.unsettled,
     )
 
 

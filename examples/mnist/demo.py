@@ -71,8 +71,12 @@ def main() -> None:
     errors = result.verification.errors["logits"]
     console.print(
         f"verified: ONNX differs from PyTorch by {errors.max_abs:.1e} on logits up to "
-        f"{errors.scale:.3g}; speed-up over the dense twin {timed.speedup:.2f} x of "
-        f"{timed.ideal:.2f} x ideal ({timed.efficiency:.0%})"
+        f"{errors.scale:.3g}; speed-up over the dense twin "
+        + (
+            timed.unsettled.replace("`", "")
+            or f"{timed.speedup:.2f} ± {timed.speedup_error:.2f} x of {timed.ideal:.2f} x ideal "
+            f"({timed.efficiency:.0%} ± {timed.efficiency_error:.0%})"
+        )
     )
     console.print(precision_table(precisions))
     console.print(f"wrote {result.onnx}\n      {result.reference}\n      {picture}")

@@ -560,6 +560,12 @@ def test_bench_times_the_file_and_its_dense_twin(run: Run, exported: Path) -> No
     assert all(len(timing["total"]["rounds"]) == 2 for timing in result["timings"])
     (gain,) = result["gains"]
     assert gain["efficiency"] == pytest.approx(gain["speedup"] / ran.json["ideal"])
+    assert gain["efficiency_error"] == pytest.approx(gain["speedup_error"] / ran.json["ideal"])
+    assert (gain["rounds"], gain["unsettled"][:11]) == (2, "not settled")
+    assert (ran.json["threads"], ran.json["unsettled"]) == (1, gain["unsettled"])
+    machine = ran.json["machine"]
+    assert {"cpu", "flags", "cores", "platform", "python", "date"} <= set(machine)
+    assert {"dynexport", "numpy", "onnx", "onnxruntime"} <= set(machine["versions"])
     assert files_in(exported.parent) == before
 
 

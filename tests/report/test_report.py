@@ -23,6 +23,9 @@ from made.onnx_models import unary
 from made.tiny import convert_tiny
 from PIL import Image
 
+from dynexport.bench import Gain
+from dynexport.bench.ratios import Ratio
+from dynexport.bench.results import summarise
 from dynexport.bench.timing import Plan
 from dynexport.cli import main
 from dynexport.cli.report import show_report
@@ -37,7 +40,7 @@ from dynexport.report import Report, write_report
 from dynexport.report.charts import harm_bars
 from dynexport.report.facts import ModelFacts
 from dynexport.report.gather import read_exported
-from dynexport.report.page import NUMBERS, TIMES
+from dynexport.report.page import NUMBERS, TIMES, load_template
 from dynexport.report.pictures import encode_picture
 from dynexport.report.steps import BUILT_IN, list_steps
 from dynexport.report.sweeps import sweep_clouds
@@ -196,12 +199,40 @@ def test_numbers_are_those_of_the_json(made: Reported) -> None:
         assert model.bench is not None
         for timing in model.bench.batches[0].timings:
             assert {timing.total.p50, timing.total.p99, timing.images_per_second} <= shown
-        if model.bench.speedup is not None:
-            assert {model.bench.speedup, model.bench.efficiency, model.bench.ideal} <= shown
+        if model.bench.gain is not None:  # of two rounds: the quotients are not to be shown
+            assert model.bench.ideal in shown
+            assert model.bench.unsettled.startswith("not settled: 2 rounds, give at least 5")
+            assert not {model.bench.speedup, model.bench.efficiency} & shown
         if model.verification is not None:
             errors, limits = model.verification.errors["logits"], model.verification.tolerances
             error = errors.l2 if limits.measure == "l2" else errors.max_abs
             assert {error, errors.scale, limits.outputs, limits.tie_margin} <= shown
+
+
+@pytest.mark.parametrize(
+    ("speedup", "error", "sentence"),
+    [
+        (1.4, 0.02, "Sparse pays."),
+        (0.8, 0.02, "Sparse does not pay here."),
+        (1.03, 0.02, "Whether sparse pays is not settled."),
+    ],
+)
+def test_what_is_settled_stands_with_its_error(
+    made: Reported, speedup: float, error: float, sentence: str
+) -> None:
+    model = made.model("swin.onnx")
+    assert model.bench is not None
+    gain = Gain.of("onnxruntime", Ratio(speedup, error, 10), model.bench.ideal)
+    (batch,) = model.bench.batches
+    bench = summarise(
+        *("swin.onnx", None, model.bench.ideal, (replace(batch, gains=(gain,)),), {}),
+        *(None, None, (), model.bench.machine),
+    )
+    report = replace(made.report, models=(replace(model, bench=bench),))
+    page = Page(load_template().render(report=report))
+    shown = {value for value, _ in page.numbers}
+    assert {gain.speedup, gain.speedup_error, gain.efficiency, gain.efficiency_error} <= shown
+    assert page.texts["p"][1].startswith(sentence)
 
 
 def test_numbers_are_written_as_they_are(made: Reported) -> None:
@@ -598,8 +629,7 @@ def test_what_the_command_prints(made: Reported, capsys: pytest.CaptureFixture[s
     assert lines[0].split() == ["model", "verified", "speed-up", "of", "ideal"]
     bench = made.model("swin.onnx").bench
     assert bench is not None
-    speedup, efficiency = f"{bench.speedup:.2f}", f"{bench.efficiency:.1%}"
-    assert ["swin.onnx", "yes", speedup, "x", efficiency] in [line.split() for line in lines]
+    assert ["swin.onnx", "yes", *("not", "settled") * 2] in [line.split() for line in lines]
     assert ["whole.onnx", "not", "known"] in [line.split() for line in lines]
     (engine,) = made.report.engines
     if engine.idle is not None:  # no GPU

@@ -252,7 +252,7 @@ def told(row: Row) -> dict[str, Any]:
     """All of a row but how long things took."""
     found = dataclasses.asdict(row)
     found.pop("seconds")
-    for name in ("latency_ms", "dense_ms", "speedup"):
+    for name in ("latency_ms", "dense_ms", "speedup", "speedup_error", "unsettled"):
         (found["measured"] or {name: None}).pop(name)
     return found
 

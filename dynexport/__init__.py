@@ -5,15 +5,17 @@
     print(dynexport.bench_model(result.onnx).speedup)
 
 No public name is that of a submodule, which an import would put in its place. Importing the
-package imports no runtime; each function imports what it needs when called.
+package imports no runtime; each function imports what it needs when called, and where that is not
+installed, it says so then.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from dynexport.errors import DynexportError
+from dynexport.errors import DynexportError, MissingExtraError
 
 if TYPE_CHECKING:
     from dynexport.bench import Plan, bench_model
@@ -84,7 +86,25 @@ def __getattr__(name: str) -> Any:
     """Public names are found on first use (PEP 562), so that importing costs nothing."""
     if name not in _HOME:
         raise AttributeError(f"module 'dynexport' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+    try:
+        home = importlib.import_module(_HOME[name])
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        return _without_torch(name)
+    return getattr(home, name)
+
+
+def _without_torch(name: str) -> Callable[..., NoReturn]:
+    """What stands for a function whose module imports PyTorch, where there is none: so that
+    ``from dynexport import *`` and ``help(dynexport)`` do their work."""
+
+    def lacking(*_: object, **__: object) -> NoReturn:
+        raise MissingExtraError("torch", "convert")
+
+    lacking.__name__ = lacking.__qualname__ = name
+    lacking.__doc__ = f"{MissingExtraError('torch', 'convert')}."
+    return lacking
 
 
 def __dir__() -> list[str]:

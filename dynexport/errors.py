@@ -24,6 +24,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from dynexport.requirements import install_command
+
 
 class DynexportError(Exception):
     """Base of every error dynexport raises on purpose; its text is one clear sentence."""
@@ -66,10 +68,12 @@ class CalibrationError(InputError):
 class MissingExtraError(DynexportError):
     """An optional dependency is not installed: of an extra of dynexport, or of none."""
 
-    def __init__(self, package: str, extra: str | None) -> None:
-        what = package if extra is None else f"dynexport[{extra}]"
+    def __init__(self, package: str, extra: str | None, instead_of: str | None = None) -> None:
+        """``instead_of``: a distribution that holds the same modules, so must go first."""
+        first = f"pip uninstall {instead_of}  and then  " if instead_of else ""
         super().__init__(
-            f"{package} is not installed, and this step needs it: run  pip install '{what}'"
+            f"{package} is not installed, and this step needs it: "
+            f"run  {first}{install_command(package, extra)}"
         )
 
 

@@ -56,7 +56,7 @@ def test_a_missing_extra_exits_with_2_and_names_the_command_that_installs_it() -
     assert error.exit_code == 2
     assert not isinstance(error, InputError)
     assert str(error) == (
-        "onnxruntime is not installed, and this step needs it: run  pip install 'dynexport[cpu]'"
+        "onnxruntime is not installed, and this step needs it: run  pip install 'onnxruntime>=1.20'"
     )
 
 

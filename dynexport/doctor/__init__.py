@@ -17,7 +17,8 @@ from dynexport import __version__
 from dynexport.doctor import probes
 from dynexport.doctor.commands import Command, judge_commands
 from dynexport.doctor.machine import Runtime, examine_library, judge_gpus, judge_library
-from dynexport.doctor.packages import Package, attempt, examine_packages, read_needs
+from dynexport.doctor.packages import Package, attempt, examine_packages, read_all_needs
+from dynexport.requirements import install_command
 from dynexport.runtimes import Machine, libraries
 from dynexport.runtimes.nvml import GpuFacts
 
@@ -35,7 +36,7 @@ class Diagnosis:
     capability   compute capability of the one that engines run on; None: they run on none
     gpu_problem  then why
     problems     what keeps dynexport from its work: a package that everything needs, one that is
-                 installed but broken, or that no runtime works
+                 installed but broken or too old, or that no runtime works
     healthy      there is none of these
     """
 
@@ -55,7 +56,7 @@ class Diagnosis:
 
 def examine() -> Diagnosis:
     """Look at this installation and this machine; DynexportError if dynexport is not installed."""
-    needs = read_needs()
+    needs = read_all_needs()
     of_runtimes = {name for library in libraries() for name in library.packages}
     listed = [
         need
@@ -93,9 +94,11 @@ def examine() -> Diagnosis:
 def _find_problems(packages: Sequence[Package], runtimes: Sequence[Runtime]) -> Iterator[str]:
     needed = [package for package in packages if package.extra is None]
     for package in (*packages, *runtimes):
-        if package.problem and (package in needed or package.state == "broken"):
+        unfit = package.state in ("broken", "outdated")
+        if package.problem and (unfit or package in needed):
             yield package.problem + (f": run  {package.install}" if package.install else "")
     if not any(
         runtime.state == "ready" and (runtime.runs or runtime.builds) for runtime in runtimes
     ):
-        yield "no runtime works here: run  pip install 'dynexport[cpu]'  for ONNX Runtime"
+        command = install_command("onnxruntime", "cpu")
+        yield f"no runtime works here: run  {command}  for ONNX Runtime"

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from dynexport.doctor import probes
-from dynexport.doctor.packages import Need, Package, attempt, judge_package
+from dynexport.doctor.packages import Package, attempt, judge_package
 from dynexport.errors import DynexportError
+from dynexport.requirements import Need
 from dynexport.runtimes import Library, Machine
 from dynexport.runtimes.nvml import GpuFacts
 

@@ -13,12 +13,12 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from packaging.requirements import Requirement
 from packaging.version import InvalidVersion, Version
 
 from dynexport.doctor import probes
 from dynexport.doctor.probes import ProbeError
 from dynexport.errors import DynexportError
+from dynexport.requirements import Need, install_command, read_needs
 from dynexport.runtimes.library import UNKNOWN, import_package, version_of
 
 LOOKED_UP = frozenset({"torch", "onnxscript"})
@@ -51,44 +51,19 @@ class Package:
     install: str | None
 
 
-@dataclass(frozen=True)
-class Need:
-    """A requirement, ``name>=floor``: of an extra of dynexport, or of all of it."""
-
-    name: str
-    floor: str
-    extra: str | None
-
-    @property
-    def module(self) -> str:
-        """What is imported of it."""
-        return MODULES.get(self.name, self.name.replace("-", "_"))
-
-    @property
-    def command(self) -> str:
-        """What installs it."""
-        what = f"{self.name}>={self.floor}" if self.extra is None else f"dynexport[{self.extra}]"
-        return f"pip install '{what}'"
-
-
-def read_needs() -> dict[str, Need]:
-    """What the installed dynexport requires, by name; its extras name one another as well."""
+def read_all_needs() -> dict[str, Need]:
+    """What the installed dynexport requires, by name; DynexportError if it is not installed."""
     try:
-        facts = importlib.metadata.metadata("dynexport")
+        return {need.name: need for need in read_needs()}
     except importlib.metadata.PackageNotFoundError:
         raise DynexportError(
             "dynexport runs from a folder but is not installed: run  pip install FOLDER"
         ) from None
-    extras = facts.get_all("Provides-Extra") or []
-    needs = {}
-    for line in facts.get_all("Requires-Dist") or []:
-        required = Requirement(line)
-        floors = [bound.version for bound in required.specifier if bound.operator == ">="]
-        marker = required.marker
-        of = [e for e in extras if marker is not None and marker.evaluate({"extra": e})]
-        for floor in floors:
-            needs[required.name] = Need(required.name, floor, of[0] if of else None)
-    return needs
+
+
+def module_of(package: str) -> str:
+    """What is imported of a package."""
+    return MODULES.get(package, package.replace("-", "_"))
 
 
 def is_older(version: str, floor: str) -> bool:
@@ -125,17 +100,19 @@ def judge_package(need: Need, found: str | DynexportError | None) -> Package:
         problem = f"{need.name} {found} is too old: {need.floor} or later is needed"
     else:
         return Package(need.name, need.extra, found, "ready", None, None)
-    command = None if state == "broken" else need.command
+    command = None if state == "broken" else install_command(need.name, need.extra)
     return Package(need.name, need.extra, version, state, problem, command)
 
 
 def examine_packages(needs: Sequence[Need], pool: Executor) -> tuple[Package, ...]:
     """Each package, imported with all others in one process, and alone where that fails."""
     tried = [need for need in needs if need.name not in LOOKED_UP]
-    named = [text for need in tried for text in (need.name, need.module)]
+    named = [text for need in tried for text in (need.name, module_of(need.name))]
     together = attempt(probes.import_packages, *named)
     if isinstance(together, DynexportError):  # then each alone, to see which it is
-        alone = pool.map(lambda need: attempt(import_package, need.name, need.module), tried)
+        alone = pool.map(
+            lambda need: attempt(import_package, need.name, module_of(need.name)), tried
+        )
         found = dict(zip(tried, alone, strict=True))
     else:
         found = dict(zip(tried, together, strict=True))
@@ -145,6 +122,6 @@ def examine_packages(needs: Sequence[Need], pool: Executor) -> tuple[Package, ..
 
 
 def _look_up(need: Need) -> str | None:
-    spec = importlib.util.find_spec(need.module)
+    spec = importlib.util.find_spec(module_of(need.name))
     there = spec is not None and spec.origin is not None  # else a folder that has its name
     return version_of(need.name) or UNKNOWN if there else None

@@ -168,6 +168,13 @@ def _translate(module: nn.Module, example: Tensor, outputs: list[str], opset: in
                 output_names=outputs,
                 custom_translation_table=TRANSLATIONS,
             )
+    except ImportError as error:  # each release of PyTorch has a module of its own in onnxscript
+        if not str(error.name).startswith("onnxscript."):
+            raise
+        raise DynexportError(
+            f"PyTorch {torch.__version__} asks for {error.name}, which onnxscript "
+            f"{onnxscript.__version__} does not have: run  pip install -U onnxscript"
+        ) from None
     finally:
         torch.fx.config.do_not_emit_stack_traces = traces
     assert exported is not None

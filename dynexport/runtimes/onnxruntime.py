@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from dynexport.errors import DeviceError, MissingExtraError, ModelFileError
 from dynexport.progress import are_heard
+from dynexport.requirements import install_command
 from dynexport.runtimes import NO_INPUTS, Further, Library, Machine, Runtime, Use
+from dynexport.runtimes.library import version_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,7 +53,7 @@ class OnnxRuntime(Library):
         if machine.gpu and "CUDA" not in names:
             note += (
                 "; to use the GPU too, replace it: pip uninstall onnxruntime, then "
-                "pip install 'dynexport[gpu]'"
+                + install_command("onnxruntime-gpu", "gpu")
             )
         return Use(runs=True, builds=False, note=note)
 
@@ -258,5 +260,7 @@ def _load(provider: str) -> Any:
         raise MissingExtraError("onnxruntime", "cpu" if provider == CPU else "gpu") from None
     onnxruntime.disable_telemetry_events()
     if provider not in onnxruntime.get_available_providers():
-        raise MissingExtraError(f"onnxruntime with its {provider}", "gpu")
+        # the two hold the same modules: side by side neither works
+        here = "onnxruntime" if version_of("onnxruntime") else None
+        raise MissingExtraError(f"onnxruntime with its {provider}", "gpu", instead_of=here)
     return onnxruntime

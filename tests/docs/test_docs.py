@@ -242,7 +242,7 @@ def require_options(words: list[str]) -> None:
 
 
 def require_extras(words: list[str]) -> None:
-    named = re.findall(r"(?:dynexport|\.)\[([\w,]+)\]", " ".join(words))
+    named = re.findall(r"(?:dynexport|\.|\.whl)\[([\w,]+)\]", " ".join(words))
     extras = [extra for names in named for extra in names.split(",")]
     assert set(extras) <= set(PROJECT["optional-dependencies"]), words
 

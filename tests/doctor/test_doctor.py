@@ -21,7 +21,7 @@ from dynexport import cli
 from dynexport.cli.doctor import show_diagnosis
 from dynexport.doctor import Diagnosis, Package, probes
 from dynexport.doctor.machine import judge_gpus, judge_library
-from dynexport.doctor.packages import is_older, read_needs
+from dynexport.doctor.packages import is_older, read_all_needs
 from dynexport.doctor.probes import ProbeError
 from dynexport.errors import DynexportError
 from dynexport.runtimes import Machine
@@ -37,7 +37,16 @@ else:
     import tomli as tomllib
 
 PROJECT = Path(__file__).parents[2] / "pyproject.toml"
-CONVERT = "pip install 'dynexport[convert]'"
+
+
+def bringing(*extras: str) -> str:
+    """The command for what pyproject.toml lists under these extras."""
+    listed = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    needs = [need for extra in extras for need in listed[extra]]
+    return "pip install " + " ".join(f"'{n}'" for n in needs if not n.startswith("dynexport"))
+
+
+CONVERT = bringing("convert")
 
 HIDE = """
 from importlib.machinery import PathFinder
@@ -212,9 +221,8 @@ def test_without_what_pages_and_plots_need_the_rest_is_healthy(folder: Path) -> 
     hide(folder, jinja2="jinja2", matplotlib="matplotlib")
     ran = doctor(folder)
     assert ran.code == 0
-    report = "pip install 'dynexport[report]'"
-    assert f"  {'report':<14} lacks jinja2: {report}\n" in ran.out
-    assert "optional: matplotlib: pip install 'dynexport[plots]'\n" in ran.out
+    assert f"  {'report':<14} lacks jinja2: {bringing('report')}\n" in ran.out
+    assert f"optional: matplotlib: {bringing('plots')}\n" in ran.out
     for name in ("jinja2", "matplotlib"):
         assert f"  {name:<14} not installed\n" in ran.out
     assert f"  {'sweep':<14} ready with onnxruntime\n" in ran.out
@@ -233,19 +241,19 @@ def test_without_any_runtime_it_is_not_healthy(folder: Path) -> None:
     ran = doctor(folder, "--json")
     assert ran.code == 1
     assert ran.json["problems"] == [
-        "no runtime works here: run  pip install 'dynexport[cpu]'  for ONNX Runtime"
+        f"no runtime works here: run  {bringing('cpu')}  for ONNX Runtime"
     ]
     assert ran.command("verify")["lacks"] == ["onnxruntime"]
-    assert ran.command("verify")["install"] == "pip install 'dynexport[cpu]'"
+    assert ran.command("verify")["install"] == bringing("cpu")
     for name in ("optimize", "visualize", "sweep", "report"):
         assert ran.command(name)["lacks"] == ["onnxruntime"]
     for name in ("check", "inspect"):
         assert ran.command(name)["ready"]
     assert ran.command("build")["lacks"] == ["tensorrt-rtx"]
-    assert ran.command("build")["install"] == "pip install 'dynexport[rtx]'"
+    assert ran.command("build")["install"] == bringing("rtx", "cuda")
     assert "nvidia-ml-py is not installed" in ran.json["gpu_problem"]
     out = doctor(folder).out
-    assert "optional: cuda-python, nvidia-ml-py: pip install 'dynexport[cuda]'\n" in out
+    assert f"optional: cuda-python, nvidia-ml-py: {bringing('cuda')}\n" in out
     assert out.splitlines()[-1].startswith("problem: no runtime works here")
 
 
@@ -263,11 +271,24 @@ def test_folders_of_the_same_names_are_not_packages(folder: Path) -> None:
 def test_a_version_that_is_too_old_is_not_ready(folder: Path) -> None:
     fake(folder, "safetensors", "", version="0.3.1")
     ran = doctor(folder, "--json")
-    assert ran.code == 0
+    assert (ran.code, ran.json["healthy"]) == (1, False)
     package = ran.package("safetensors")
     assert (package["state"], package["install"]) == ("outdated", CONVERT)
     assert package["problem"] == "safetensors 0.3.1 is too old: 0.4.5 or later is needed"
+    assert ran.json["problems"] == [f"{package['problem']}: run  {CONVERT}"]
     assert ran.command("convert")["lacks"] == ["safetensors"]
+    assert doctor(folder).out.splitlines()[-1] == f"problem: {ran.json['problems'][0]}"
+
+
+def test_a_runtime_that_is_too_old_is_not_healthy_beside_one_that_works(folder: Path) -> None:
+    fake(folder, "openvino", "", version="2025.0.0")
+    ran = doctor(folder, "--json")
+    assert (ran.code, ran.json["healthy"]) == (1, False)
+    assert ran.package("openvino")["state"] == "outdated"
+    (problem,) = ran.json["problems"]
+    assert problem.startswith("openvino 2025.0.0 is too old: ")
+    assert problem.endswith(f"or later is needed: run  {bringing('openvino')}")
+    assert ran.command("verify")["ready"]
 
 
 # ---------------------------------------------------------------- broken
@@ -328,12 +349,12 @@ def test_a_dynexport_that_is_not_installed_is_refused_in_a_sentence(folder: Path
 def test_every_requirement_is_understood() -> None:
     project = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
     listed = {None: project["dependencies"], **project["optional-dependencies"]}
+    needs = read_all_needs()
     for extra, requirements in listed.items():
         for requirement in requirements:
             if not requirement.startswith("dynexport["):
                 name, floor = requirement.split(">=")
-                need = read_needs()[name]
-                assert (need.floor, need.extra) == (floor, extra)
+                assert (needs[name].floor, needs[name].extra) == (floor, extra)
 
 
 @pytest.mark.parametrize(

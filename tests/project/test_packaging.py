@@ -85,6 +85,24 @@ def test_device_side_needs_no_pytorch(tmp_path: Path) -> None:
     assert done.stdout.strip() == "False", done.stderr
 
 
+def test_without_pytorch_help_and_star_imports_work_and_calls_say_what_lacks(
+    tmp_path: Path,
+) -> None:
+    script = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import dynexport, pydoc\n"
+        "from dynexport import *\n"
+        "assert 'create' in pydoc.plain(pydoc.render_doc(dynexport))\n"
+        "for function in (create, dynexport.create, rewrite):\n"
+        "    assert 'torch is not installed' in function.__doc__\n"
+        "    try: function('deit-s')\n"
+        "    except DynexportError as error: print(error)"
+    )
+    done = run_python(script, tmp_path)
+    told = "torch is not installed, and this step needs it: run  pip install 'torch>="
+    assert [line[: len(told)] for line in done.stdout.splitlines()] == [told] * 3, done.stderr
+
+
 def test_every_package_is_listed_for_the_wheel() -> None:
     listed = set(
         tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
@@ -120,7 +138,7 @@ def test_version_is_told_once() -> None:
 
 
 LAYERS = (
-    "errors schedule files progress workers",
+    "requirements errors schedule files progress workers",
     "tasks",
     "images models",
     "formats",

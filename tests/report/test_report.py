@@ -510,7 +510,7 @@ def test_targets_that_cannot_be(folder: Path, tmp_path: Path) -> None:
 
 def test_without_jinja(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'dynexport\[report\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'jinja2>="):
         write_report(folder, output=tmp_path / "page.html")
 
 

@@ -152,7 +152,7 @@ def _fold_constants(graph: ir.Model) -> None:
 
 def _translate(module: nn.Module, example: Tensor, outputs: list[str], opset: int) -> ir.Model:
     """PyTorch's exporter, quietly: its remarks are about operators these models do not use."""
-    traces = getattr(torch.fx.config, "do_not_emit_stack_traces", False)  # newer than PyTorch 2.9
+    traces = torch.fx.config.do_not_emit_stack_traces
     torch.fx.config.do_not_emit_stack_traces = True  # one a node: nobody reads them here
     try:
         with torch.no_grad(), unheard("torch.onnx"):

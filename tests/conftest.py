@@ -18,10 +18,11 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from made.cache import Cache, asked_once
+from made.cache import Cache, asked_once, read_torchlib_once
 from torch import nn
 
 from dynexport.conversion import Conversion, Recipe, convert
+from dynexport.models import registry
 from dynexport.models.deit import DeiTConfig, DynamicDeiT
 from dynexport.pytorch import export
 
@@ -54,8 +55,15 @@ def pytest_configure(config: pytest.Config) -> None:
     beside = getattr(config, "cache", None)  # pytest's, unless it was switched off
     folder = Path(tempfile.mkdtemp()) if beside is None else beside.mkdir("exported")
     config.stash[EXPORTED] = Cache(folder)
+    read_torchlib_once()
     if not hasattr(config, "workerinput"):  # one of many workers, who share the folder
         config.stash[EXPORTED].prune()
+
+
+@pytest.fixture(autouse=True)
+def unchanged_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Families that a test loads go with it."""
+    monkeypatch.setattr(registry, "_FAMILIES", dict(registry._FAMILIES))
 
 
 def pytest_collection_finish() -> None:

@@ -21,6 +21,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 import torch
+from onnxscript.values import TracedOnnxFunction
 from torch import Tensor, nn
 
 import dynexport
@@ -82,6 +83,13 @@ def asked_once(translate: Translate, kept: Cache) -> Translate:
         return ir.from_proto(onnx.load_from_string(kept.get(key, make)))
 
     return look_up
+
+
+def read_torchlib_once() -> None:
+    """onnxscript parses the sources of all its operators in every export, which takes a second."""
+    parse = TracedOnnxFunction.function_ir.fget
+    assert parse is not None
+    TracedOnnxFunction.function_ir = property(cache(parse))
 
 
 def digest_of(module: nn.Module, *others: Any) -> str | None:

@@ -15,12 +15,14 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 from dynexport.bench import bench_model
 from dynexport.bench.timing import Plan
+from dynexport.cli import app
 from dynexport.conversion import Recipe, convert
 from dynexport.errors import DynexportError, InputError, ModelError, ScheduleError
-from dynexport.models import families, find_family, load_plugins, registry
+from dynexport.models import families, find_family, load_plugins, registry, variants
 from dynexport.pytorch.checkpoint import load_checkpoint
 from dynexport.pytorch.identify import build_model, identify
 from dynexport.pytorch.rewrite import oracle, rewrite
@@ -45,14 +47,18 @@ TINY = {
 
 
 @pytest.fixture(autouse=True)
-def unchanged_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Families and modules loaded by a test go with it."""
-    before = set(sys.modules)
-    monkeypatch.setattr(registry, "_FAMILIES", dict(registry._FAMILIES))
+def unchanged_modules() -> Iterator[None]:
+    """Modules loaded by a test go with it, as families do."""
     yield
-    for name in set(sys.modules) - before:
-        if name.startswith("dynexport_plugin_"):
-            del sys.modules[name]
+    forget_plugins()
+
+
+def forget_plugins() -> None:
+    """As a process begins."""
+    for name in [name for name in sys.modules if name.startswith("dynexport_plugin_")]:
+        del sys.modules[name]
+    for name in registry._FAMILIES.keys() - {family.name for family in registry.BUILT_IN}:
+        del registry._FAMILIES[name]
 
 
 @pytest.fixture
@@ -192,30 +198,41 @@ def test_a_plugin_comes_after_what_is_installed(
         registry._load_installed.cache_clear()
 
 
-def test_the_command_line_takes_a_plugin(checkpoint: Path, tmp_path: Path) -> None:
-    """In processes of their own, as a user runs them; the name of a file may hold a space."""
-    plugin = tmp_path / "my family.py"
-    plugin.write_text(EVIT.read_text())
+def test_the_command_line_takes_a_plugin(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name of its file may hold a space."""
+    monkeypatch.chdir(tmp_path)
+    Path("my family.py").write_text(EVIT.read_text())
+    published = {name: variants()[name] for name in ("deit-256", "evit-s")}
+    monkeypatch.setattr("dynexport.pytorch.variants.variants", lambda: published)
     commands = [
-        ["inspect", checkpoint, "--json"],
-        ["convert", checkpoint, "--ratio", "0.7", "-o", "out.onnx", "--batch", "2", "--json"],
-        ["verify", "out.onnx", "--checkpoint", checkpoint, "--json"],
-        ["bench", "out.onnx", "--rounds", "1", "--round-seconds", "0.01", "--json"],
-        ["models", "--json"],
+        f"inspect {checkpoint}",
+        f"convert {checkpoint} --ratio 0.7 -o out.onnx --batch 2",
+        f"verify out.onnx --checkpoint {checkpoint}",
+        "bench out.onnx --rounds 1 --round-seconds 0.01",
+        "models",
     ]
     answers = []
     for command in commands:
-        done = subprocess.run(
-            [sys.executable, "-m", "dynexport", *map(str, command), "--plugin", plugin.name],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
+        forget_plugins()
+        done = CliRunner().invoke(app, [*command.split(), "--json", "--plugin", "my family.py"])
+        assert done.exit_code == 0, (done.output, done.exception)
         answers.append(json.loads(done.stdout))
     assert answers[0]["family"] == answers[1]["metadata"]["family"] == "evit"
     assert len(answers[3]["batches"][0]["timings"]) == 4
-    assert {"evit-s", "deit-s"} <= {row["model"] for row in answers[4]}
+    assert {row["model"] for row in answers[4]} == {"evit-s", "deit-256"}
+
+
+def test_a_process_takes_a_plugin(checkpoint: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*(sys.executable, "-m", "dynexport", "inspect", checkpoint, "--json", "--plugin"), EVIT],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["family"] == "evit"
 
 
 def test_a_plain_deit_without_the_plugin_is_told_what_it_lacks(checkpoint: Path) -> None:

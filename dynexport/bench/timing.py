@@ -65,18 +65,26 @@ class Timing:
 
 @dataclass(frozen=True)
 class Plan:
-    """How long to measure: rounds, seconds each candidate runs in a round, seconds to warm up."""
+    """How long to measure: rounds, seconds each candidate runs in a round, seconds to warm up.
+
+    Without being told, a candidate warms up as long as two rounds take.
+    """
 
     rounds: int = 10
     round_seconds: float = 0.5
-    warmup_seconds: float = 1.0
+    warmup_seconds: float | None = None
 
     def __post_init__(self) -> None:
-        if self.rounds < 1 or self.round_seconds <= 0 or self.warmup_seconds < 0:
+        if self.rounds < 1 or self.round_seconds <= 0 or self.warming < 0:
             raise InputError(
                 f"a measurement needs at least one round of more than 0 seconds, found "
                 f"{self.rounds} rounds of {self.round_seconds:g} s"
             )
+
+    @property
+    def warming(self) -> float:
+        """Seconds to warm up, told or not."""
+        return 2 * self.round_seconds if self.warmup_seconds is None else self.warmup_seconds
 
 
 def time_candidates(
@@ -98,7 +106,7 @@ def time_candidates(
         for candidate in candidates:
             with _excused(candidate.label, on_failure):
                 timed = stack.enter_context(TimedCandidate(candidate, shape))
-                timed.measure(plan.warmup_seconds)
+                timed.measure(plan.warming)
                 open_ones[candidate.label] = timed
         for number in range(plan.rounds):
             for label in in_turn(open_ones, number):

@@ -39,6 +39,9 @@ def report(
     backend: Backend = None,
     bench: Annotated[bool, typer.Option(help="Time each model beside its dense twin.")] = True,
     rounds: Annotated[int, typer.Option(help="Rounds; in each, every candidate runs once.")] = 10,
+    round_seconds: Annotated[
+        float, typer.Option(help="Seconds each candidate runs in a round.")
+    ] = 0.5,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -54,7 +57,7 @@ def report(
             images=images,
             backend=backend,
             bench=bench,
-            plan=Plan(rounds=rounds),
+            plan=Plan(rounds=rounds, round_seconds=round_seconds),
             on_step=on_step,
         )
     if json:

@@ -108,7 +108,9 @@ def report_step(
     """What makes a report again."""
     told = (("--images", images), ("--backend", backend), ("-o", output))
     flags = [part for name, value in told if value is not None for part in (name, value)]
-    timed = ("--no-bench",) if plan is None else ("--rounds", plan.rounds)
+    timed = ["--no-bench"] if plan is None else ["--rounds", plan.rounds]
+    if plan is not None and plan.round_seconds != Plan().round_seconds:
+        timed += ["--round-seconds", plan.round_seconds]
     return Step("report", command("report", folder, *flags, *timed))
 
 

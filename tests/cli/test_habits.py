@@ -159,13 +159,16 @@ def test_quiet_shows_the_result_alone(tiny_conversion: Conversion) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--version",), ("--help",), ("models", "-q"), ("models", "--json", "-q")]
+    "arguments", [("--version",), ("--help",), ("inspect", "-q"), ("inspect", "--json", "-q")]
 )
 @pytest.mark.parametrize("forced", ["", "1"])
-def test_a_closed_pipe_ends_it_quietly(arguments: tuple[str, ...], forced: str) -> None:
+def test_a_closed_pipe_ends_it_quietly(
+    arguments: tuple[str, ...], forced: str, tiny_conversion: Conversion
+) -> None:
     read, write = os.pipe()
     os.close(read)
-    started = start(*arguments, FORCE_COLOR=forced)
+    asked = [tiny_conversion.onnx] if "inspect" in arguments else []
+    started = start(*arguments, *asked, FORCE_COLOR=forced)
     done = subprocess.run(**started, stdout=write, stderr=subprocess.PIPE)  # type: ignore[call-overload]
     os.close(write)
     assert (done.returncode, done.stderr) == (141, b"")

@@ -57,7 +57,7 @@ COMMANDS = {
     "visualize": "visualize tiny.onnx cal28.npz --count 2 -o new/picture.png",
     "sweep": f"sweep tiny.pth --ratios 0.7,1.0 --data cal28.npz {SHORT} -o new/sweep",
     "optimize": "optimize tiny.onnx -o new/optimized.onnx",
-    "report": "report . --rounds 1",
+    "report": f"report . {SHORT}",
     "build": "build tiny.onnx --backend tensorrt-rtx --compute-capability 8.6 -o new/tiny.engine",
 }
 """As they were called then, in shorter rounds; by what is recorded of each in json_keys.json.

@@ -613,7 +613,10 @@ def test_a_sweep_is_shown(tmp_path: Path) -> None:
 def test_the_command(checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("deit.onnx", "deit.reference.npz"):
         shutil.copy(checkpoints / name, tmp_path)
-    assert run_step(f"dynexport report {tmp_path} --rounds 1 --json --quiet", {}) == 0
+    assert (
+        run_step(f"dynexport report {tmp_path} --rounds 1 --round-seconds 0.01 --json --quiet", {})
+        == 0
+    )
     out, err = capsys.readouterr()
     assert err == ""
     told = json.loads(out, parse_constant=pytest.fail)

@@ -475,7 +475,7 @@ def test_without_matplotlib_a_sweep_runs_and_says_so(
 
 def start_sweep(checkpoint: Path, data: Path, output: Path) -> subprocess.Popen[str]:
     command = [
-        *(sys.executable, "-m", "dynexport", "sweep", str(checkpoint), "--ratios", "0.6,0.8"),
+        *(sys.executable, "-m", "dynexport", "sweep", str(checkpoint), "--ratios", "0.6"),
         *("--precision", "fp32,int8-dynamic", "--batch", "1,3", "--data", str(data)),
         *(*QUICK, "-o", str(output)),
     ]
@@ -533,10 +533,10 @@ def test_a_sweep_that_is_killed_goes_on_where_it_stopped(
     assert process.returncode == 0, steps
     finished = rows_in(output)
     assert finished[: len(second)] == second
-    assert len(finished) == 8  # none twice
+    assert len(finished) == 4  # none twice
     left = {(row["ratio"], row["precision"]) for row in map(json.loads, finished[len(second) :])}
     assert len(convert_steps(steps.splitlines())) == len(left)
-    assert f"{len(second)} of 8 were on disk" in shown
+    assert f"{len(second)} of 4 were on disk" in shown
     assert not (output / ".making").exists()
     whole = tmp_path / "whole"
     assert start_sweep(tiny_checkpoint, labelled, whole).wait() == 0

@@ -72,6 +72,12 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="session")
+def exports(pytestconfig: pytest.Config) -> Cache:
+    """What exporters made, for tests that ask one themselves."""
+    return pytestconfig.stash[EXPORTED]
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """For tests and for the fixtures they are the first to need: models are exported once, and

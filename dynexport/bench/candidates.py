@@ -53,7 +53,7 @@ class RandomModel:
 
     def open(self, threads: int | None = None, profile: bool = False) -> TimedRunner:
         """Build it; its layers are not timed."""
-        from dynexport.pytorch.model import open_pytorch
+        from dynexport.pytorch.runner import open_pytorch
 
         return open_pytorch(
             self.metadata,

@@ -1,4 +1,4 @@
-"""From an ONNX file back to the PyTorch model it was made from: to ask it again, or to time it."""
+"""From an ONNX file back to the PyTorch model it was made from, to ask it again."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ from dynexport.models import SparseModel, find_family, load_plugins
 from dynexport.pytorch.checkpoint import load_checkpoint
 from dynexport.pytorch.export import export_onnx, record_reference
 from dynexport.pytorch.identify import build_model
-from dynexport.pytorch.rewrite import rewrite, takes_replay, with_replay
-from dynexport.pytorch.runner import TorchRunner, open_module
-from dynexport.schedule import KeepSchedule
+from dynexport.pytorch.rewrite import rewrite, schedule_of, takes_replay, with_replay
 
 
 def open_original(
@@ -40,7 +38,7 @@ def open_original(
         )
     family = find_family(metadata.family)
     trained = build_model(loaded, family, family.config(**metadata.config))
-    return describe_original(rewrite(trained, _schedule(metadata)), metadata)
+    return describe_original(rewrite(trained, schedule_of(metadata)), metadata)
 
 
 def describe_original(inference: SparseModel, spec: ExportSpec) -> Original:
@@ -65,26 +63,3 @@ def reference_images(model: Path, metadata: Metadata) -> NDArray[Any]:
     recorded = ReferenceBundle.load(beside)
     recorded.require_made_for(metadata, beside, model)
     return recorded.images
-
-
-def open_pytorch(
-    metadata: Metadata,
-    dense: bool,
-    threads: int | None = None,
-    plugins: Sequence[str] = (),
-    *,
-    device: str = "cpu",
-    half: bool = False,
-    compiled: bool = False,
-) -> TorchRunner:
-    """The inference form an ONNX file was made from, with random weights, for timing only."""
-    load_plugins(plugins)
-    torch.manual_seed(0)
-    family = find_family(metadata.family)
-    trained = family.model(family.config(**metadata.config))
-    lean = rewrite(trained, None if dense else _schedule(metadata))
-    return open_module(lean, threads, device=device, half=half, compiled=compiled)
-
-
-def _schedule(metadata: Metadata) -> KeepSchedule | None:
-    return None if metadata.ratios is None else KeepSchedule(metadata.ratios, metadata.align)

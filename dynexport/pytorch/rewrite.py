@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from dynexport.compare.numbers import measure_errors
 from dynexport.compare.selection import gap_at_cut
 from dynexport.errors import ScheduleError, VerificationError
+from dynexport.formats.metadata import ExportSpec
 from dynexport.models import KeepAll, SparseModel
 from dynexport.schedule import KeepSchedule, align_counts, format_ratios
 
@@ -101,6 +102,11 @@ def rewrite(model: SparseModel, keep: KeepSchedule | None) -> SparseModel:
         else:
             inference = module.inference_form()
     return inference.requires_grad_(False)
+
+
+def schedule_of(spec: ExportSpec) -> KeepSchedule | None:
+    """The schedule that an ONNX file was exported with; None of a dense one."""
+    return None if spec.ratios is None else KeepSchedule(spec.ratios, spec.align)
 
 
 def takes_replay(inference: SparseModel) -> bool:

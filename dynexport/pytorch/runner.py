@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from dynexport.errors import DeviceError
+from dynexport.formats.metadata import Metadata
+from dynexport.models import find_family, load_plugins
+from dynexport.pytorch.rewrite import rewrite, schedule_of
 
 
 class TorchRunner:
@@ -80,6 +84,28 @@ def open_module(
     if device == "cuda":
         return TorchCudaRunner(module, torch.float16 if half else torch.float32)
     return TorchRunner(module)
+
+
+def open_pytorch(
+    metadata: Metadata,
+    dense: bool,
+    threads: int | None = None,
+    plugins: Sequence[str] = (),
+    *,
+    device: str = "cpu",
+    half: bool = False,
+    compiled: bool = False,
+) -> TorchRunner:
+    """The inference form an ONNX file was made from, with random weights, for timing only.
+
+    A process that times it imports no exporter.
+    """
+    load_plugins(plugins)
+    torch.manual_seed(0)
+    family = find_family(metadata.family)
+    trained = family.model(family.config(**metadata.config))
+    lean = rewrite(trained, None if dense else schedule_of(metadata))
+    return open_module(lean, threads, device=device, half=half, compiled=compiled)
 
 
 def _on_host(output: Any) -> dict[str, NDArray[np.generic]]:

@@ -13,7 +13,7 @@ import inspect
 import io
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -123,8 +123,17 @@ def sources_of(module: nn.Module) -> tuple[str, ...]:
     """Digests of the code that a module's graph is made by: its classes', ours, the packages'."""
     kinds = {type(part) for part in module.modules()}
     files = {inspect.getfile(kind) for kind in kinds if not kind.__module__.startswith("torch.")}
-    versions = (f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
-    return (*sorted(map(_digest, files)), our_code(), *versions)
+    return (*sorted(map(_digest, files)), our_code(), *versions())
+
+
+def digest_of_files(files: Iterable[str], *others: Any) -> str:
+    """A hash of code, of the packages that export, and of what else something is made of."""
+    told = repr((*map(_digest, files), *versions(), *others))
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def versions() -> tuple[str, ...]:
+    return tuple(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
 
 
 @cache

@@ -6,11 +6,15 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import made.foreign
+import made.tiny
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from made.cache import Cache, digest_of_files
 from made.foreign import FOREIGN, export_foreign
 from made.small_graphs import small_graph
 from made.tiny import Tiny, convert_tiny, typed
@@ -52,14 +56,16 @@ GONE = {
 """Operators of which nothing is left, by model."""
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+@pytest.fixture
+def exported(exports: Cache, tmp_path: Path) -> Callable[..., Path]:
     """The ONNX file of a foreign model, exported once."""
-    folder = tmp_path_factory.mktemp("foreign")
 
-    def export(name: str, exporter: str, opset: int, batch: int | None) -> Path:
-        path = folder / f"{name}-{exporter}-{opset}-{batch}.onnx"
-        return path if path.exists() else export_foreign(path, name, exporter, opset, batch)
+    def export(*model: Any) -> Path:
+        """Its name, the exporter, the opset, the batch size."""
+        path = tmp_path / "{}-{}-{}-{}.onnx".format(*model)
+        key = digest_of_files((made.foreign.__file__, made.tiny.__file__), *model)
+        path.write_bytes(exports.get(key, lambda: export_foreign(path, *model).read_bytes()))
+        return path
 
     return export
 
@@ -139,10 +145,10 @@ def test_both_exporters_come_to_the_same_graph(
 ) -> None:
     """Whatever words an exporter has for a model of a fixed batch."""
     found = []
-    for made, exporter, opset, batch in EXPORTS:
-        if (made, batch) != (name, 2):
+    for model, exporter, opset, batch in EXPORTS:
+        if (model, batch) != (name, 2):
             continue
-        path = exported(made, exporter, opset, batch)
+        path = exported(model, exporter, opset, batch)
         found.append(counted(optimize_model(path, tmp_path / f"{exporter}.onnx").output))
     assert len(found) == 2
     assert found[0] == found[1]

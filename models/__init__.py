@@ -34,6 +34,7 @@ from dynexport.models.sparsifiers import (
     Tokens,
     TopKGather,
     TopKMask,
+    pin_class_token,
     replayed_rows,
 )
 from dynexport.schedule import KeepSchedule, Selection
@@ -62,6 +63,7 @@ __all__ = [
     "find_variant",
     "in_dense_twin",
     "load_plugins",
+    "pin_class_token",
     "read_heads",
     "replayed_rows",
     "shape_of",

@@ -25,7 +25,8 @@ from dynexport.models.layers import linear_from
 from dynexport.models.operators import in_dense_twin, take_rows
 
 CLASS_TOKEN_SCORE = 1e30
-"""Score of the class token: above any score a predictor gives, finite in float32."""
+"""Above any score: plugins written for release 0.1.0 pin the class token by it, newer ones by
+`pin_class_token`."""
 
 
 Path = Callable[[Tensor], Tensor]
@@ -214,18 +215,14 @@ class TopKGather(FoldedPredictor):
     elsewhere take the place of its own choice.
     """
 
-    pin: Tensor
     replay: Tensor | None = None
 
     def __init__(self, predictor: Predictor, keep_count: int, left: int) -> None:
         super().__init__(predictor, F.pad(torch.full((left,), 1.0 / left), (1, 0)))
         self.keep_count = keep_count
-        pin = torch.zeros(1 + left, 1)
-        pin[0] = CLASS_TOKEN_SCORE
-        self.register_buffer("pin", pin)
 
     def forward(self, tokens: Tokens) -> Tokens:
-        scores = self.scores(tokens.x) + self.pin
+        scores = pin_class_token(self.scores(tokens.x))
         if self.replay is None:
             rows = scores.topk(1 + self.keep_count, dim=1).indices
         else:
@@ -238,6 +235,16 @@ class TopKGather(FoldedPredictor):
             scores=(*tokens.scores, scores[:, 1:, 0]),
             kept=(*tokens.kept, chosen),
         )
+
+
+def pin_class_token(scores: Tensor) -> Tensor:
+    """Scores (B, 1 + N, 1) with the class token's, row 0, just above all others.
+
+    By no constant, however large: whoever reads ranges off images, to quantise, would find it in
+    them, and no step would be left to tell the others apart.
+    """
+    rows = torch.arange(scores.shape[1], device=scores.device).unsqueeze(1)
+    return torch.where(rows == 0, scores.amax(dim=1, keepdim=True) + 1.0, scores)
 
 
 def replayed_rows(replay: Tensor, left: Tensor | None) -> Tensor:

@@ -15,7 +15,7 @@ TOP = 5
 """A class is well placed among so many best."""
 
 PINNED = 1e20
-"""A score above it is no predictor's: it keeps a class token in front."""
+"""A score above it is no predictor's: release 0.1.0 kept the class token in front by such a one."""
 
 TINY = float(np.finfo(np.float64).tiny)
 """A length is taken to be at least this, so that nothing is divided by zero."""

@@ -17,8 +17,8 @@ ones), with every value rounded that is half (`dynexport.graph.emulation`):
 - in bf16, whose steps are 0.06 on logits from 8 to 16, what gives the classes, from the last
   product on: else one digit has two best classes, and 8 digits have ties among their best five.
   fp16 has neither, so its head is in half: in float32 it would take a tenth off the logits' error;
-- a constant with finite values that half cannot hold, and the nodes that use it: the score that
-  pins the class token, a mask of -1e9. Infinities stay what they are. Which values are too large
+- a constant with finite values that half cannot hold, and the nodes that use it: a mask of -1e9.
+  Infinities stay what they are. Which values are too large
   only images tell: `dynexport.calibration.overflow` finds their nodes;
 - an operator that ONNX does not define in half at the graph's opset: convolutions in bf16 before
   opset 22.

@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynexport.models import (
-    CLASS_TOKEN_SCORE,
     Family,
     Hints,
     KeepSchedule,
@@ -31,6 +30,7 @@ from dynexport.models import (
     Tokens,
     count_modules,
     in_dense_twin,
+    pin_class_token,
     read_heads,
     replayed_rows,
     shape_of,
@@ -145,10 +145,8 @@ def keep_and_fuse(
     dropped.
     """
     weights = class_attention.unsqueeze(-1)
-    pin = torch.zeros(weights.shape[1], 1, device=x.device)
-    pin[0] = CLASS_TOKEN_SCORE
     if rows is None:
-        rows = (weights + pin).topk(1 + count, dim=1).indices
+        rows = pin_class_token(weights).topk(1 + count, dim=1).indices
     kept, kept_weights = take_rows(x, rows), take_rows(weights, rows)
     fused = weights.transpose(1, 2) @ x - kept_weights.transpose(1, 2) @ kept
     return torch.cat([kept, fused], dim=1), rows

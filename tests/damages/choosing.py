@@ -91,9 +91,9 @@ def forget_the_pin(patient: Patient) -> None:
     """The class token is ranked by a score of its own, as any other."""
     scores = patient.top_k(STAGE).inputs[0]
     assert scores is not None
-    add = scores.producer()
-    assert add is not None
-    patient.change(add, 1, np.zeros_like)
+    where = scores.producer()
+    assert where is not None
+    patient.change(where, 0, np.zeros_like)
 
 
 def swap_predictors(patient: Patient) -> None:
@@ -213,10 +213,9 @@ def _within(node: ir.Node, scope: str) -> bool:
 
 
 def _learnt(value: ir.Value) -> bool:
-    """Whether a predictor's constant does not hang on how many tokens there are."""
-    return value.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16) and not str(
-        value.name
-    ).partition("/")[0].endswith((".average", ".pin"))
+    """Whether a predictor's constant is weights, and does not hang on how many tokens there are."""
+    learnt = value.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16) and value.shape.rank() > 0
+    return learnt and not str(value.name).partition("/")[0].endswith(".average")
 
 
 def _choose_instead(patient: Patient, nodes: Sequence[ir.Node]) -> None:

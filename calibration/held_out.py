@@ -13,10 +13,12 @@ from dynexport.compare.numbers import (
     best_classes,
     cosines,
     divergences,
+    not_numbers,
     relative_lengths,
     share_of,
 )
 from dynexport.compare.selection import overlap_of
+from dynexport.errors import CalibrationError
 from dynexport.formats.metadata import Metadata
 from dynexport.graph.selection import add_kept_outputs, kept_outputs
 
@@ -44,6 +46,9 @@ class HeldOut:
         self._batches = list(batches)
         self.count = sum(map(len, self._batches))
         self._expected = self._answers(model)
+        for name in metadata.outputs:
+            for problem in not_numbers(f"{name} of the float32 graph", self._expected[name]):
+                raise CalibrationError(f"{problem}, on images held out: give other images")
 
     def judge(self, model: ir.Model) -> Nearness:
         """How near a typed graph comes."""
@@ -67,6 +72,8 @@ class HeldOut:
 def _nearness(expected: NDArray[np.float32], found: NDArray[np.float32]) -> tuple[float, float]:
     """(agreement, divergence) of one output (N, classes) or (N, C, H, W)."""
     theirs, ours = expected.astype(np.float64), found.astype(np.float64)
+    if not np.isfinite(ours).all():
+        return 0.0, float("inf")
     if expected.ndim == 2:
         same = share_of(best_classes(ours), best_classes(theirs))
         return same, float(divergences(theirs, ours).mean())

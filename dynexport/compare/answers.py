@@ -8,9 +8,14 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from dynexport.compare.numbers import Errors, error_failures, measure_errors
+from dynexport.compare.numbers import PYTORCHS, Errors, error_failures, measure_errors
 from dynexport.compare.original import Kept
-from dynexport.compare.selection import StageChoice, choice_failures, judge_stage
+from dynexport.compare.selection import (
+    StageChoice,
+    choice_failures,
+    judge_stage,
+    score_failures,
+)
 from dynexport.compare.tolerances import Tolerances
 
 
@@ -45,24 +50,28 @@ class Comparison:
         return not self.failures
 
 
-def compare(theirs: Answers, ours: Answers, tolerances: Tolerances) -> Comparison:
+def compare(
+    theirs: Answers, ours: Answers, tolerances: Tolerances, whose: str = PYTORCHS
+) -> Comparison:
     """Judge ``ours`` beside ``theirs``, both made under one choice of tokens.
 
     Then outputs differ by numeric error alone, and each stage's choice is judged on tokens that
-    both had before it. Nothing compared has not passed.
+    both had before it. Nothing compared has not passed, and neither has what is no finite number,
+    on either side. whose: what sentences call theirs.
     """
     failures: list[str] = []
-    stages = tuple(
-        judge_stage(*stage, tolerances.tie_margin)
-        for stage in zip(theirs.scores, ours.scores, ours.kept, strict=True)
-    )
-    for number, stage in enumerate(stages, start=1):
-        failures += choice_failures(number, stage, tolerances)
+    stages: list[StageChoice] = []
+    judged = zip(theirs.scores, ours.scores, ours.kept, strict=True)
+    for number, (expected, found, kept) in enumerate(judged, start=1):
+        stages.append(judge_stage(expected, found, kept, tolerances.tie_margin))
+        failures += score_failures(number, expected, found, whose) or choice_failures(
+            number, stages[-1], tolerances
+        )
     errors = {}
     for name, expected in theirs.outputs.items():
         found = ours.outputs[name]
         errors[name] = measure_errors(expected, found)
-        failures += error_failures(name, expected, found, errors[name], tolerances)
+        failures += error_failures(name, expected, found, errors[name], tolerances, whose)
     if not errors:
         failures.append("nothing was compared: there is no output")
-    return Comparison(errors, stages, tuple(failures))
+    return Comparison(errors, tuple(stages), tuple(failures))

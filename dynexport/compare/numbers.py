@@ -10,12 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynexport.compare.tolerances import Tolerances
+from dynexport.errors import VerificationError
 
 TOP = 5
 """A class is well placed among so many best."""
 
 PINNED = 1e20
 """A score above it is no predictor's: release 0.1.0 kept the class token in front by such a one."""
+
+ALIKE_FREELY, WORST_FREELY = 0.9, 0.5
+"""Cosines of an output with PyTorch's that ties leave, each with its own choice of tokens: the mean
+over images, and the worst. Sound models keep 0.98 and 0.91, see docs/verification.md."""
+
+PYTORCHS = "PyTorch's"
+"""Whose answers are expected, in a sentence, unless it is told otherwise."""
 
 TINY = float(np.finfo(np.float64).tiny)
 """A length is taken to be at least this, so that nothing is divided by zero."""
@@ -28,9 +36,10 @@ class Errors:
     max_abs, mean_abs  of the differences
     l2                 the length of an image's difference relative to that of PyTorch's answer,
                        the largest
-    scale              largest value of PyTorch's, by magnitude
+    scale              largest finite value of PyTorch's, by magnitude
 
-    The first three are infinite where shapes differ, or nothing was compared.
+    The first three are infinite where shapes differ, nothing was compared, or what was compared
+    holds NaN or infinity; the scale never is, so neither is what it allows.
     """
 
     max_abs: float
@@ -74,8 +83,10 @@ class Agreement:
 def measure_errors(expected: NDArray[Any], found: NDArray[Any]) -> Errors:
     """Of one output, both (R, ...)."""
     theirs, ours = expected.astype(np.float64), found.astype(np.float64)
-    scale = float(np.abs(theirs).max(initial=0.0))
-    if ours.shape != theirs.shape or not ours.size:
+    finite = np.isfinite(theirs)
+    scale = float(np.abs(theirs[finite]).max(initial=0.0))
+    comparable = ours.shape == theirs.shape and ours.size and finite.all()
+    if not (comparable and np.isfinite(ours).all()):
         return Errors(np.inf, np.inf, np.inf, scale)
     differences = np.abs(ours - theirs)
     return Errors(
@@ -86,17 +97,40 @@ def measure_errors(expected: NDArray[Any], found: NDArray[Any]) -> Errors:
     )
 
 
+def not_numbers(what: str, values: NDArray[Any]) -> tuple[str, ...]:
+    """That ``what`` holds NaN or infinity, if it does: comparing with that says nothing."""
+    wrong = int((~np.isfinite(values.astype(np.float64))).sum())
+    return (f"{what}: {wrong} of {values.size} values are no finite numbers",) if wrong else ()
+
+
+def require_numbers(what: str, values: NDArray[Any]) -> None:
+    """VerificationError where ``what`` holds NaN or infinity, of which no class can be read."""
+    for problem in not_numbers(what, values):
+        raise VerificationError(f"{problem}, so nothing can be told of them")
+
+
 def error_failures(
-    name: str, expected: NDArray[Any], found: NDArray[Any], errors: Errors, tolerances: Tolerances
+    name: str,
+    expected: NDArray[Any],
+    found: NDArray[Any],
+    errors: Errors,
+    tolerances: Tolerances,
+    whose: str = PYTORCHS,
 ) -> tuple[str, ...]:
-    """What is wrong with one output, whose errors were measured; a sentence, or none."""
+    """What is wrong with one output, whose errors were measured; sentences, or none.
+
+    whose: what is expected, as in "PyTorch's".
+    """
     if found.shape != expected.shape:
         shapes = f"{list(found.shape)}, expected {list(expected.shape)}"
         return (f"{name} has shape {shapes}",)
     if not found.size:
         return (f"{name} holds nothing to compare: its shape is {list(found.shape)}",)
+    unsound = (*not_numbers(f"{whose} {name}", expected), *not_numbers(name, found))
+    if unsound:
+        return unsound
     error, allowed = errors.held_to(tolerances)
-    if error <= allowed:
+    if error <= allowed < math.inf:
         return ()
     of_length = " of its length" if tolerances.measure == "l2" else ""
     return (f"{name} differs by {error:.3g}{of_length}, more than {allowed:.3g} allows",)
@@ -105,19 +139,14 @@ def error_failures(
 def largest_error(expected: NDArray[Any], found: NDArray[Any]) -> float:
     """The largest difference of any two arrays, relative to the largest value, at least to one.
 
-    Infinite where shapes, types or what is no finite number differ, and of anything but floats
-    unless they are equal.
+    Infinite where shapes or types differ or a value is no finite number, and of anything but
+    floats unless they are equal. Nothing differs from nothing.
     """
     if expected.shape != found.shape or expected.dtype != found.dtype:
         return float("inf")
-    floats = expected.dtype.kind == "f"
-    if np.array_equal(expected, found, equal_nan=floats):
-        return 0.0
-    finite = np.isfinite(expected) if floats else np.zeros(expected.shape, dtype=bool)
-    if not np.array_equal(expected[~finite], found[~finite], equal_nan=floats):
-        return float("inf")
-    relative = measure_errors(expected[finite], found[finite]).relative
-    return relative if np.isfinite(relative) else float("inf")
+    if expected.dtype.kind != "f" or not expected.size:
+        return 0.0 if np.array_equal(expected, found) else float("inf")
+    return measure_errors(expected, found).relative
 
 
 def relative_error(
@@ -181,13 +210,17 @@ def cosines(expected: NDArray[Any], found: NDArray[Any]) -> NDArray[np.float64]:
 def judge_agreement(
     expected: NDArray[np.float32], found: NDArray[Any], by_class: bool = True
 ) -> Agreement | None:
-    """What a user gets of one output (P, ...), beside PyTorch's; None where shapes differ.
+    """What a user gets of one output (P, ...), beside PyTorch's.
+
+    None where shapes differ, or a value of either is no finite number.
 
     Where it is (P, classes) its classes count too, unless ``by_class`` says that it has none.
     """
     if found.shape != expected.shape:
         return None
     theirs, ours = _rows(expected), _rows(found)
+    if not (np.isfinite(theirs).all() and np.isfinite(ours).all()):
+        return None
     near = cosines(theirs, ours)
     classes = expected.shape[1] if by_class and expected.ndim == 2 else 0
     apart = divergences(theirs, ours) if classes > 1 else None
@@ -199,6 +232,20 @@ def judge_agreement(
         top5=hits(ours, best, TOP) if classes > TOP else None,
         kl=None if apart is None else float(apart.mean()),
         max_kl=None if apart is None else float(apart.max()),
+    )
+
+
+def agreement_failures(name: str, agreement: Agreement | None) -> tuple[str, ...]:
+    """Whether one output, each side with its own choice, is further from PyTorch's than sound ties
+    take it; a sentence, or none."""
+    if agreement is None:  # the numbers themselves are told to be wrong
+        return ()
+    if agreement.mean_cosine >= ALIKE_FREELY and agreement.cosine >= WORST_FREELY:
+        return ()
+    return (
+        f"{name}, each with its own choice of tokens, has a cosine of {agreement.mean_cosine:.2f} "
+        f"with PyTorch's, {agreement.cosine:.2f} at worst, less than the {ALIKE_FREELY:g} and "
+        f"{WORST_FREELY:g} that ties leave: nearly all scores are ties",
     )
 
 

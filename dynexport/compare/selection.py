@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dynexport.compare.numbers import PINNED
+from dynexport.compare.numbers import PINNED, not_numbers
 from dynexport.compare.original import Kept
 from dynexport.compare.tolerances import Tolerances
 from dynexport.formats.metadata import Metadata
+
+ALIKE = 1e-6
+"""Scores that differ by less of their size do so by float32's rounding alone."""
 
 
 @dataclass(frozen=True)
@@ -83,18 +86,18 @@ def largest_inversion(scores: NDArray[np.float32], own: NDArray[np.float64]) -> 
     """Of PyTorch's scores and the candidate's own, both (R, positions): see `StageChoice`.
 
     Only order counts, so the candidate's may be on another scale. It sees what moves scores but
-    happens to swap nothing at the cut. Infinite where the candidate's are no numbers.
+    happens to swap nothing at the cut. Infinite where a score is no finite number.
     """
     worst = 0.0
     for theirs, ours in zip(scores.astype(np.float64), own, strict=True):
         ranked = theirs != -np.inf
         theirs, ours = theirs[ranked], ours[ranked]
-        if np.isnan(ours).any() or np.isnan(theirs).any():
+        if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
             return float("inf")
         in_order = theirs[np.lexsort((-theirs, -ours))]  # best first, by the candidate
         best_behind = np.maximum.accumulate(in_order[::-1])[::-1]
-        apart = float((best_behind - in_order).max())
-        worst = max(worst, apart / max(1.0, float(np.abs(theirs).max())))
+        apart = float((best_behind - in_order).max(initial=0.0))
+        worst = max(worst, apart / max(1.0, float(np.abs(theirs).max(initial=0.0))))
     return worst
 
 
@@ -180,6 +183,39 @@ def choice_failures(number: int, stage: StageChoice, tolerances: Tolerances) -> 
             f"of the largest apart, more than {tolerances.ranking:.2g} allows",
         )
     return ()
+
+
+def score_failures(
+    number: int,
+    theirs: NDArray[np.float32],
+    own: NDArray[np.float64],
+    whose: str,
+) -> tuple[str, ...]:
+    """Which scores of a stage, both (R, positions), are no finite numbers; a sentence each side.
+
+    -inf in theirs stands for a token that was not ranked, and is none of these.
+    """
+    ranked = theirs != -np.inf
+    return (
+        *not_numbers(f"stage {number}, {whose} scores", theirs[ranked]),
+        *not_numbers(f"stage {number}, scores", own[ranked]),
+    )
+
+
+def scores_alike(scores: NDArray[np.generic]) -> bool:
+    """Whether each image's scores, (R, positions), are one number but for rounding.
+
+    A predictor that gives such is dead: which tokens a top-k keeps is then left to whoever
+    computes it. A stage that ranks one token has nothing to choose.
+    """
+    exact = scores.astype(np.float64)
+    ranked = np.isfinite(exact)
+    if not len(exact) or (ranked.sum(axis=1) < 2).any():
+        return False
+    most = np.where(ranked, exact, -np.inf).max(axis=1)
+    least = np.where(ranked, exact, np.inf).min(axis=1)
+    size = np.where(ranked, np.abs(exact), 0.0).max(axis=1)
+    return bool((most - least <= ALIKE * size).all())
 
 
 def gap_at_cut(scores: NDArray[np.generic], kept: NDArray[np.int64]) -> float:

@@ -66,6 +66,13 @@ class Tolerances:
     min_agreement: float | None = None
     max_drop: float | None = None
 
+    def __post_init__(self) -> None:
+        for limit in (self.outputs, self.tie_margin, self.ranking):
+            if not (math.isfinite(limit) and limit >= 0):
+                raise InputError(
+                    f"a tolerance of {limit:g} is not valid: what it allows has to be a number"
+                )
+
 
 def apply_limits(usual: Tolerances, limits: Limits) -> Tolerances:
     """Tolerances with what was asked for in their place.

@@ -135,18 +135,31 @@ class ReferenceBundle:
         )
 
     def _follows(self, metadata: Metadata) -> bool:
-        """Whether each stage kept what the one before left, where it ranks that."""
+        """Whether each stage ranked what the one before left, or all, and kept the best of it."""
         selection, tokens = metadata.selection, metadata.num_tokens
-        if not selection.nested:
-            return all((kept < tokens).all() for kept in self.kept)
         left: NDArray[Any] = np.arange(tokens)[None]
-        for stage, kept in enumerate(self.kept):
-            if not (kept[:, :, None] == left[:, None, :]).any(axis=2).all():
+        for stage, (kept, scores) in enumerate(zip(self.kept, self.scores, strict=True)):
+            if not _chosen_from(left, kept, scores):
                 return False
+            if not selection.nested:
+                continue
             appended = np.array(selection.appended_by(stage, tokens), dtype=np.int64)
             behind = np.broadcast_to(appended, (len(kept), len(appended)))
             left = np.concatenate([kept, behind], axis=1)
         return True
+
+
+def _chosen_from(
+    left: NDArray[np.int64], kept: NDArray[np.int64], scores: NDArray[np.float32]
+) -> bool:
+    """Whether scores (P, positions) are of the tokens ``left``, (P, N) or (1, N), and no others,
+    and those kept, (P, K), are the best of them."""
+    ranked, taken = np.zeros(scores.shape, dtype=bool), np.zeros(scores.shape, dtype=bool)
+    np.put_along_axis(ranked, np.broadcast_to(left, (len(kept), left.shape[1])), True, axis=1)
+    np.put_along_axis(taken, kept, True, axis=1)
+    worst = np.where(taken, scores, np.inf).min(axis=1)
+    others = np.where(ranked & ~taken, scores, -np.inf).max(axis=1)
+    return bool(((scores != -np.inf) == ranked).all() and not (worst < others).any())
 
 
 def _incomplete(path: Path) -> ModelFileError:

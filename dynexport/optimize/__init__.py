@@ -64,12 +64,14 @@ class Lean:
     graph     as it is now
     passes    what each rule did that applied, or was left out
     outcome   how far the outputs lie apart; None where no rule applied
+    reason    why none applied
     """
 
     opened: ir.Model
     graph: ir.Model
     passes: tuple[PassReport, ...]
     outcome: Comparison | None
+    reason: str = "nothing to gain"
 
 
 def optimize_model(
@@ -102,7 +104,7 @@ def optimize_model(
     limits = choose_tolerances(precision_of(original), Limits(tolerance))
     lean = _make_lean(original, None if images is None else Path(images), limits, on_step)
     if lean.outcome is None:
-        return _copy(path, target, original, "nothing to gain", lean.passes, start)
+        return _copy(path, target, original, lean.reason, lean.passes, start)
     if not lean.outcome.passes(limits):
         raise VerificationError(
             f"{path}: the lean graph's outputs differ ({lean.outcome.error:.1e}, accepted "
@@ -145,7 +147,9 @@ def _make_lean(
     open_up(opened)
     learn_sizes(opened)
     on_step("run it as it is")
-    compare = make_comparison(opened, batches, limits)
+    compare, reason = make_comparison(opened, batches, limits)
+    if reason:
+        return Lean(opened, opened, (), None, reason)
     on_step("make it lean")
     graph, passes = apply_rules(opened, lambda changed: "")
     gained = has_gained(passes, original, graph)

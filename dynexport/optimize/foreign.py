@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from dynexport.compare.numbers import largest_error
+from dynexport.compare.numbers import largest_error, not_numbers
 from dynexport.compare.selection import tied_rows
 from dynexport.compare.tolerances import Tolerances
 from dynexport.errors import ModelFileError
@@ -134,15 +134,23 @@ def answers_of(
 
 def make_comparison(
     model: ir.Model, batches: Sequence[NDArray[np.float32]], limits: Tolerances
-) -> Callable[[ir.Model], Comparison]:
+) -> tuple[Callable[[ir.Model], Comparison], str]:
     """A function that compares a changed copy of a graph with the graph.
 
-    The graph's answers are asked for once.
+    The graph's answers are asked for once. Returned beside it: why nothing can be compared with
+    them, "" where it can.
     """
     choices = find_choices(model)
     outputs = [str(value.name) for value in model.graph.outputs]
     names = [name for choice in choices for name in (choice.scores, choice.order)]
     expected = answers_of(model, batches, names)
+    unsound = (
+        problem
+        for name in outputs
+        for answers in expected
+        if answers[name].dtype.kind == "f"
+        for problem in not_numbers(f"it cannot be compared: its {name}", answers[name])
+    )
 
     def compare(changed: ir.Model) -> Comparison:
         try:
@@ -159,7 +167,7 @@ def make_comparison(
             errors.append(_error(want, got, outputs, alike))
         return Comparison(max(errors), images, ties)
 
-    return compare
+    return compare, next(unsound, "")
 
 
 def _error(

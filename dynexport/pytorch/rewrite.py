@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dynexport.compare.numbers import measure_errors
+from dynexport.compare.numbers import measure_errors, not_numbers
 from dynexport.compare.selection import gap_at_cut
 from dynexport.errors import ScheduleError, VerificationError
 from dynexport.formats.metadata import ExportSpec
@@ -143,10 +143,11 @@ def prove(
     images = torch.as_tensor(images)
     ours = inference(images)
     theirs = oracle(model, keep, replay=ours.tokens.kept if keep else None)(images)
-    errors = [
-        measure_errors(theirs.outputs[name].numpy(), found.numpy())
-        for name, found in ours.outputs.items()
-    ]
+    pairs = {n: (theirs.outputs[n].numpy(), found.numpy()) for n, found in ours.outputs.items()}
+    for name, (expected, found) in pairs.items():
+        _require_numbers(f"{name} of the training form", expected)
+        _require_numbers(f"{name} of the rewritten model", found)
+    errors = [measure_errors(*pair) for pair in pairs.values()]
     stages = zip(theirs.tokens.scores, ours.tokens.kept, strict=True)
     proof = Proof(
         images=len(images),
@@ -157,6 +158,12 @@ def prove(
     )
     _require_proved(proof)
     return proof
+
+
+def _require_numbers(what: str, values: NDArray[np.float32]) -> None:
+    """VerificationError where there is nothing to compare with."""
+    for problem in not_numbers(what, values):
+        raise VerificationError(f"{problem}: nothing was exported")
 
 
 def _require_proved(proof: Proof) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dynexport.artifact import find_artifact
 from dynexport.bench import Gain, bench_model
-from dynexport.compare.numbers import best_classes, share_of
+from dynexport.compare.numbers import best_classes, require_numbers, share_of
 from dynexport.conversion import Recipe, TrainedModel, convert
 from dynexport.formats.metadata import Batch
 from dynexport.formats.onnx_file import read_metadata, read_model, to_bytes
@@ -83,7 +83,9 @@ def answer_in_pytorch(inference: SparseModel, images: ImageSet) -> NDArray[np.fl
 
     with open_module(inference) as runner:
         answers = [runner.run(batch)[LOGITS] for batch in images.batches(TORCH_BATCH)]
-    return np.concatenate(answers).astype(np.float64)
+    logits = np.concatenate(answers).astype(np.float64)
+    require_numbers("PyTorch's logits", logits)
+    return logits
 
 
 def make_file(recipe: Recipe, on_warning: OnStep = silent) -> Made:
@@ -117,6 +119,7 @@ def judge_file(made: Made, backend: str, images: ImageSet, dense: NDArray[np.int
     with artifact.open() as runner:
         for batch in images.batches(size):
             logits = runner.run(fill_batch(batch, size))[LOGITS][: len(batch)]
+            require_numbers(f"logits of {made.onnx.name}", logits)
             found.append(best_classes(logits))
     classes, labels = np.concatenate(found), images.labels
     return Quality(

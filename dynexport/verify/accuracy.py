@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynexport.artifact import Artifact
-from dynexport.compare.numbers import TOP, Agreement, best_classes, hits
+from dynexport.compare.numbers import TOP, Agreement, best_classes, hits, not_numbers
 from dynexport.compare.original import Original
 from dynexport.compare.tolerances import Tolerances
 from dynexport.errors import ImageError, InputError
@@ -31,6 +31,7 @@ class Accuracy:
                     without labels, top5 also with fewer than six classes
     pytorch_top1, pytorch_top5  the same of PyTorch; None where it is not at hand
     agreement       share of images that both give the same class; None where it is not at hand
+    unsound         whose logits hold NaN or infinity, a sentence each
     """
 
     source: str
@@ -40,6 +41,7 @@ class Accuracy:
     pytorch_top1: float | None
     pytorch_top5: float | None
     agreement: float | None
+    unsound: tuple[str, ...] = ()
 
     @property
     def drop(self) -> float | None:
@@ -49,8 +51,10 @@ class Accuracy:
         return 100.0 * (self.pytorch_top1 - self.top1)
 
 
-def require_measurable(data: ImageSet, metadata: Metadata, original: Original | None) -> None:
-    """InputError or ImageError unless something can be told of these images."""
+def require_measurable(
+    data: ImageSet, metadata: Metadata, original: Original | None, tolerances: Tolerances
+) -> None:
+    """InputError or ImageError unless all that is asked of these images can be told."""
     if LOGITS not in metadata.outputs:
         raise InputError(
             "accuracy is measured on logits, and this model gives "
@@ -62,6 +66,16 @@ def require_measurable(data: ImageSet, metadata: Metadata, original: Original | 
         raise ImageError(
             f"{data.source} holds no labels, and PyTorch is not at hand to agree with: give a "
             "folder with a folder for each class, an .npz with labels, or `checkpoint`"
+        )
+    if tolerances.min_agreement is not None and original is None:
+        raise InputError(
+            "`min_agreement` on the images of `data` compares with PyTorch: give `checkpoint` as "
+            "well, or leave `data` out to judge the images of the bundle"
+        )
+    if tolerances.max_drop is not None and labels is None:
+        raise ImageError(
+            f"`max_drop` is of accuracy, and {data.source} holds no labels: give a folder with a "
+            "folder for each class, or an .npz with labels"
         )
     if labels is not None and not ((labels >= 0) & (labels < classes)).all():
         wrong = labels[(labels < 0) | (labels >= classes)][0]
@@ -93,6 +107,10 @@ def measure_accuracy(
         pytorch_top1=_share(expected, labels, 1),
         pytorch_top5=_share(expected, labels, TOP),
         agreement=None if expected is None else hits(logits, best_classes(expected), 1),
+        unsound=(
+            *not_numbers(f"logits on {data.source}", logits),
+            *(() if expected is None else not_numbers(f"PyTorch's on {data.source}", expected)),
+        ),
     )
 
 
@@ -110,19 +128,25 @@ def share_failures(
 ) -> tuple[str, ...]:
     """Which shares fall short of what was asked for, a sentence each.
 
-    Agreement is judged on the user's images where PyTorch answered for them, else on the bundle's.
+    Agreement is judged on the user's images where there are some, else on the bundle's. What was
+    asked for and cannot be told falls short.
     """
-    failures = []
+    failures = list(accuracy.unsound) if accuracy else []
     least, drop = tolerances.min_agreement, accuracy.drop if accuracy else None
     shares = {name: one.top1 for name, one in agreement.items() if one is not None}
-    if accuracy is not None and accuracy.agreement is not None:
+    if accuracy is not None:
         shares = {LOGITS: accuracy.agreement}
-    for name, share in shares.items():
-        if least is not None and share is not None and share < least - ROUNDING:
+    told = {name: share for name, share in shares.items() if share is not None}
+    if least is not None and not told:
+        failures.append("nothing tells whether classes agree: no output has any")
+    for name, share in told.items():
+        if least is not None and share < least - ROUNDING:
             failures.append(
                 f"{name} give PyTorch's class for {share:.1%} of the images, less than {least:.1%}"
             )
     most = tolerances.max_drop
-    if most is not None and drop is not None and drop > most + ROUNDING:
+    if most is not None and drop is None:
+        failures.append("nothing tells how much accuracy is lost: there are no labels")
+    elif most is not None and drop is not None and drop > most + ROUNDING:
         failures.append(f"accuracy is {drop:.2f} points below PyTorch's, more than {most:g} allows")
     return tuple(failures)

@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 
 from dynexport.artifact import Artifact
 from dynexport.compare.answers import Comparison, compare
-from dynexport.compare.numbers import Agreement, judge_agreement, relative_lengths, usual_length
+from dynexport.compare.numbers import (
+    Agreement,
+    agreement_failures,
+    judge_agreement,
+    relative_lengths,
+    usual_length,
+)
 from dynexport.compare.original import Original
 from dynexport.compare.selection import overlap_of
 from dynexport.compare.tolerances import Tolerances
@@ -21,8 +27,9 @@ from dynexport.precision import choose_tolerances
 from dynexport.progress import OnStep, silent
 from dynexport.tasks import judged_by_class
 from dynexport.verify.accuracy import measure_accuracy, require_measurable, share_failures
-from dynexport.verify.batches import VerifyPlan, plan_verification, require_outputs, run_batches
+from dynexport.verify.batches import VerifyPlan, plan_verification, require_outputs
 from dynexport.verify.bisect import bisect
+from dynexport.verify.dead import dead_stages
 from dynexport.verify.outcome import StageOverlap, Verification
 from dynexport.verify.replay import (
     FreeRun,
@@ -31,6 +38,7 @@ from dynexport.verify.replay import (
     run_freely,
     share_choice,
 )
+from dynexport.verify.steadiness import run_twice, unsteady_outputs
 from dynexport.verify.structure import structure_failures
 
 
@@ -78,7 +86,7 @@ def verify_artifact(
     tolerances = tolerances or choose_tolerances(artifact.precision)
     plan = plan_verification(artifact, bundle)
     if data is not None:
-        require_measurable(data, plan.metadata, original)
+        require_measurable(data, plan.metadata, original, tolerances)
     judged = _judge(plan, original, tolerances)
     accuracy = bisection = None
     if data is not None:
@@ -113,27 +121,30 @@ def _judge(plan: VerifyPlan, original: Original | None, tolerances: Tolerances) 
     """Run the candidate, freely and under one choice with PyTorch."""
     artifact, expected = plan.artifact, plan.bundle.outputs
     with artifact.open() as runner:
-        outputs = run_batches(runner, plan.images, plan.batches)
+        outputs, again = run_twice(runner, plan)
     require_outputs(outputs, expected, len(plan.every))
     free = run_freely(plan, outputs) if plan.bundle.kept else None
     shared = share_choice(plan, outputs, free, original, tolerances.tie_margin)
     comparison = compare(shared.theirs, shared.ours, tolerances)
-    count = len(plan.images)
-    failures = (
+    agreement = {
+        name: judge_agreement(
+            values, outputs[name][: len(plan.images)], by_class=judged_by_class(name, expected)
+        )
+        for name, values in expected.items()
+    }
+    alone = (
         *structure_failures(artifact.graph, plan.metadata),
         *(free_failures(free) if free else ()),
-        *comparison.failures,
+        *unsteady_outputs({name: outputs[name] for name in expected}, again),
     )
+    failures = (*alone, *(dead_stages(plan, shared) if free else ()), *comparison.failures)
+    if not failures:  # what failed explains it
+        failures = sum((agreement_failures(*one) for one in agreement.items()), ())
     return _Judged(
         shared=shared,
         comparison=comparison,
         stages=_describe_stages(plan, free, comparison) if free else (),
-        agreement={
-            name: judge_agreement(
-                values, outputs[name][:count], by_class=judged_by_class(name, expected)
-            )
-            for name, values in expected.items()
-        },
+        agreement=agreement,
         failures=failures,
     )
 

@@ -40,6 +40,7 @@ class Verification:
     batch_sizes  batch sizes that were run: the optimal on all images, others on two batches
     errors       under one choice, by the output's name
     agreement    each with its own choice, by the output's name; None where shapes differ
+                 or a number is missing
     stages       the selection
     tolerances   that were in force
     accuracy     on images of the user's, where given

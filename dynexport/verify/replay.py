@@ -33,6 +33,7 @@ from dynexport.graph.replay import (
 )
 from dynexport.graph.selection import kept_outputs
 from dynexport.verify.batches import Feed, Outputs, VerifyPlan, run_batches
+from dynexport.verify.steadiness import first_unsteady, run_twice
 
 Number = TypeVar("Number", bound=np.generic)
 
@@ -51,6 +52,8 @@ class FreeRun:
     ranked   per stage whether they are the best of its own scores, (R,)
     own      per stage its own scores, (R, positions), -inf where it did not rank a token
     mistold  stages, counted from 1, of which an output ``kept_...`` says something else
+    unsteady  the first stage, counted from 1, that chose otherwise when the same images were run
+              again; None where none did
     """
 
     outputs: Outputs
@@ -58,6 +61,7 @@ class FreeRun:
     ranked: tuple[NDArray[np.bool_], ...]
     own: tuple[NDArray[np.float64], ...]
     mistold: tuple[int, ...]
+    unsteady: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,17 +90,25 @@ def run_freely(plan: VerifyPlan, outputs: Outputs) -> FreeRun:
     probe = artifact.graph.clone()
     names = emit_choices(probe, metadata)
     with artifact.open_probe(probe) as runner:
-        probed = run_batches(runner, plan.images, plan.batches)
+        probed, again = run_twice(runner, plan)
     rows = [probed[name].astype(np.int64) for name, _ in names]
     scores = [probed[name] for _, name in names]
     counts = [metadata.selection.leading + count for count in metadata.keep_counts]
     ranked = tuple(best_of_own(*row) for row in zip(rows, scores, counts, strict=True))
-    kept = positions_of(rows, metadata)
-    own = _own_scores(plan, names, probed, kept)
+    kept, own = _choices(plan, names, probed)
+    unsteady = first_unsteady((kept, own), _choices(plan, names, again))
     emitted = tuple(outputs[name].astype(np.int64) for name in kept_outputs(artifact.graph))
     if artifact.rebuilt and _alike(emitted, kept):
-        return FreeRun(probed, emitted, ranked, own, ())
-    return FreeRun(probed, kept, ranked, own, _mistold(emitted, kept))
+        return FreeRun(probed, emitted, ranked, own, (), unsteady)
+    return FreeRun(probed, kept, ranked, own, _mistold(emitted, kept), unsteady)
+
+
+def _choices(
+    plan: VerifyPlan, names: tuple[tuple[str, str], ...], outputs: Outputs
+) -> tuple[Kept, tuple[NDArray[np.float64], ...]]:
+    """Per stage what a free run kept, (R, K), and by which scores, (R, positions)."""
+    kept = positions_of([outputs[name].astype(np.int64) for name, _ in names], plan.metadata)
+    return kept, _own_scores(plan, names, outputs, kept)
 
 
 def _alike(emitted: Kept, kept: Kept) -> bool:
@@ -115,7 +127,9 @@ def _mistold(emitted: Kept, kept: Kept) -> tuple[int, ...]:
 def free_failures(free: FreeRun) -> tuple[str, ...]:
     """What is wrong with the candidate by itself, a sentence each."""
     misranked = [int((~ranked).sum()) for ranked in free.ranked]
+    unsteady = () if free.unsteady is None else (free.unsteady,)
     return (
+        *(f"stage {stage} chooses otherwise when the same images run again" for stage in unsteady),
         *(f"output kept_{stage - 1} is not what stage {stage} keeps" for stage in free.mistold),
         *(
             f"stage {stage} does not keep the best of its own scores ({times} times)"

@@ -12,6 +12,7 @@ from hypothesis.extra.numpy import arrays
 
 from dynexport.compare.answers import Answers, compare
 from dynexport.compare.tolerances import Tolerances
+from dynexport.errors import InputError
 
 TOLERANCES = Tolerances("max", outputs=1e-3, tie_margin=1e-3, ranking=1e-2)
 
@@ -89,3 +90,28 @@ def test_stages_that_one_side_does_not_tell_are_no_answer() -> None:
     theirs = answers(np.zeros((3, 4), np.float32), np.zeros((3, 6), np.float32))
     with pytest.raises(ValueError, match="shorter"):
         compare(theirs, Answers(theirs.outputs), TOLERANCES)
+
+
+@given(LOGITS, SCORES, st.sampled_from([np.nan, np.inf, -np.inf]), st.integers(0, 1))
+def test_what_is_no_number_fails_on_either_side(
+    logits: np.ndarray, scores: np.ndarray, wrong: float, side: int
+) -> None:
+    """Whatever is compared with it: the same again as well."""
+    for spoilt in (0, 1):
+        pair = [logits.copy(), scores.astype(np.float64)]
+        pair[spoilt][1, 1] = wrong
+        kept = answers(logits, scores).kept
+        broken = Answers({"logits": pair[0]}, kept, (pair[1],))
+        sound = answers(logits, scores)
+        both = (broken, sound) if side else (sound, broken)
+        unranked = spoilt and side and wrong == -np.inf  # says that a token was not ranked
+        for first, second in (both, (broken, broken)):
+            assert compare(first, second, TOLERANCES).passed <= bool(unranked)
+            assert np.isfinite(compare(first, second, TOLERANCES).errors["logits"].scale)
+
+
+@pytest.mark.parametrize("limit", [np.inf, np.nan, -1.0])
+@pytest.mark.parametrize("name", ["outputs", "tie_margin", "ranking"])
+def test_a_limit_that_is_no_number_is_refused(name: str, limit: float) -> None:
+    with pytest.raises(InputError, match="is not valid: what it allows has to be a number"):
+        dataclasses.replace(TOLERANCES, **{name: limit})

@@ -11,6 +11,7 @@ import pytest
 
 from dynexport.compare.numbers import (
     Errors,
+    agreement_failures,
     best_classes,
     cosines,
     error_failures,
@@ -100,6 +101,7 @@ def test_an_output_of_another_shape_fails_with_both_shapes() -> None:
     _, failures = judge_output("feat_0", MAPS, MAPS[:, :, :2], FP32)
     assert failures == ("feat_0 has shape [3, 2, 2, 4], expected [3, 2, 4, 4]",)
     assert judge_agreement(MAPS, MAPS[:, :, :2]) is None
+    assert judge_agreement(MAPS, MAPS * np.float32(np.inf)) is None
 
 
 def test_classes_agree_by_the_best_and_by_the_best_five() -> None:
@@ -125,6 +127,32 @@ def test_few_classes_leave_shares_out(classes: int, known: int) -> None:
     agreement = judge_agreement(logits, logits)
     assert agreement is not None
     assert [agreement.top1, agreement.top5] == [1.0] * known + [None] * (2 - known)
+
+
+@pytest.mark.parametrize(
+    ("turned", "told"),
+    [(0.0, False), (0.2, False), (0.6, True)],
+    ids=["the same", "a tie swapped", "every tie swapped"],
+)
+def test_an_output_that_goes_its_own_way_fails(turned: float, told: bool) -> None:
+    """Numbers agree under one choice, and users get something else."""
+    expected = np.random.default_rng(0).standard_normal((8, 10))
+    other = np.random.default_rng(1).standard_normal((8, 10))
+    agreement = judge_agreement(
+        expected.astype(np.float32), expected * (1 - turned) + other * turned
+    )
+    failures = agreement_failures("logits", agreement)
+    assert [failure[:37] for failure in failures] == [
+        "logits, each with its own choice of t"
+    ] * told
+    assert agreement_failures("logits", None) == ()
+
+
+def test_one_image_that_is_turned_round_fails() -> None:
+    expected = np.ones((40, 3), np.float32)
+    found = expected.copy()
+    found[7] *= -1
+    assert agreement_failures("logits", judge_agreement(expected, found))
 
 
 def test_of_equal_logits_the_first_class_is_best() -> None:
@@ -191,8 +219,8 @@ def test_errors_beside_pinned_scores(found: list[list[float]], error: float) -> 
         (np.float32([1, 2]), np.float32([1, 2]), 0.0),
         (np.float32([1, 4]), np.float32([1, 5]), 0.25),
         (np.float32([0.1, 0.2]), np.float32([0.1, 0.3]), 0.1),
-        (np.float32([np.nan, np.inf]), np.float32([np.nan, np.inf]), 0.0),
-        (np.float32([np.inf, 4]), np.float32([np.inf, 5]), 0.25),
+        (np.float32([np.nan, np.inf]), np.float32([np.nan, np.inf]), math.inf),
+        (np.float32([np.inf, 4]), np.float32([np.inf, 4]), math.inf),
         (np.float32([np.inf, 4]), np.float32([-np.inf, 4]), math.inf),
         (np.float32([1, 4]), np.float32([np.nan, 4]), math.inf),
         (np.float32([1, 4]), np.float64([1, 4]), math.inf),

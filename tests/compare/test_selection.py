@@ -18,6 +18,7 @@ from dynexport.compare.selection import (
     judge_selection,
     largest_inversion,
     possible_choices,
+    scores_alike,
     settled_choices,
     tied_rows,
 )
@@ -181,3 +182,21 @@ def test_a_row_is_tied_by_the_first_choice_ordered_otherwise(
     far = np.array([[5.0, 4.0, 1.0]], np.float32)
     after = tied_rows([ranked, far], [first, first], [order, np.array([[0, 2]])], 1e-4)
     assert after.tolist() == [tied]  # what follows a tie says nothing
+
+
+@pytest.mark.parametrize(
+    ("scores", "alike"),
+    [
+        ([[0.5, 0.5, 0.5]], True),
+        ([[-7.0, -7.0 * (1 + 1e-7), -np.inf]], True),
+        ([[0.0, 0.0], [3.0, 3.0]], True),
+        ([[0.5, 0.5001, 0.5]], False),
+        ([[1e-9, 2e-9]], False),
+        ([[0.5, 0.5], [0.5, 0.6]], False),
+        ([[0.5, -np.inf]], False),
+        (np.zeros((0, 4)), False),
+    ],
+    ids=["equal", "rounding", "each image", "near", "tiny", "one image", "one token", "none"],
+)
+def test_scores_that_are_one_are_told(scores: list[list[float]], alike: bool) -> None:
+    assert scores_alike(np.array(scores)) is alike

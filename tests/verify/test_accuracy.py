@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,18 @@ import pytest
 from conftest import random_model, save_checkpoint
 from PIL import Image
 
+from dynexport.artifact import find_artifact
 from dynexport.cli import main
 from dynexport.compare.numbers import Agreement
 from dynexport.compare.tolerances import Limits
 from dynexport.conversion import Conversion, Recipe, convert
 from dynexport.errors import ImageError, InputError
+from dynexport.formats.reference import ReferenceBundle
 from dynexport.images import synthetic_images
 from dynexport.precision import choose_tolerances
+from dynexport.pytorch.model import open_original
 from dynexport.runtimes import open_runner
-from dynexport.verify import verify_model
+from dynexport.verify import Verification, open_data, verify_artifact, verify_model
 from dynexport.verify.accuracy import Accuracy, share_failures
 
 COUNT = 7
@@ -146,18 +150,87 @@ def agreement(top1: float | None) -> Agreement:
 
 
 def test_shares_that_fall_short() -> None:
-    limits = choose_tolerances("fp32", Limits(min_agreement=0.9, max_drop=0.5))
-    assert share_failures({"logits": agreement(0.9)}, None, limits) == ()
-    assert share_failures({"feat_0": agreement(None)}, None, limits) == ()
-    assert share_failures({"logits": agreement(0.875)}, None, limits) == (
+    shares = choose_tolerances("fp32", Limits(min_agreement=0.9))
+    assert share_failures({"logits": agreement(0.9)}, None, shares) == ()
+    assert share_failures({"logits": agreement(0.875)}, None, shares) == (
         "logits give PyTorch's class for 87.5% of the images, less than 90.0%",
     )
+    limits = dataclasses.replace(shares, max_drop=0.5)
     many = Accuracy("d.npz", 1000, 0.975, 1.0, 0.982, 1.0, 0.95)
     assert share_failures({"logits": agreement(0.5)}, many, limits) == (
         "accuracy is 0.70 points below PyTorch's, more than 0.5 allows",
     )
     better = Accuracy("d.npz", 1000, 0.99, 1.0, 0.98, 1.0, 0.95)
     assert share_failures({}, better, choose_tolerances("fp32", Limits(max_drop=0.0))) == ()
+
+
+def test_what_was_asked_for_and_cannot_be_told_falls_short() -> None:
+    asked = choose_tolerances("fp32", Limits(min_agreement=0.9, max_drop=0.5))
+    untold = (
+        "nothing tells whether classes agree: no output has any",
+        "nothing tells how much accuracy is lost: there are no labels",
+    )
+    assert share_failures({"feat_0": agreement(None)}, None, asked) == untold
+    silent = Accuracy("d.npz", 1000, None, None, None, None, None)
+    assert share_failures({"logits": agreement(1.0)}, silent, asked) == untold
+    broken = dataclasses.replace(silent, unsound=("logits on d.npz: 1 of 2 values",))
+    assert share_failures({}, broken, choose_tolerances("fp32")) == broken.unsound
+
+
+@pytest.mark.parametrize(
+    ("limits", "error", "problem"),
+    [
+        (Limits(min_agreement=0.9), InputError, "`min_agreement` on the images of `data` compares"),
+        (Limits(max_drop=0.5), ImageError, "`max_drop` is of accuracy, and .* holds no labels"),
+    ],
+)
+def test_a_limit_on_images_that_cannot_tell_is_refused(
+    tiny_conversion: Conversion,
+    tiny_checkpoint: Path,
+    pictures: np.ndarray,
+    classes: np.ndarray,
+    tmp_path: Path,
+    limits: Limits,
+    error: type[Exception],
+    problem: str,
+) -> None:
+    """Agreement of a thousand images is not that of the bundle's eight."""
+    drops = limits.max_drop is not None
+    data = save(tmp_path / "d.npz", pictures, None if drops else classes)
+    checkpoint = tiny_checkpoint if drops else None
+    with pytest.raises(error, match=problem):
+        verify_model(tiny_conversion.onnx, checkpoint=checkpoint, data=data, limits=limits)
+
+
+def test_agreement_is_judged_on_the_images_given(
+    tiny_conversion: Conversion, tiny_checkpoint: Path, pictures: np.ndarray, tmp_path: Path
+) -> None:
+    """PyTorch gives another class to one image of seven; of the bundle's none is like it."""
+    artifact = find_artifact(Path(tiny_conversion.onnx), None)
+    path, facts = Path(tiny_conversion.onnx), tiny_conversion.metadata
+    original = open_original(tiny_checkpoint, facts, path)
+    odd = facts.preprocessing.normalise(pictures)[3]
+
+    def answer(images: np.ndarray) -> ReferenceBundle:
+        told = original.answer(images)
+        turned = (images == odd).all(axis=(1, 2, 3))
+        logits = np.where(turned[:, None], -told.outputs["logits"], told.outputs["logits"])
+        return dataclasses.replace(told, outputs={"logits": logits})
+
+    def judge(least: float) -> Verification:
+        return verify_artifact(
+            artifact,
+            ReferenceBundle.load(tiny_conversion.reference),
+            "the bundle",
+            choose_tolerances("fp32", Limits(min_agreement=least)),
+            original=dataclasses.replace(original, answer=answer),
+            data=open_data(save(tmp_path / "d.npz", pictures), None, artifact),
+        )
+
+    assert judge(0.8).passed
+    assert judge(0.9).failures == (
+        "logits give PyTorch's class for 85.7% of the images, less than 90.0%",
+    )
 
 
 def test_the_command_line_tells_all_of_it(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
+from conftest import random_model, save_checkpoint
 from onnx import numpy_helper
 
 from dynexport.artifact import batch_sizes
-from dynexport.conversion import Conversion
+from dynexport.conversion import Conversion, Recipe, convert
 from dynexport.errors import InputError, ModelFileError, VerificationError
 from dynexport.formats.metadata import Batch
 from dynexport.formats.reference import ReferenceBundle
@@ -98,7 +101,7 @@ def test_another_checkpoint_is_refused(
         (scale("head.weight", 1.02), "logits differs by"),
         (scale("blocks.2.attn.q/constant", 1.3), "logits differs by"),
         (scale("score_predictor.1.score/constant", -1.0), "stage 2 swapped"),
-        (scale("head.bias", float("nan")), "logits differs by nan"),
+        (scale("head.bias", float("nan")), "logits: 190 of 190 values are no finite numbers"),
         (scale("head.bias", float("nan")), "constant head.bias holds NaN"),
         (scale("score_predictor.2.narrow/constant", 1.02), "stage 3 ranks tokens the other way"),
         (take_the_smallest, "stage 1 swapped"),
@@ -117,6 +120,136 @@ def test_damage_is_caught(
     assert message in "; ".join(result.failures)
     with pytest.raises(VerificationError, match=r"failed verification"):
         result.require_passed()
+
+
+def spoilt(values: np.ndarray, wrong: float, where: int = 3) -> np.ndarray:
+    """With one number of these that can be told to be wrong."""
+    changed = values.copy()
+    ranked = np.flatnonzero(np.isfinite(changed[where]))
+    changed[where, ranked[1]] = wrong
+    return changed
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), float("-inf")])
+def test_a_bundle_with_one_number_that_is_none_fails_and_names_it(
+    tiny_conversion: Conversion, bundle: ReferenceBundle, tmp_path: Path, wrong: float
+) -> None:
+    """It used to make the tolerance infinite."""
+    path = tmp_path / "spoilt.npz"
+    dataclasses.replace(bundle, outputs={"logits": spoilt(bundle.outputs["logits"], wrong)}).save(
+        path
+    )
+    result = verify_model(tiny_conversion.onnx, reference=path)
+    (failure,) = result.failures
+    assert re.fullmatch(r"PyTorch's logits: \d of \d+ values are no finite numbers", failure), (
+        failure
+    )
+    assert np.isfinite(result.errors["logits"].held_to(result.tolerances)[1])
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_scores_that_are_no_numbers_fail_by_stage(
+    tiny_conversion: Conversion, bundle: ReferenceBundle, tmp_path: Path, wrong: float
+) -> None:
+    scores = list(bundle.scores)
+    at = int(bundle.kept[1][3, 0])
+    scores[1] = scores[1].copy()
+    scores[1][3, at] = wrong
+    path = tmp_path / "spoilt.npz"
+    dataclasses.replace(bundle, scores=tuple(scores)).save(path)
+    failures = verify_model(tiny_conversion.onnx, reference=path).failures
+    assert len(failures) == 1
+    assert failures[0].startswith("stage 2, PyTorch's scores: ")
+
+
+@pytest.mark.parametrize("change", ["unranked", "all unranked", "ranked", "kept"])
+def test_a_bundle_that_contradicts_itself_is_incomplete(
+    tiny_conversion: Conversion, bundle: ReferenceBundle, tmp_path: Path, change: str
+) -> None:
+    """Scores are of what the stage before left, and what is kept is the best of them."""
+    scores, kept = list(bundle.scores), list(bundle.kept)
+    scores[1], kept[2] = scores[1].copy(), kept[2].copy()
+    left_out = np.setdiff1d(np.arange(49), kept[0][0])
+    if change == "unranked":
+        scores[1][0, kept[1][0, 0]] = -np.inf
+    elif change == "all unranked":
+        scores[1][:] = -np.inf
+    elif change == "ranked":
+        scores[1][0, left_out[0]] = -9.0
+    else:
+        worse = np.setdiff1d(kept[1][0], kept[2][0])[:1]
+        kept[2][0] = np.sort(np.concatenate([kept[2][0, 1:], worse]))
+    path = tmp_path / "odd.npz"
+    dataclasses.replace(bundle, scores=tuple(scores), kept=tuple(kept)).save(path)
+    with pytest.raises(ModelFileError, match="is not a complete reference bundle"):
+        verify_model(tiny_conversion.onnx, reference=path)
+
+
+def random_scores(model: onnx.ModelProto) -> None:
+    """Noise on what the second stage ranks by, anew in every run."""
+    top_k = [node for node in model.graph.node if node.op_type == "TopK"][1]
+    ranked = top_k.input[0]
+    noise = onnx.helper.make_node("RandomNormalLike", [ranked], ["noise"], scale=0.5)
+    noisy = onnx.helper.make_node("Add", [ranked, "noise"], ["noisy"])
+    place = list(model.graph.node).index(top_k)
+    top_k.input[0] = "noisy"
+    model.graph.node.insert(place, noisy)
+    model.graph.node.insert(place, noise)
+
+
+def random_logits(model: onnx.ModelProto) -> None:
+    (last,) = (node for node in model.graph.node if "logits" in node.output)
+    last.output[0] = "sound"
+    noise = onnx.helper.make_node("RandomNormalLike", ["sound"], ["noise"], scale=0.5)
+    model.graph.node.append(noise)
+    model.graph.node.append(onnx.helper.make_node("Add", ["sound", "noise"], ["logits"]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (random_scores, "stage 2 chooses otherwise when the same images run again"),
+        (random_logits, r"logits differs by [0-9.]+ when the same images run again"),
+    ],
+)
+def test_what_is_random_from_run_to_run_fails(
+    tiny_conversion: Conversion,
+    tmp_path: Path,
+    change: Callable[[onnx.ModelProto], None],
+    message: str,
+) -> None:
+    """Within the widest limits, where a single run says nothing against it."""
+    path = damaged(tiny_conversion, tmp_path, change)
+    result = verify_model(path, limits=Limits(tolerance=1e3, tie_margin=1e3))
+    assert re.fullmatch(message, result.failures[0]), result.failures
+
+
+@pytest.fixture(scope="module")
+def dead_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The second stage's predictor has weights of zero at its end."""
+    model = random_model()
+    with torch.no_grad():
+        model.get_parameter("score_predictor.1.out_conv.4.weight").zero_()
+    return save_checkpoint(tmp_path_factory.mktemp("dead") / "tiny.pth", model)
+
+
+def test_a_dead_predictor_is_not_converted(dead_checkpoint: Path, tmp_path: Path) -> None:
+    """Every runtime would keep tokens of its own."""
+    output = tmp_path / "tiny.onnx"
+    with pytest.raises(
+        VerificationError,
+        match="failed verification: stage 2 gives every token the same score in PyTorch",
+    ):
+        convert(Recipe(dead_checkpoint, ratio=0.7, output=output))
+    assert not output.exists()
+
+
+def test_a_candidate_whose_predictor_is_dead_is_told(
+    tiny_conversion: Conversion, tmp_path: Path
+) -> None:
+    path = damaged(tiny_conversion, tmp_path, scale("score_predictor.1.score/constant", 0.0))
+    failures = verify_model(path, limits=Limits(tie_margin=1e3)).failures
+    assert failures[0] == "stage 2 gives every token the same score, unlike PyTorch's"
 
 
 @pytest.mark.parametrize("tolerance", [0.0, -1.0, float("nan"), float("inf")])

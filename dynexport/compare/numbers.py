@@ -236,8 +236,10 @@ def judge_agreement(
 
 
 def agreement_failures(name: str, agreement: Agreement | None) -> tuple[str, ...]:
-    """Whether one output, each side with its own choice, is further from PyTorch's than sound ties
-    take it; a sentence, or none."""
+    """Whether one output is further from PyTorch's than sound ties take it; a sentence, or none.
+
+    Each side has its own choice of tokens.
+    """
     if agreement is None:  # the numbers themselves are told to be wrong
         return ()
     if agreement.mean_cosine >= ALIKE_FREELY and agreement.cosine >= WORST_FREELY:

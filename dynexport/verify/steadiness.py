@@ -38,8 +38,10 @@ def unsteady_outputs(first: Mapping[str, NDArray[np.generic]], again: Outputs) -
 
 
 def first_unsteady(first: Choices, again: Choices) -> int | None:
-    """The first stage, counted from 1, that keeps other tokens when the first batch runs again, or
-    ranks them by other scores."""
+    """The first stage, counted from 1, that chooses otherwise when the first batch runs again.
+
+    It keeps other tokens, or ranks them by other scores.
+    """
     for stage, (kept, kept_again, scores, scores_again) in enumerate(
         zip(first[0], again[0], first[1], again[1], strict=True), start=1
     ):

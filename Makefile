@@ -68,6 +68,7 @@ dist: setup
 # Not --quiet: it drops the warnings that --strict counts.
 docs: setup $(VENV)/.docs
 	$(BIN)/python docs/hooks/cli_reference.py
+	$(BIN)/python docs/hooks/api_reference.py
 	$(BIN)/python docs/hooks/figures.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 

@@ -1,9 +1,14 @@
-"""Writes the tables of figures in README.md and docs/ from the records in benchmarks/results.
+"""Writes the figures in README.md, docs/ and examples/ from the records of what was measured.
 
-A page marks the place of a table, and what stands between the marks is replaced:
+A page marks the place of a table, and what stands between the marks is replaced; so is a word or
+two in a line:
 
     <!-- figures: NAME -->
     <!-- end of figures -->
+    it is <!-- figure: NAME -->as accurate<!-- end --> as when it is dense
+
+The records are those of benchmarks/results, and of examples/mnist what a test measures again
+(figures.json) and the log of the training.
 
 One rule for every figure, that of `dynexport bench`: a time is the median of all runs, a ratio the
 median over the rounds with its standard error, and there is none where the rounds do not support it
@@ -24,7 +29,12 @@ from dynexport.bench.ratios import Ratio
 
 ROOT = Path(__file__).parents[2]
 RECORDS = ("peers-vits_amd-epyc-2-cores.json", "peers-maps_amd-epyc-2-cores.json")
-PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md")
+MNIST = ROOT / "examples" / "mnist"
+PAGES = (
+    *(ROOT / "README.md", ROOT / "docs" / "performance.md", ROOT / "docs" / "precision.md"),
+    *(ROOT / "docs" / "quick-start.md", ROOT / "docs" / "sweep.md", MNIST / "README.md"),
+)
+PRECISIONS = "precisions_amd-epyc-2-cores.json"
 OURS = "dynexport"
 SIDE = 2048
 """Of the product that is the ceiling, see benchmarks/ceilings.py."""
@@ -37,11 +47,13 @@ PEERS = {
     ("plain, onnxslim", "onnxruntime"): "onnxslim",
 }
 MARKED = re.compile(r"(<!-- figures: ([\w-]+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
+IN_LINE = re.compile(r"(<!-- figure: ([\w-]+) -->).*?(<!-- end -->)")
 
 
-def write_tables(text: str) -> str:
-    """A page with each marked table as the records have it. KeyError for an unknown name."""
-    return MARKED.sub(lambda mark: f"{mark[1]}{TABLES[mark[2]]()}{mark[3]}", text)
+def write_figures(text: str) -> str:
+    """A page with all that is marked as the records have it. KeyError for an unknown name."""
+    text = MARKED.sub(lambda mark: f"{mark[1]}{TABLES[mark[2]]()}{mark[3]}", text)
+    return IN_LINE.sub(lambda mark: f"{mark[1]}{WORDS[mark[2]]()}{mark[3]}", text)
 
 
 def summary_table() -> str:
@@ -113,12 +125,89 @@ def int8_table() -> str:
     return _table(head, rows)
 
 
+def precisions_table() -> str:
+    """The demo's model in every precision: accuracy, agreement with PyTorch, size."""
+    rows = [
+        [
+            name,
+            _percent(found["accuracy"]),
+            _percent(found["agreement"]),
+            _places(found["megabytes"], 2),
+        ]
+        for name, found in _mnist()["precisions"].items()
+    ]
+    return _table("precision|accuracy|same digit as PyTorch|MB", rows)
+
+
+def training_table() -> str:
+    """The accuracies that the training's log ends with."""
+    found = re.findall(r"^test accuracy of the (.*): ([\d.]+)%$", _log(), re.M)
+    return _table("on the 1,000 test digits|accuracy", [[of, f"{share} %"] for of, share in found])
+
+
+def ink_table() -> str:
+    """What is dropped, by the training's log."""
+    line = r"^(stage \d) keeps ([\d.]+)% of the patches with ink, ([\d.]+)% of the others$"
+    rows = [[stage, f"{ink} %", f"{rest} %"] for stage, ink, rest in re.findall(line, _log(), re.M)]
+    return _table("kept after|patches with ink|patches without", rows)
+
+
+def int8_sizes() -> str:
+    """Of int8 files, as shares of the float32 ones."""
+    record = json.loads((ROOT / "benchmarks" / "results" / PRECISIONS).read_text())
+    sizes = [result["sizes"] for result in record["results"]]
+    shares = [size["int8 sparse"] / size["fp32 sparse"] for size in sizes]
+    return f"{_places(min(shares), 2)} to {_places(max(shares), 2)}"
+
+
+def int8_models() -> str:
+    """Those whose files were weighed."""
+    record = json.loads((ROOT / "benchmarks" / "results" / PRECISIONS).read_text())
+    *first, last = dict.fromkeys(result["model"] for result in record["results"])
+    return f"{', '.join(first)} and {last}"
+
+
+def mnist_mistakes() -> str:
+    """How many test digits the model gets wrong, and of how many."""
+    found = _mnist()
+    wrong = round(found["images"] * (1.0 - found["pytorch"]))
+    return f"{wrong} in {found['images']:,}"
+
+
+def mnist_accuracies() -> str:
+    """At the base ratio it was trained with, and with all patches, by the training's log."""
+    student = dict(re.findall(r"^test accuracy of the student, (.*): ([\d.]+)%$", _log(), re.M))
+    return f"{student['base ratio 0.7']} %, and {student['all patches']} %"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "summary": summary_table,
     "peers": peers_table,
     "ideal": ideal_table,
     "int8": int8_table,
+    "precisions": precisions_table,
+    "training": training_table,
+    "ink": ink_table,
 }
+
+WORDS: dict[str, Callable[[], str]] = {
+    "int8-sizes": int8_sizes,
+    "int8-models": int8_models,
+    "mnist-mistakes": mnist_mistakes,
+    "mnist-accuracies": mnist_accuracies,
+}
+
+
+def _mnist() -> dict[str, Any]:
+    return dict(json.loads((MNIST / "figures.json").read_text()))
+
+
+def _log() -> str:
+    return (MNIST / "train.log").read_text()
+
+
+def _percent(share: float) -> str:
+    return f"{100.0 * share:.1f} %"
 
 
 def _results() -> Iterator[dict[str, Any]]:
@@ -180,5 +269,5 @@ def _table(head: str, rows: list[list[str]]) -> str:
 
 if __name__ == "__main__":
     for page in PAGES:
-        page.write_text(write_tables(page.read_text()))
+        page.write_text(write_figures(page.read_text()))
         print(f"wrote the figures of {page}", file=sys.stderr)

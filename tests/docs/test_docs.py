@@ -23,6 +23,7 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
+import dynexport
 from dynexport.cli import app
 from dynexport.conversion import Conversion
 from dynexport.pytorch.checkpoint import load_checkpoint
@@ -44,7 +45,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NEEDS_GPU = 'title="needs a GPU"'
 """The mark of a block, behind its language; nothing else keeps a command of ours from being run."""
 
-NOT_OURS = frozenset({"docker", "here", "alias", "apt-get", "nvpmodel", "jetson_clocks", "."})
+NOT_OURS = frozenset(
+    {"docker", "here", "alias", "apt-get", "nvpmodel", "jetson_clocks", ".", "g++", "./classify"}
+)
 """Programs of others, which are not run; pip, make and python are looked at more closely."""
 
 SHOWN = frozenset({"python", "text", "toml"})
@@ -290,10 +293,37 @@ def test_the_reference_of_the_command_line_is_current() -> None:
     assert PAGES["cli.md"].read_text() == written, "run  make docs"
 
 
-@pytest.mark.parametrize("page", ["README.md", "performance.md"])
-def test_figures_are_those_of_the_records(page: str) -> None:
-    written = load_hook("figures").write_tables(PAGES[page].read_text())
-    assert PAGES[page].read_text() == written, "run  make docs"
+def test_the_reference_of_python_is_current() -> None:
+    written = load_hook("api_reference").describe_names()
+    assert PAGES["api.md"].read_text() == written, "run  make docs"
+    assert set(re.findall(r"^## (\w+)$", written, re.M)) == set(dynexport.__all__)
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    listed = re.findall(r": ([\w-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M)
+    assert sorted(listed) == sorted(set(PAGES) - {"README.md"})
+
+
+FIGURES = load_hook("figures")
+
+
+@pytest.mark.parametrize("page", FIGURES.PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_figures_are_those_of_the_records(page: Path) -> None:
+    assert page.read_text() == FIGURES.write_figures(page.read_text()), "run  make docs"
+
+
+def test_no_page_marks_a_figure_that_is_not_written() -> None:
+    marked = [path for path in PAGES.values() if "<!-- figure" in path.read_text()]
+    assert set(marked) <= set(FIGURES.PAGES)
+
+
+@pytest.mark.parametrize("page", ["README.md", "precision.md", "sweep.md", "quick-start.md"])
+def test_no_accuracy_and_no_size_is_written_by_hand(page: str) -> None:
+    """They are taken from records, or stand in what a command is shown to print, which is run."""
+    text = re.sub(r"^```.*?^```$", "", PAGES[page].read_text(), flags=re.M | re.S)
+    text = FIGURES.IN_LINE.sub("", FIGURES.MARKED.sub("", text))
+    by_hand = re.findall(r"(?:\d{2}\.\d+ ?%|[\d.]+ [KMG]B|\d in 1,000)", text)
+    assert by_hand == (["1.9 GB"] if page == "quick-start.md" else [])  # of `make demo`
 
 
 def test_every_option_is_in_the_reference() -> None:

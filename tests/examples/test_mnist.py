@@ -1,9 +1,9 @@
 """The trained model in every precision: accuracy on digits never trained on, beside PyTorch's, and
-as the page on precision has it."""
+as the record has it that the documentation takes its figures from."""
 
 from __future__ import annotations
 
-import re
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 MNIST = ROOT / "examples" / "mnist"
-PAGE = (ROOT / "docs" / "precision.md").read_text().partition("## Figures")[2]
+RECORD = json.loads((MNIST / "figures.json").read_text())
 
 DROPS = {"int8": 0.5, "int8-fp16": 0.5, "int8-dynamic": 0.5}
 """Points of accuracy that a precision may lose; the others 0.1, one digit of the thousand."""
@@ -67,12 +67,15 @@ def test_accuracy_is_pytorchs(name: str, tmp_path: Path) -> None:
     )
     assert result.passed, result.failures
     assert result.accuracy is not None
-    assert result.accuracy.images == 1000
-    assert result.accuracy.pytorch_top1 == 0.982
-    found = (result.accuracy.top1, result.accuracy.agreement)
-    shares = [f"{share:.1%}".replace("%", " %") for share in found]
-    (row,) = re.findall(rf"^\| {name} \| (.*) \|$", PAGE, re.M)
-    *shown, megabytes = row.split(" | ")
-    assert shown == shares
-    # whether predictors become int8 too is tried out, and processors round otherwise
-    assert float(megabytes) == pytest.approx(converted.size_bytes / 1e6, rel=0.05)
+    assert result.accuracy.images == RECORD["images"] == 1000
+    assert result.accuracy.pytorch_top1 == RECORD["pytorch"] == 0.982
+    assert RECORD["precisions"][name] == {
+        "accuracy": result.accuracy.top1,
+        "agreement": result.accuracy.agreement,
+        # whether predictors become int8 too is tried out, and processors round otherwise
+        "megabytes": pytest.approx(converted.size_bytes / 1e6, rel=0.05),
+    }
+
+
+def test_the_record_has_every_precision() -> None:
+    assert list(RECORD["precisions"]) == list(precisions())

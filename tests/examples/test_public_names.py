@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-FILES = sorted(EXAMPLES.rglob("*.py"))
+FILES = sorted((*EXAMPLES.rglob("*.py"), *EXAMPLES.rglob("*.ipynb")))
 
 FAMILIES = ("deit", "lvvit", "swin", "convnext", "layers")
 """Modules of `dynexport.models` whose own public names a plugin, or a training, may build on."""
@@ -28,6 +29,14 @@ def names_used(tree: ast.Module) -> Iterator[tuple[str, str]]:
             yield "dynexport", node.attr
 
 
+def source_of(path: Path) -> str:
+    """A program, or the code of a notebook."""
+    if path.suffix == ".py":
+        return path.read_text()
+    cells = json.loads(path.read_text())["cells"]
+    return "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+
+
 def is_public(module: str, name: str) -> bool:
     """Listed in the package's or its models' ``__all__``, or defined in a family's file."""
     found = importlib.import_module(module)
@@ -40,13 +49,15 @@ def is_public(module: str, name: str) -> bool:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_an_example_uses_public_names_alone(path: Path) -> None:
-    used = list(names_used(ast.parse(path.read_text())))
+    used = list(names_used(ast.parse(source_of(path))))
     assert used
     assert not [each for each in used if not is_public(*each)]
 
 
 def test_every_example_is_looked_at() -> None:
-    assert {path.name for path in FILES} >= {"demo.py", "evit.py", "train.py"}
+    assert {path.name for path in FILES} >= {
+        *("checkpoint-to-picture.ipynb", "demo.py", "evit.py", "train.py", "video.py")
+    }
 
 
 @pytest.mark.parametrize(

@@ -315,6 +315,8 @@ def test_figures_are_those_of_the_records(page: Path) -> None:
 def test_no_page_marks_a_figure_that_is_not_written() -> None:
     marked = [path for path in PAGES.values() if "<!-- figure" in path.read_text()]
     assert set(marked) <= set(FIGURES.PAGES)
+    for path in FIGURES.PAGES:  # a line that begins with a comment would end its paragraph
+        assert not re.search(r"^<!-- figure:", path.read_text(), re.M), path
 
 
 @pytest.mark.parametrize("page", ["README.md", "precision.md", "sweep.md", "quick-start.md"])

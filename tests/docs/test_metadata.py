@@ -12,10 +12,12 @@ import pytest
 
 from dynexport.formats.metadata import ENTRIES, PREFIX, Metadata
 from dynexport.images import Preprocessing
+from dynexport.inspection import inspect_file
 from dynexport.precision import PrecisionReport
 from dynexport.schedule import Selection
 
 PAGE = (Path(__file__).parents[2] / "docs" / "metadata.md").read_text()
+RELEASE = Path(__file__).parents[1] / "made" / "release_0_1_0"
 ROWS = re.findall(r"^\| `dynexport\.(\w+)` \| ([^|]+) \| ([^|]+) \| `(.+)` \|$", PAGE, re.M)
 EXAMPLES = {name: example for name, _, _, example in ROWS}
 
@@ -66,6 +68,14 @@ def test_the_examples_are_one_sound_file() -> None:
     properties = {PREFIX + name: example for name, example in EXAMPLES.items()}
     facts = Metadata.from_properties(properties, "the page")
     assert facts.to_properties() == properties
+
+
+def test_inspect_and_a_sidecar_have_the_same_entries() -> None:
+    told = inspect_file(RELEASE / "tiny.onnx")["dynexport"]
+    assert set(told) == set(ENTRIES)
+    sidecar = json.loads((RELEASE / "tiny.engine.json").read_text())
+    assert set(sidecar["properties"]) == {PREFIX + name for name in ENTRIES}
+    assert all(isinstance(json.loads(text), object) for text in sidecar["properties"].values())
 
 
 def test_an_entry_may_be_missing_where_the_page_says_so() -> None:

@@ -4,6 +4,7 @@ as the record has it that the documentation takes its figures from."""
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -75,6 +76,19 @@ def test_accuracy_is_pytorchs(name: str, tmp_path: Path) -> None:
         # whether predictors become int8 too is tried out, and processors round otherwise
         "megabytes": pytest.approx(converted.size_bytes / 1e6, rel=0.05),
     }
+
+
+def test_the_page_on_metadata_shows_this_model(tmp_path: Path) -> None:
+    """But for what the batch and this installation decide."""
+    page = (ROOT / "docs" / "metadata.md").read_text()
+    told = dict(re.findall(r"^\| `(dynexport\.\w+)` \| .* \| `(.+)` \|$", page, re.M))
+    made = convert(
+        Recipe(MNIST / "mnist-deit.pth", ratio=0.7, batch=50, output=tmp_path / "m.onnx")
+    )
+    found = made.metadata.to_properties()
+    assert set(told) == set(found)
+    other = {name for name in told if told[name] != found[name]}
+    assert other <= {"dynexport.batch", "dynexport.versions"}
 
 
 def test_the_record_has_every_precision() -> None:

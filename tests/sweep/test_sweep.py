@@ -1,4 +1,4 @@
-"""Sweeps: the syntax of ratios, rows that outlive a kill, the front, and what a folder holds.
+"""Sweeps: what a row holds, what a folder holds, and how one goes on.
 
 No latency is asserted; whatever else a row says is the same whenever it is made.
 """
@@ -8,37 +8,31 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from PIL import Image
 
 from dynexport.bench.timing import Plan
 from dynexport.cli import main
 from dynexport.conversion import Recipe
-from dynexport.errors import ImageError, InputError, MissingExtraError, ScheduleError
+from dynexport.errors import ImageError, InputError
 from dynexport.precision import Precision
 from dynexport.sweep import Rig, sweep_checkpoint
-from dynexport.sweep.journal import identified, open_journal
-from dynexport.sweep.pareto import Mark, Panel, draw_front, find_front
 from dynexport.sweep.plan import name_precisions
-from dynexport.sweep.ratios import parse_ratio_list
-from dynexport.sweep.rows import FILES, Measured, Row, Sweep, draw_panels, find_best
+from dynexport.sweep.rows import FILES, Row, Sweep
 from dynexport.verify import verify_model
 
 pytestmark = pytest.mark.slow
 
 RIG = Rig(plan=Plan(rounds=1, round_seconds=0.01, warmup_seconds=0.0))
+
+
 QUICK = ("--rounds", "1", "--round-seconds", "0.01")
 
 
@@ -49,203 +43,6 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images = generator.integers(0, 256, (20, 28, 28, 3), dtype=np.uint8)
     np.savez(path, images=images, labels=generator.integers(0, 10, 20))
     return path
-
-
-# ---------------------------------------------------------------- ratios
-
-
-@given(st.integers(1, 999), st.integers(1, 400), st.integers(0, 200))
-def test_ranges_hold_both_ends(first: int, step: int, more: int) -> None:
-    """In thousandths: 0.5:1.0:0.1 has six, whatever binary floats make of a tenth."""
-    steps = min(more, (1000 - first) // step)
-    last = first + steps * step
-    text = ":".join(str(Decimal(number) / 1000) for number in (first, last, step))
-    assert parse_ratio_list(text) == tuple(
-        float(Decimal(first + place * step) / 1000) for place in range(steps + 1)
-    )
-
-
-@given(st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=8))
-def test_lists_come_ascending_and_once(ratios: list[float]) -> None:
-    expected = tuple(sorted(set(ratios)))
-    assert parse_ratio_list(ratios) == expected
-    assert parse_ratio_list(", ".join(map(repr, ratios))) == expected
-
-
-def test_ranges_and_lists_mix() -> None:
-    assert parse_ratio_list("0.5:1.0:0.1") == (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-    assert parse_ratio_list("0.9,0.5:0.75:0.1,0.6") == (0.5, 0.6, 0.7, 0.9)
-
-
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        ("", "keep ratios '' are not valid: write a range, 0.5:1.0:0.1, or a list"),
-        ("0.5:1.0", "are not valid"),
-        ("high", "'high' are not valid"),
-        ("0.5,", "are not valid"),
-        ("1.5", "keep ratio 1.5 is out of range"),
-        ("0:1:0.1", "keep ratio 0 is out of range"),
-        ("nan", "keep ratio NaN is out of range"),
-        ("0.5:1.0:0", "'0.5:1.0:0' make no range"),
-        ("0.5:1.0:nan", "are not valid"),
-        ("1.0:0.5:0.1", "make no range: write the least, the greatest"),
-        ("0.1:1.0:1e-9", "make no range"),
-    ],
-)
-def test_what_is_no_ratio_is_refused(text: str, problem: str) -> None:
-    with pytest.raises(ScheduleError) as refused:
-        parse_ratio_list(text)
-    assert problem in str(refused.value)
-
-
-# ---------------------------------------------------------------- the front
-
-POINTS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=30)
-
-
-@given(POINTS)
-def test_the_front_is_what_nothing_beats(points: list[tuple[float, float]]) -> None:
-    front = find_front(points)
-
-    def beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
-        return one != other and one[0] <= other[0] and one[1] >= other[1]
-
-    for place, point in enumerate(points):
-        beaten = any(beats(points[other], point) for other in front)
-        assert (place in front) != beaten
-    ordered = sorted(points[place] for place in front)
-    assert [quality for _, quality in ordered] == sorted(quality for _, quality in ordered)
-
-
-def test_a_machine_that_slows_down_does_not_decide_the_front() -> None:
-    """The same speed-ups on a machine that halves its speed on the way, and a row that failed."""
-
-    def front_of(*drifts: float) -> tuple[tuple[int, ...], list[list[float]]]:
-        rows = []
-        for drift, (ratio, precision, speedup, accuracy) in zip(drifts, found, strict=True):
-            twin = drift * (20.0 if precision == "fp32" else 12.0)
-            measured = Measured(
-                (34,), 49, 10, 20, 999, twin / speedup, twin, speedup, 1.0, accuracy
-            )
-            rows.append(Row(ratio, precision, 8, "", measured))
-        rows.append(Row(0.1, "fp32", 8, "", None, "keeps none"))
-        sweep = Sweep(
-            *("ckpt.pth", "out", "onnxruntime", None, "digits.npz", True, 0.98),
-            *(tuple(rows), (), 0, (), (), 0.0),
-        )
-        panels = draw_panels(sweep)
-        return find_best(rows), [[mark.cost for mark in panel.marks] for panel in panels]
-
-    found = (
-        (0.5, "fp32", 2.0, 0.90),  # 10 ms
-        (0.7, "fp32", 1.6, 0.95),  # 12.5 ms
-        (0.9, "fp32", 1.25, 0.94),  # 16 ms, and worse than 0.7
-        (0.7, "int8", 1.5, 0.93),  # 8 ms
-    )
-    steady = front_of(1.0, 1.0, 1.0, 1.0)
-    assert steady == ((1, 3), [[10.0, 12.5, 16.0, 8.0]])
-    assert front_of(1.0, 2.0, 1.0, 1.0) == steady  # 0.7 would take 25 ms, and 0.9 beat it
-
-
-def test_the_plot_is_drawn_alike_each_time(tmp_path: Path) -> None:
-    marks = (Mark("fp32", "0.5", 10.0, 0.97), Mark("int8", "0.5", 6.0, 0.96))
-    panels = (
-        Panel("batch 1", marks, Mark("", "dense, fp32", 20.0, 0.98)),
-        Panel("batch 8", marks[:1], None),
-    )
-    drawn = []
-    for number in range(2):
-        targets = [tmp_path / f"{number}.{kind}" for kind in ("png", "svg")]
-        draw_front(panels, "ms", "accuracy, %", targets)
-        drawn.append([target.read_bytes() for target in targets])
-    assert drawn[0] == drawn[1]
-    with Image.open(tmp_path / "0.png") as picture:
-        assert picture.width > 2 * picture.height
-    text = drawn[0][1].decode()
-    for label in ("batch 1", "batch 8", "dense, fp32", "int8", "accuracy, %"):
-        assert f">{label}<" in text
-
-
-def test_without_matplotlib_one_sentence_names_the_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    panel = Panel("", (Mark("fp32", "0.5", 10.0, 0.97),), None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'matplotlib>="):
-        draw_front([panel], "ms", "accuracy, %", [tmp_path / "a.png"])
-    assert os.listdir(tmp_path) == []
-
-
-# ---------------------------------------------------------------- rows on disk
-
-
-def test_a_journal_keeps_whole_rows_and_drops_a_torn_one(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "rows.jsonl"
-    with open_journal(path, {"a": 1}, "do other") as journal:
-        assert journal.rows == ()
-        journal.append({"row": 1})
-        journal.append({"row": 2})
-    whole = path.read_bytes()
-    for torn in (b"{", b'{"row": 3', b'{"row": 3}'):
-        path.write_bytes(whole + torn)
-        with open_journal(path, {"a": 1}, "do other") as journal:
-            assert journal.rows == ({"row": 1}, {"row": 2})
-            assert path.read_bytes() == whole
-            journal.append({"row": 3})
-        assert path.read_bytes() == whole + b'{"row": 3}\n'
-
-
-def test_a_journal_of_something_else_is_refused_and_says_what_differs(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    with open_journal(path, {"on": identified("a.pth", "a" * 64), "cores": None, "b": (1,)}, "x"):
-        pass
-    with open_journal(path, {"on": identified("b.pth", "a" * 64), "cores": None, "b": (1,)}, "x"):
-        pass  # renamed
-    before = path.read_bytes()
-    with (
-        pytest.raises(
-            InputError,
-            match=r"on was a\.pth \(aaaaaaaa\) and is a\.pth \(bbbbbbbb\); cores was not given and "
-            r"is 2; take another$",
-        ),
-        open_journal(
-            path, {"on": identified("a.pth", "b" * 64), "cores": 2, "b": [1]}, "take another"
-        ),
-    ):
-        pass
-    assert path.read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    ("content", "problem"),
-    [
-        (b"", "does not say what its rows are of"),
-        (b"[]\n", "line 1 of"),
-        (b'{"format": 99, "of": {}}\n', "does not say what its rows are of"),
-        (b'{"format": 1, "of": {}}\n\xff\n{}\n', "line 2 of"),
-    ],
-)
-def test_a_damaged_journal_is_refused(tmp_path: Path, content: bytes, problem: str) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(content)
-    with pytest.raises(InputError, match=problem), open_journal(path, {}, "take another"):
-        pass
-    assert path.read_bytes() == content
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no such locks there")
-def test_a_journal_is_one_processes_at_a_time(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    with (
-        open_journal(path, {}, "x"),
-        pytest.raises(InputError, match="another process is writing to"),
-        open_journal(path, {}, "x"),
-    ):
-        pass
-
-
-# ---------------------------------------------------------------- sweeps
 
 
 def told(row: Row) -> dict[str, Any]:

@@ -96,8 +96,10 @@ def __getattr__(name: str) -> Any:
 
 
 def _without_torch(name: str) -> Callable[..., NoReturn]:
-    """What stands for a function whose module imports PyTorch, where there is none: so that
-    ``from dynexport import *`` and ``help(dynexport)`` do their work."""
+    """What stands for a function whose module imports PyTorch, where there is none.
+
+    So ``from dynexport import *`` and ``help(dynexport)`` do their work.
+    """
 
     def lacking(*_: object, **__: object) -> NoReturn:
         raise MissingExtraError("torch", "convert")

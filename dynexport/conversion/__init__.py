@@ -80,13 +80,13 @@ def convert(
     of how far calibration is, and of an engine's phases. Raises DynexportError's subclasses; then
     nothing was written, but for the ONNX file and its bundle where only the engine cannot be built.
     """
-    require_convert_extras()
+    recipe = as_recipe(recipe, ratio)
+    require_convert_extras(recipe.checkpoint)
     from dynexport.pytorch.export import export_onnx, record_reference
     from dynexport.pytorch.model import describe_original
     from dynexport.pytorch.rewrite import prove, rewrite
 
-    recipe, clock = as_recipe(recipe, ratio), Clock(on_step)
-    edition = find_builder(recipe)
+    clock, edition = Clock(on_step), find_builder(recipe)
     with clock("read the checkpoint"):
         trained, keep, targets, steps, images = read_inputs(recipe, edition)
     with clock("rewrite masks to top-k gathers"):

@@ -82,7 +82,7 @@ def read_pictures(recipe: Recipe, steps: Preprocessing) -> NDArray[Any]:
 
 def open_checkpoint(recipe: Recipe) -> TrainedModel:
     """Read a checkpoint, and fill the model it belongs to; CheckpointError says what is wrong."""
-    require_convert_extras()
+    require_convert_extras(recipe.checkpoint)
     from dynexport.models import load_plugins
     from dynexport.pytorch.checkpoint import load_checkpoint
     from dynexport.pytorch.identify import build_model, identify

@@ -66,6 +66,7 @@ def build_engine(
     nothing was written.
     """
     path = existing_file(model, "an ONNX file")
+    graph = read_model(path)
     target = Path(path.with_suffix(".engine").name if output is None else output)
     beside = Sidecar.path_beside(target)
     for file in (target, beside):
@@ -73,7 +74,6 @@ def build_engine(
     require_kept([path], target, beside)
     found, options = find_edition(edition), options or BuildOptions()
     require_buildable(found, options)
-    graph = read_model(path)
     on_step(f"build {path.name} with {found.name} {found.load().__version__}")
     start = perf_counter()
     ranges = batch_ranges(graph, path.name, batches)

@@ -17,6 +17,7 @@ from typing import Any
 
 from dynexport.errors import DynexportError, EngineError
 from dynexport.files import existing_file, sha256_of
+from dynexport.files.kinds import ENGINE, other_kind
 from dynexport.formats.metadata import Batch, Metadata
 from dynexport.runtimes.tensorrt.options import BuildOptions
 from dynexport.runtimes.tensorrt.parser import Layer
@@ -69,7 +70,8 @@ class Sidecar:
         path = cls.path_beside(engine)
         if not path.is_file():
             raise EngineError(
-                f"{engine} has no sidecar {path.name}, so nobody knows what it was built for: "
+                other_kind(engine, ENGINE)
+                or f"{engine} has no sidecar {path.name}, so nobody knows what it was built for: "
                 f"{REBUILD}, or give `trust` if you know where it comes from"
             )
         try:

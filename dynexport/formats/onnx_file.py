@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,15 +10,8 @@ import onnx_ir as ir
 
 from dynexport.errors import ModelFileError
 from dynexport.files import existing_file
+from dynexport.files.kinds import ONNX, other_kind
 from dynexport.formats.metadata import Metadata
-
-CHECKPOINT = re.compile(
-    rb"PK\x03\x04.{26}[^/]*/data\.pkl"  # a zip, whose first entry torch.save names so
-    rb"|\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19\."  # the number that torch.save began with before
-    rb'|.{4}\0{4}\{"',  # safetensors: the length of a JSON object, and the object
-    re.DOTALL,
-)
-"""How files of weights begin."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,17 +41,8 @@ def read_model(path: str | Path) -> ir.Model:
 
 def _unreadable(path: Path) -> ModelFileError:
     """The error for a file that holds no graph: of another kind, or damaged."""
-    with path.open("rb") as stream:
-        head = stream.read(1024)
-    if CHECKPOINT.match(head):
-        named = shlex.quote(str(path))
-        return ModelFileError(
-            f"{path} is a checkpoint, not an ONNX file: run  dynexport convert {named}  first, and "
-            "give the .onnx that it writes"
-        )
-    if head.startswith(b"PK\x03\x04"):
-        return ModelFileError(f"{path} is an .npz or another zip, not an ONNX file: give an .onnx")
-    return ModelFileError(f"{path} is not a complete ONNX file: export it again")
+    other = other_kind(path, ONNX)
+    return ModelFileError(other or f"{path} is not a complete ONNX file: export it again")
 
 
 def read_metadata(path: str | Path, model: ir.Model | None = None) -> Metadata:

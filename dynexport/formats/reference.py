@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dynexport.errors import ModelFileError
 from dynexport.files import existing_file
+from dynexport.files.kinds import BUNDLE, other_kind
 from dynexport.formats.metadata import ExportSpec, Metadata
 from dynexport.images import DAMAGED_NPZ, Preprocessing
 
@@ -99,7 +100,8 @@ class ReferenceBundle:
                     made_for=facts,
                 )
         except DAMAGED_NPZ:
-            raise _incomplete(path) from None
+            other = other_kind(path, BUNDLE)
+            raise ModelFileError(other) if other else _incomplete(path) from None
 
     def require_made_for(self, metadata: Metadata, path: Path, model: Path) -> None:
         """ModelFileError unless this bundle answers, in full, for the model described."""

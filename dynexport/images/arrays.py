@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dynexport.errors import ImageError
+from dynexport.files.kinds import ARRAYS, kind_of
 from dynexport.images.preprocessing import LARGEST_PICTURE, Preprocessing
 
 DAMAGED_NPZ = (
@@ -70,7 +71,7 @@ class ImageArray:
     @classmethod
     def open(cls, path: Path) -> ImageArray:
         """Read the headers and the labels; ImageError if the file is something else."""
-        other = f"{path} is no folder and no .npz with an array 'images': give one of the two"
+        other = _no_images(path)
         with _reading(other), zipfile.ZipFile(path) as archive:
             header = _read_header(archive, "images")
             labels = _read_labels(archive, path) if "labels.npy" in archive.namelist() else None
@@ -145,6 +146,13 @@ class ImageArray:
                 yield row.astype(dtype.newbyteorder("="), copy=False)
             while stream.read(CHUNK):  # at the end zipfile compares the checksum
                 pass
+
+
+def _no_images(path: Path) -> str:
+    """What to say of a file that holds no images, naming what it is where that is known."""
+    kind = kind_of(path)
+    told = f"{path} is {kind}, no folder" if kind and kind != ARRAYS else f"{path} is no folder"
+    return f"{told} and no .npz with an array 'images': give one of the two"
 
 
 @contextmanager

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from dynexport.engine.sidecar import Sidecar
-from dynexport.errors import CheckpointError, ModelFileError
+from dynexport.errors import CheckpointError, InputError, ModelFileError
 from dynexport.files import existing_file, sha256_of
+from dynexport.files.kinds import CHECKPOINT, ENGINE, ONNX, kind_of, other_kind
 from dynexport.formats.onnx_file import read_metadata, read_model
 from dynexport.pytorch import require_convert_extras
 
@@ -19,12 +20,21 @@ def inspect_file(path: str | Path, *, plugins: Sequence[str | Path] = ()) -> dic
 
     Of an engine only the sidecar is read; ``plugins`` are files of families.
     """
-    path = existing_file(path, "a checkpoint, an ONNX file or an engine")
-    if path.suffix == ".onnx":
+    path = existing_file(path, INSPECTED)
+    kind = kind_of(path) or SUFFIXES.get(path.suffix, CHECKPOINT)
+    if kind == ONNX:
         return _inspect_onnx(path)
-    if path.suffix == ".engine":
+    if kind == ENGINE:
         return _inspect_engine(path)
-    return _inspect_checkpoint(path, plugins)
+    if kind == CHECKPOINT:
+        return _inspect_checkpoint(path, plugins)
+    raise InputError(f"{other_kind(path, INSPECTED)}")
+
+
+INSPECTED = "a checkpoint, an ONNX file or an engine"
+
+SUFFIXES = {".onnx": ONNX, ".engine": ENGINE}
+"""Where the content does not tell: it is damaged."""
 
 
 def _inspect_engine(path: Path) -> dict[str, Any]:
@@ -70,7 +80,7 @@ def _shape(value: Any) -> list[int | str]:
 
 
 def _inspect_checkpoint(path: Path, plugins: Sequence[str | Path]) -> dict[str, Any]:
-    require_convert_extras()
+    require_convert_extras(path)
     from dynexport.models import load_plugins, variant_name
     from dynexport.pytorch.checkpoint import load_checkpoint
     from dynexport.pytorch.identify import identify

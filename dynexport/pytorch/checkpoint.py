@@ -21,6 +21,7 @@ from torch import Tensor
 
 from dynexport.errors import CheckpointError
 from dynexport.files import existing_file, sha256_of
+from dynexport.files.kinds import CHECKPOINT, other_kind
 from dynexport.progress import unheard
 
 CONTAINERS = ("model", "model_ema", "state_dict")
@@ -32,12 +33,6 @@ ORDINARY = (*FLOATS, torch.int64, torch.int32, torch.int16, torch.int8, torch.ui
 
 PREFIXES = ("module.", "_orig_mod.", "backbone.")
 """What wrappers (DataParallel, torch.compile, detectors) put in front of every name."""
-
-ONNX_FILE = re.compile(rb"\x08[\x01-\x1f][\x12\x1a\x22\x28\x32\x3a\x42]")
-"""How an ONNX file begins: its version, a small number, and another of a ModelProto's fields."""
-
-ARRAYS_FILE = re.compile(rb"PK\x03\x04.{26}[^\0]*?\.npy", re.DOTALL)
-"""How an .npz begins: a zip whose first entry is an array."""
 
 
 @dataclass(frozen=True)
@@ -112,19 +107,10 @@ def _read_pickle(path: Path) -> Any:
 
 def _unreadable(path: Path) -> CheckpointError:
     """The error for a file that holds no weights: of another kind, or damaged."""
-    with path.open("rb") as stream:
-        head = stream.read(1024)
-    if ONNX_FILE.match(head):
-        return CheckpointError(
-            f"{path} is an ONNX file, not a checkpoint: give the checkpoint it was made from; "
-            "dynexport optimize takes ONNX files"
-        )
-    if ARRAYS_FILE.match(head):
-        return CheckpointError(
-            f"{path} is an .npz of arrays, not a checkpoint: give a .pth, .pt, .tar or .safetensors"
-        )
     return CheckpointError(
-        f"{path} is not a complete checkpoint: it is cut short, or no PyTorch file; copy it again"
+        other_kind(path, CHECKPOINT)
+        or f"{path} is not a complete checkpoint: it is cut short, or no PyTorch file; copy it "
+        "again"
     )
 
 

@@ -21,6 +21,9 @@ from dynexport.models import (
 )
 from dynexport.pytorch.checkpoint import Checkpoint
 
+FURTHER_TOKENS = {"dist_token": "a distillation token", "reg_token": "register tokens"}
+"""What some models have beside the class token, by name: positions then stand for more."""
+
 
 def identify(
     checkpoint: Checkpoint,
@@ -63,6 +66,7 @@ def identify(
         if img_size is not None:
             config = dataclasses.replace(config, img_size=img_size)
     except ModelError as error:
+        _require_no_further_tokens(checkpoint)
         if model in variants():
             raise _no_such(checkpoint, str(model), error) from None
         raise CheckpointError(f"{checkpoint.path}: {error}") from None
@@ -71,6 +75,15 @@ def identify(
             f"{checkpoint.path}: the model takes {config.in_chans} channels: pictures have 3"
         )
     return family, config
+
+
+def _require_no_further_tokens(checkpoint: Checkpoint) -> None:
+    for token, what in FURTHER_TOKENS.items():
+        if token in checkpoint.state:
+            raise CheckpointError(
+                f"{checkpoint.path} has {what} ({token!r}), for which no known family has a place: "
+                "train one without, or give a family of your own with `plugins`"
+            ) from None
 
 
 def _no_such(checkpoint: Checkpoint, model: str, error: ModelError) -> CheckpointError:

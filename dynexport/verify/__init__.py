@@ -113,7 +113,7 @@ def _ask_pytorch(
     checkpoint: Path, artifact: Artifact, model: Path, plugins: Sequence[str | Path]
 ) -> tuple[Original, ReferenceBundle]:
     """The checkpoint in PyTorch, and what it answers to the images of the bundle, or to others."""
-    require_convert_extras()
+    require_convert_extras(checkpoint)
     from dynexport.pytorch.model import open_original, reference_images
 
     metadata = artifact.require_metadata()

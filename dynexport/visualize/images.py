@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from dynexport.errors import InputError
+from dynexport.errors import ImageError, InputError
 from dynexport.files import existing_file
+from dynexport.files.kinds import PICTURE, other_kind
 from dynexport.formats.metadata import Metadata
 from dynexport.images import ImageSet, open_images
 from dynexport.images.folder import ImageFolder
@@ -28,6 +29,8 @@ def find_images(
             found.append(open_images(source, steps, count=COUNT if count is None else count))
             continue
         file = existing_file(source, "a picture, a folder of pictures or an .npz")
+        if other := other_kind(file, PICTURE):
+            raise ImageError(other)
         steps.check(file)
         found.append(ImageSet(ImageFolder(file.parent, (file,), None), (0,), steps))
     if not found:

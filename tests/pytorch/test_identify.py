@@ -236,6 +236,20 @@ def test_position_embeddings_of_no_square_grid_are_refused(
         identify(in_hand(state, pruning_loc=[1, 2, 3]))
 
 
+@pytest.mark.parametrize(
+    ("token", "positions", "what"),
+    [("dist_token", 51, "a distillation token"), ("reg_token", 49, "register tokens")],
+)
+@pytest.mark.parametrize("model", [None, "deit-s"])
+def test_tokens_of_other_models_are_named(
+    state: State, token: str, positions: int, what: str, model: str | None
+) -> None:
+    """DeiT's own distilled models, and timm's with registers: the positions are not the cause."""
+    state |= {token: torch.zeros(1, 1, 64), "pos_embed": torch.zeros(1, positions, 64)}
+    with pytest.raises(CheckpointError, match=rf"^x\.pth has {what} \('{token}'\), for which no"):
+        identify(in_hand(state, pruning_loc=[1, 2, 3]), model)
+
+
 @pytest.mark.parametrize("dimension", [1, 4])
 def test_a_model_of_other_than_three_channels_is_refused(state: State, dimension: int) -> None:
     state["patch_embed.proj.weight"] = torch.zeros(64, dimension, 4, 4)

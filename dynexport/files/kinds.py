@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 import shlex
-import zipfile
 from pathlib import Path
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 CHECKPOINT = "a checkpoint"
 SCRIPT = "a TorchScript program"
@@ -53,7 +53,7 @@ ENTRIES: tuple[tuple[str, str], ...] = (
     (SCRIPT, r".*/constants\.pkl"),
     (PROGRAM, r"(.*/models/\w+|serialized_exported_program)\.json"),
     (CHECKPOINT, r".*/data\.pkl"),
-    (BUNDLE, r"facts\.npy"),
+    (BUNDLE, r"(facts|output:.*|kept_\d+|scores_\d+)\.npy"),
     (ARRAYS, r".*\.npy"),
     (ARCHIVE, r".*"),
 )
@@ -105,6 +105,8 @@ def other_kind(path: Path, expected: str) -> str | None:
     found = kind_of(path)
     if found is None or found == expected:
         return None
+    if expected == BUNDLE and (found == ARRAY or (found == ARRAYS and not is_zipfile(path))):
+        return None  # a bundle that was cut short
     if (found, expected) == (CHECKPOINT, ONNX):
         advice = (
             f"run  dynexport convert {shlex.quote(str(path))}  first, and give the .onnx that it "
@@ -122,7 +124,7 @@ def _entries(path: Path, head: bytes) -> list[str]:
     if not head.startswith(ZIP):
         return []
     try:
-        with zipfile.ZipFile(path) as archive:
+        with ZipFile(path) as archive:
             return archive.namelist()
-    except (OSError, ValueError, zipfile.BadZipFile):
+    except (OSError, ValueError, BadZipFile):
         return []

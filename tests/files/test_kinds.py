@@ -77,8 +77,9 @@ TAKEN = {
     "images": {kinds.BUNDLE, kinds.ARRAYS},
     "images to calibrate on": {kinds.BUNDLE, kinds.ARRAYS},
     "a picture": {kinds.BUNDLE, kinds.ARRAYS},
+    "a bundle": {kinds.ARRAY},
 }
-"""Kinds that a command takes as well."""
+"""Kinds that a command takes as well, or takes for a damaged file of its own."""
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,9 @@ SETTLE_SECONDS = 0.05
 
 T = TypeVar("T")
 Shape = tuple[int, int, int, int]
+TAILS = {"p90": 10, "p99": 100}
+"""Runs that a percentile needs: one of them lies beyond it. Of fewer it is the longest run."""
+
 OnFailure = Callable[[str, DynexportError], None]
 
 
@@ -61,6 +64,11 @@ class Timing:
     def computing(self) -> Spread:
         """What speed-ups are formed of: without transfers, where they can be told apart."""
         return self.total if self.gpu is None else self.gpu
+
+    def tail(self, name: str) -> float | None:
+        """Milliseconds, ``p90`` or ``p99`` of `computing`; None of too few runs for it."""
+        value: float = getattr(self.computing, name)
+        return value if self.runs >= TAILS[name] else None
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,9 @@ def told_efficiency(gain: Gain) -> str:
 
 def _bench_table(result: BenchResult, several: bool) -> Table:
     """A row a candidate, a block a batch size; where there are several, what each gained."""
-    spreads = ("min", "p50", "p90", "p99")
+    from dynexport.bench.timing import TAILS
+
+    spreads = ("min", "p50", *TAILS)
     on_gpu = any(timing.gpu for batch in result.batches for timing in batch.timings)
     transfers = ("with transfers", "enqueue") if on_gpu else ()
     gains = ("batch", "speed-up", "of ideal") if several else ()
@@ -172,7 +174,9 @@ def _bench_table(result: BenchResult, several: bool) -> Table:
     for batch in result.batches:
         gained = {f"{g.runtime} sparse": g for g in batch.gains}
         for timing in batch.timings:
-            cells = [f"{getattr(timing.computing, name):.2f}" for name in spreads]
+            tails = (timing.tail(name) for name in TAILS)
+            told = [timing.computing.min, timing.computing.p50, *tails]
+            cells = ["" if value is None else f"{value:.2f}" for value in told]
             if on_gpu:
                 cells.append(f"{timing.total.p50:.2f}")
                 cells.append("" if timing.enqueue is None else f"{timing.enqueue.p50:.3f}")

@@ -217,11 +217,13 @@ def test_a_gpu_provider_that_is_not_there(tiny_conversion: Conversion) -> None:
         bench_model(tiny_conversion.onnx, backends=["onnxruntme"])
 
 
-def on_a_gpu(label: str, batch: int, gpu: float) -> Timing:
+def on_a_gpu(label: str, batch: int, gpu: float, runs: int = 900) -> Timing:
     def spread(value: float) -> Spread:
         return Spread(value, value, value, value, rounds=(value,))
 
-    return Timing(label, batch, 9, spread(gpu + 0.5), spread(gpu), spread(0.01), 1000 * batch / gpu)
+    return Timing(
+        label, batch, runs, spread(gpu + 0.5), spread(gpu), spread(0.01), 1000 * batch / gpu
+    )
 
 
 def test_several_batches_are_one_table(capsys: pytest.CaptureFixture[str]) -> None:
@@ -241,9 +243,11 @@ def test_several_batches_are_one_table(capsys: pytest.CaptureFixture[str]) -> No
     head, *rows = lines[2:9]
     heads = "min p50 p90 p99 with transfers enqueue images/s runs batch speed-up of ideal"
     assert " ".join(head.split()) == heads
-    figures = "tensorrt sparse 1.00 1.00 1.00 1.00 1.50 0.010 1000.0 9 1 0.90 ± 0.01 x 60.0% ± 0.7%"
+    figures = (
+        "tensorrt sparse 1.00 1.00 1.00 1.00 1.50 0.010 1000.0 900 1 0.90 ± 0.01 x 60.0% ± 0.7%"
+    )
     assert " ".join(rows[0].split()) == figures
-    assert rows[5].split()[-2:] == ["9", "64"]
+    assert rows[5].split()[-2:] == ["900", "64"]
     assert lines[9] == "tensorrt: sparse pays from batch 8 on, ideal by MACs 1.50 x"
     assert lines[10].startswith("NVIDIA L4, SM clock 1500 to 1500 MHz")
     assert lines[10].endswith("slowed down by software power cap")
@@ -256,6 +260,17 @@ def test_several_batches_are_one_table(capsys: pytest.CaptureFixture[str]) -> No
 def shown(capsys: pytest.CaptureFixture[str], *batches: BatchResult) -> list[str]:
     show_bench(results.summarise("m.onnx", 2, 1.5, batches, {}, None, None, (), HOST))
     return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.parametrize(("runs", "told"), [(1, 2), (9, 2), (10, 3), (99, 3), (100, 4)])
+def test_no_percentile_is_printed_that_its_runs_do_not_support(
+    runs: int, told: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One run has no 99th percentile, and ten none beyond them all."""
+    timed = on_a_gpu("onnxruntime sparse", 1, 1.0, runs)
+    lines = shown(capsys, BatchResult(1, (timed,), ()))
+    row = next(line for line in lines if line.startswith("onnxruntime sparse"))
+    assert row.split().count("1.00") == told
 
 
 def test_a_quotient_is_printed_with_its_error(capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,7 +36,7 @@ def test_it_runs_from_checkpoint_to_picture(
     monkeypatch.chdir(tmp_path / "notebook")
     variables: dict[str, Any] = {}
     looked, converted, verified, timed, drawn, _ = (run_cell(cell, variables) for cell in CELLS)
-    assert looked == ("deit", 6, [1, 2, 3])
+    assert looked == ("deit", 6, (1, 2, 3))
     assert converted == (196, (137, 96, 67), 1.75)
     assert verified == (0.982, [1.0, 1.0, 1.0])
     assert isinstance(timed, str)

@@ -198,7 +198,8 @@ def test_numbers_are_those_of_the_json(made: Reported) -> None:
     for model in made.report.models:
         assert model.bench is not None
         for timing in model.bench.batches[0].timings:
-            assert {timing.total.p50, timing.total.p99, timing.images_per_second} <= shown
+            assert {timing.total.p50, timing.images_per_second} <= shown
+            assert timing.total.p99 in shown or timing.runs < 100
         if model.bench.gain is not None:  # of two rounds: the quotients are not to be shown
             assert model.bench.ideal in shown
             assert model.bench.unsettled.startswith("not settled: 2 rounds, give at least 5")

@@ -1,63 +1,23 @@
-"""OpenVINO, for real: the same answers as ONNX Runtime's, and refusals in one sentence."""
+"""OpenVINO's answers: those of ONNX Runtime and of PyTorch, at every batch."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
-from made.onnx_models import FLOAT, HALF, model_of, node
-from made.tiny import Tiny, convert_tiny, take_batches, typed, write
-from numpy.typing import NDArray
+from made.in_openvino import cast, images_for
+from made.onnx_models import FLOAT, HALF
+from made.tiny import Tiny, typed, write
 from onnx import TensorProto
 
-from dynexport.bench import bench_model
-from dynexport.bench.layer_groups import GROUPS
-from dynexport.bench.timing import Plan
-from dynexport.errors import DeviceError, InputError, MissingExtraError, ModelFileError
+from dynexport.errors import ModelFileError
 from dynexport.formats.onnx_file import to_bytes
 from dynexport.graph.replay import replay_selection, rows_of
-from dynexport.runtimes import LayerRunner, open_runner, require_runtime, runtimes
+from dynexport.runtimes import open_runner
 from dynexport.verify import verify_model
-
-RATIOS = (0.7, 0.5, 0.3)
-FORMS = ("sparse", "dense")
-BRIEFLY = Plan(rounds=1, round_seconds=0.01, warmup_seconds=0.0)
-
-
-@pytest.fixture(scope="module", params=["deit", "lvvit", "swin", "convnext"])
-def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    return convert_tiny(tmp_path_factory.mktemp("tiny"), request.param, RATIOS, batch="1:3:5")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a DeiT was converted: deit.pth, deit.onnx and its bundle."""
-    return tmp_path_factory.mktemp("deit")
-
-
-@pytest.fixture(scope="module")
-def deit(folder: Path) -> Tiny:
-    return convert_tiny(folder, "deit", RATIOS, batch="1:3:5")
-
-
-def images_for(tiny: Tiny, batch: int) -> NDArray[np.float32]:
-    size = tiny.metadata.preprocessing.img_size
-    return np.random.default_rng(batch).normal(size=(batch, 3, size, size)).astype(np.float32)
-
-
-def cast(source: int, target: int, *shape: int | str) -> bytes:
-    """A graph that turns ``images`` of one type into ``y`` of another."""
-    cast_node = node("Cast", "images", "y", to=target)
-    model = model_of([cast_node], [("images", shape, source)], [("y", shape, target)])
-    content: bytes = model.SerializeToString()
-    return content
-
-
-# ---------------------------------------------------------------- answers
 
 
 def test_answers_are_those_of_onnx_runtime_at_every_batch(tiny: Tiny) -> None:
@@ -162,122 +122,3 @@ def test_images_are_given_in_half_where_the_file_takes_them_so() -> None:
         assert runner.run(images)["y"].tolist() == [[1.0, float(np.float16(1.2345))]]
     with pytest.raises(ModelFileError, match=r"images as bf16, .*inputs and outputs in float32$"):
         open_runner("openvino", cast(TensorProto.BFLOAT16, FLOAT, "batch", 2))
-
-
-# ---------------------------------------------------------------- timing
-
-
-def test_it_is_timed_beside_onnx_runtime(deit: Tiny, folder: Path) -> None:
-    result = bench_model(
-        folder / "deit.onnx",
-        backends=["openvino", "onnxruntime"],
-        threads=1,
-        pytorch=False,
-        profile=True,
-        plan=BRIEFLY,
-    )
-    labels = [f"{name} {form}" for name in ("openvino", "onnxruntime") for form in FORMS]
-    assert [timing.label for timing in result.batches[0].timings] == labels
-    assert [gain.runtime for gain in result.batches[0].gains] == ["openvino", "onnxruntime"]
-    assert list(result.layers) == labels
-    sparse, dense = result.layers["openvino sparse"], result.layers["openvino dense"]
-    assert tuple(sparse) == GROUPS
-    assert all(sparse[group] > 0 for group in GROUPS)
-    assert dense["predictor"] < sparse["predictor"]
-
-
-def test_layers_are_timed_where_that_was_asked_for(deit: Tiny) -> None:
-    with open_runner("openvino", to_bytes(deit.graph), threads=1, profile=True) as runner:
-        assert isinstance(runner, LayerRunner)
-        for _ in range(3):
-            runner.run(images_for(deit, 3))
-        times = runner.layers()
-    assert {"blocks.0.attn.q/Add", "blocks.0.mlp.fc2/Add", "score_predictor.0/TopK"} <= set(times)
-    assert sum(times.values()) > 0
-    assert all("/" in name for name in list(times)[:-1])
-
-
-# ---------------------------------------------------------------- refusals
-
-
-def test_only_shapes_that_the_file_takes(deit: Tiny) -> None:
-    """With its shapes freed OpenVINO would compute any that its nodes happen to take."""
-    with open_runner("openvino", to_bytes(take_batches(deit, "2").graph)) as runner:
-        assert runner.run(images_for(deit, 2))["logits"].shape == (2, 10)
-        words = r"takes images of shape \[2,3,28,28\], and was given \[3, 3, 28, 28\]$"
-        with pytest.raises(ModelFileError, match=words):
-            runner.run(images_for(deit, 3))
-    with (
-        open_runner("openvino", cast(FLOAT, HALF, "batch", 3)) as runner,
-        pytest.raises(
-            ModelFileError, match=r"takes images of shape \[\?,3\], and was given \[1, 4\]"
-        ),
-    ):
-        runner.run(np.zeros((1, 4), np.float32))
-
-
-def test_a_damaged_file_is_one_sentence(folder: Path, deit: Tiny, tmp_path: Path) -> None:
-    whole = (folder / "deit.onnx").read_bytes()
-    cut = tmp_path / "cut.onnx"
-    cut.write_bytes(whole[: len(whole) // 2])
-    for model in (cut, whole[: len(whole) // 2], b"", tmp_path / "none.onnx"):
-        with pytest.raises(ModelFileError) as found:
-            open_runner("openvino", model)
-        words = str(found.value)
-        assert words.startswith("OpenVINO cannot load the model: ")
-        assert "\n" not in words
-        assert ".cpp" not in words
-
-
-def test_what_it_cannot_load_or_run_is_named() -> None:
-    ends = [("images", ("batch", 4), FLOAT)], [("y", None, FLOAT)]
-    with pytest.raises(ModelFileError, match=r"cannot load the model: .* operations: NoSuch-20$"):
-        open_runner(
-            "openvino", model_of([node("NoSuch", "images", "y")], *ends).SerializeToString()
-        )
-    reshape = model_of([node("Reshape", "images shape", "y")], *ends, shape=np.array([7, 5]))
-    with (
-        open_runner("openvino", reshape.SerializeToString()) as runner,
-        pytest.raises(ModelFileError, match=r"^OpenVINO cannot run the model: [^\n]*hape[^\n]*$"),
-    ):
-        runner.run(np.zeros((1, 4), np.float32))
-
-
-def test_without_the_package_the_extra_is_named(
-    deit: Tiny, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "openvino", None)
-    words = r"^openvino is not installed, .* run  pip install 'openvino>=[\d.]+'$"
-    for ask in (
-        lambda: require_runtime("openvino"),
-        lambda: open_runner("openvino", to_bytes(deit.graph)),
-        lambda: bench_model(folder / "deit.onnx", backends=["openvino"]),
-        lambda: verify_model(folder / "deit.onnx", backend="openvino"),
-    ):
-        with pytest.raises(MissingExtraError, match=words):
-            ask()
-
-
-def test_bf16_is_computed_where_the_processor_does(deit: Tiny) -> None:
-    """OpenVINO would compute in float32 elsewhere and say nothing."""
-    import openvino
-
-    content, images = to_bytes(deit.graph), images_for(deit, 3)
-    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        with pytest.raises(DeviceError, match=r"does not compute in bf16.*`backend` openvino$"):
-            open_runner("openvino-bf16", content)
-        return
-    with open_runner("openvino", content) as exact, open_runner("openvino-bf16", content) as runner:
-        error = np.abs(runner.run(images)["logits"] - exact.run(images)["logits"]).max()
-    assert 1e-4 < error < 0.5
-
-
-def test_an_unknown_backend_is_told_their_names(folder: Path, deit: Tiny) -> None:
-    assert {"openvino", "openvino-bf16"} < set(runtimes())
-    words = "unknown backend 'openvin': did you mean 'openvino'.* openvino, openvino-bf16$"
-    for ask in (
-        lambda: verify_model(folder / "deit.onnx", backend="openvin"),
-        lambda: bench_model(folder / "deit.onnx", backends=["openvin"]),
-    ):
-        with pytest.raises(InputError, match=words):
-            ask()

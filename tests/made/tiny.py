@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,8 +169,34 @@ def convert_tiny(
     **changes: Any,
 ) -> Tiny:
     """Through a checkpoint, as users do; ``ratios`` of None gives a dense model, the usual target
-    standard operators alone."""
-    trained = build(family, 0, **changes)
+    standard operators alone.
+
+    The folder gets FAMILY.pth, FAMILY.onnx and its bundle. They are made once in a process."""
+    made = _convert_once(family, ratios, batch, target, tuple(sorted(changes.items())))
+    for path in Path(made.folder.name).iterdir():
+        shutil.copy(path, folder)
+    return dataclasses.replace(made.tiny, graph=made.tiny.graph.clone())
+
+
+@dataclass(frozen=True)
+class Made:
+    """A conversion, and where its files stay as long as the process."""
+
+    tiny: Tiny
+    folder: tempfile.TemporaryDirectory[str]
+
+
+@functools.cache
+def _convert_once(
+    family: str,
+    ratios: tuple[float, ...] | None,
+    batch: str,
+    target: str,
+    changes: tuple[tuple[str, Any], ...],
+) -> Made:
+    kept = tempfile.TemporaryDirectory()
+    folder = Path(kept.name)
+    trained = build(family, 0, **dict(changes))
     config = trained.config
     args = {"pruning_loc": list(config.prune_at), "input_size": config.img_size}
     heads = getattr(config, "num_heads", None)
@@ -186,7 +215,7 @@ def convert_tiny(
         )
     lean = rewrite(trained, None if ratios is None else KeepSchedule(ratios))
     bundle = ReferenceBundle.load(result.reference)
-    return Tiny(read_model(result.onnx), result.metadata, lean, bundle)
+    return Made(Tiny(read_model(result.onnx), result.metadata, lean, bundle), kept)
 
 
 def typed(tiny: Tiny, precision: str) -> ir.Model:

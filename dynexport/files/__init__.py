@@ -9,7 +9,7 @@ import pkgutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,9 @@ def existing_file(path: str | Path, kind: str) -> Path:
 def written_whole(*targets: Path) -> Iterator[tuple[Path, ...]]:
     """Temporary paths beside ``targets``, renamed onto them together when the block succeeds.
 
+    A target that is a link stays one: the file it leads to is written, and the temporary path is
+    beside that.
+
     When it raises or is interrupted, the targets stay as they were, and the temporary files and
     the folders made for them are removed.
     """
@@ -55,7 +58,7 @@ def written_whole(*targets: Path) -> Iterator[tuple[Path, ...]]:
             drafts.append(_draft_beside(target))
         yield tuple(drafts)
         for draft, target in zip(drafts, targets, strict=True):
-            os.replace(draft, target)
+            os.replace(draft, _written(target))
         made.clear()
     except OSError as error:  # a full disk, a folder taken away
         raise _cannot_write(targets[0], error.strerror) from None
@@ -79,11 +82,14 @@ def require_writable(target: Path) -> None:
             raise InputError(f"{target} is a folder: name a file to write")
         if target.exists() and not target.is_file():
             raise InputError(f"{target} is no regular file: name one to write")
-        nearest = next(folder for folder in target.absolute().parents if folder.exists())
-    except OSError as error:  # a name no file can have
+        file = _written(target)
+        nearest = next(folder for folder in file.absolute().parents if folder.exists())
+    except OSError as error:  # a name no file can have, links in a circle
         raise _cannot_write(target, error.strerror) from None
     if not nearest.is_dir():
         raise _cannot_write(target, f"{nearest} is a file, not a folder")
+    if target.is_symlink() and nearest != file.parent:
+        raise _cannot_write(target, f"it is a link to {file}, whose folder does not exist")
     if not os.access(nearest, os.W_OK):
         raise _cannot_write(target, f"no permission to write in {nearest}")
 
@@ -97,21 +103,34 @@ def require_onnx_target(target: Path) -> None:
 
 def require_kept(sources: Iterable[str | Path | None], *targets: Path) -> None:
     """InputError if a file that is read would be overwritten by one of ``targets``."""
-    written = {target.resolve() for target in targets}
+    written = {os.path.realpath(target) for target in targets}
     for source in sources:
-        if source is not None and Path(source).resolve() in written:
+        if source is not None and os.path.realpath(source) in written:
             raise InputError(f"{source} would be overwritten: choose another file with -o")
 
 
 def _make_folder(target: Path) -> list[Path]:
     """Make the folder ``target`` goes into; the folders made, the innermost first."""
     require_writable(target)
-    missing = [folder for folder in target.absolute().parents if not folder.exists()]
+    file = _written(target).absolute()
+    missing = [folder for folder in file.parents if not folder.exists()]
     try:
-        target.absolute().parent.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _cannot_write(target, error.strerror) from None
     return missing
+
+
+def _written(target: Path) -> Path:
+    """The file that writing to ``target`` writes: where it leads, if it is a link.
+
+    OSError where links lead back to it.
+    """
+    if not target.is_symlink():
+        return target
+    with suppress(FileNotFoundError):  # a link to what is not there yet
+        target.stat()
+    return Path(os.path.realpath(target))
 
 
 def _cannot_write(target: Path, reason: str | None) -> InputError:
@@ -120,7 +139,8 @@ def _cannot_write(target: Path, reason: str | None) -> InputError:
 
 def _draft_beside(target: Path) -> Path:
     try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=target.suffix)
+        folder = _written(target).parent
+        handle, name = tempfile.mkstemp(dir=folder, prefix=".", suffix=target.suffix)
     except OSError as error:
         raise _cannot_write(target, error.strerror) from None
     os.close(handle)

@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 from dynexport.errors import InputError
-from dynexport.files import existing_file, sha256_of, written_whole
+from dynexport.files import (
+    existing_file,
+    require_kept,
+    require_writable,
+    save,
+    sha256_of,
+    written_whole,
+)
 
 
 def names_in(folder: Path) -> list[str]:
@@ -172,3 +179,61 @@ def test_sha256_is_that_of_the_whole_file(tmp_path: Path, content: bytes) -> Non
     path = tmp_path / "x"
     path.write_bytes(content)
     assert sha256_of(path) == hashlib.sha256(content).hexdigest()
+
+
+def test_a_link_is_written_through(tmp_path: Path) -> None:
+    """And so is a link to a link; the draft has the name's own suffix, which libraries go by."""
+    blob, link, second = tmp_path / "store" / "blob", tmp_path / "a.png", tmp_path / "b.png"
+    blob.parent.mkdir()
+    blob.write_bytes(b"old")
+    link.symlink_to("store/blob")
+    second.symlink_to(link)
+    with written_whole(second) as (draft,):
+        assert (draft.parent, draft.suffix) == (blob.parent, ".png")
+        draft.write_bytes(b"new")
+    assert (blob.read_bytes(), link.is_symlink(), second.is_symlink()) == (b"new", True, True)
+    assert names_in(tmp_path) == ["a.png", "b.png", "store", "store/blob"]
+
+
+def test_a_link_to_what_is_not_there_yet_is_written_through(tmp_path: Path) -> None:
+    link = tmp_path / "a.onnx"
+    link.symlink_to("b.onnx")
+    save(link, b"new")
+    assert link.is_symlink()
+    assert (tmp_path / "b.onnx").read_bytes() == b"new"
+
+
+def test_a_link_that_cannot_be_written_through_says_why(tmp_path: Path) -> None:
+    loop, lost, into_file = (tmp_path / name for name in ("loop.onnx", "lost.onnx", "file.onnx"))
+    loop.symlink_to(loop.name)
+    lost.symlink_to(tmp_path / "disk" / "b.onnx")
+    (tmp_path / "note").write_bytes(b"")
+    into_file.symlink_to(tmp_path / "note" / "b.onnx")
+    for link, reason in (
+        (loop, r"cannot write .*loop\.onnx: Too many levels of symbolic links"),
+        (lost, r"lost\.onnx: it is a link to .*disk/b\.onnx, whose folder does not exist"),
+        (into_file, r"file\.onnx: .*(Not a directory|note is a file)"),
+    ):
+        for attempt in (require_writable, lambda path: save(path, b"")):
+            with pytest.raises(InputError, match=reason):
+                attempt(link)
+    require_kept([loop], lost)
+    assert names_in(tmp_path) == ["file.onnx", "loop.onnx", "lost.onnx", "note"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_link_into_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    kept, link = tmp_path / "kept", tmp_path / "a.onnx"
+    kept.mkdir()
+    link.symlink_to(kept / "b.onnx")
+    kept.chmod(0o500)
+    with pytest.raises(InputError, match=r"a\.onnx: no permission to write in .*kept"):
+        require_writable(link)
+
+
+def test_a_link_to_a_file_that_is_read_is_refused(tmp_path: Path) -> None:
+    source, link = tmp_path / "a.pth", tmp_path / "a.onnx"
+    source.write_bytes(b"weights")
+    link.symlink_to(source)
+    with pytest.raises(InputError, match=r"a\.pth would be overwritten"):
+        require_kept([source], link)

@@ -28,15 +28,27 @@ class Exported:
 
 
 def read_model(path: str | Path) -> ir.Model:
-    """Load an ONNX file; ModelFileError if it is none, or is cut short."""
+    """Load an ONNX file; ModelFileError if it is none, or is cut short.
+
+    Its nodes stand in the order they run, also where the file has them in another: some tools
+    append theirs at the end, and runtimes take that.
+    """
     path = existing_file(path, "an ONNX file")
     try:
         proto = onnx.load(str(path))
         if not proto.graph.node:
             raise ValueError("no nodes")
-        return ir.serde.deserialize_model(proto)
+        model = ir.serde.deserialize_model(proto)
     except Exception:  # protobuf, onnx and ir each raise their own kinds for a damaged file
         raise _unreadable(path) from None
+    try:
+        for graph in (model.graph, *model.functions.values()):
+            graph.sort()
+    except ValueError:
+        raise ModelFileError(
+            f"{path} holds nodes that wait for each other's values: export it again"
+        ) from None
+    return model
 
 
 def _unreadable(path: Path) -> ModelFileError:

@@ -162,7 +162,10 @@ def convert(
     edition: BuildEdition = None,
     plugin: Plugins = None,
     opset: Annotated[
-        int, typer.Option(help="ONNX opset, 20 or later.", rich_help_panel=WRITTEN)
+        int,
+        typer.Option(
+            help="ONNX opset, 17 to 23; below 20 for older tools.", rich_help_panel=WRITTEN
+        ),
     ] = 20,
     target: Annotated[
         str,

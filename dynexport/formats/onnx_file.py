@@ -42,8 +42,9 @@ def read_model(path: str | Path) -> ir.Model:
     except Exception:  # protobuf, onnx and ir each raise their own kinds for a damaged file
         raise _unreadable(path) from None
     try:
-        for graph in (model.graph, *model.functions.values()):
-            graph.sort()
+        model.graph.sort()
+        for function in model.functions.values():
+            function.sort()
     except ValueError:
         raise ModelFileError(
             f"{path} holds nodes that wait for each other's values: export it again"

@@ -10,8 +10,20 @@ from dynexport.errors import InputError
 from dynexport.graph.constants import add_constant
 from dynexport.graph.patterns import is_standard
 
-OPSETS = (20, 21, 22, 23)
-"""What graphs are exported to. 20 brought Gelu; newer ones change nothing these graphs use."""
+OPSETS = (17, 18, 19, 20, 21, 22, 23)
+"""What files may be of. 17 brought LayerNormalization; newer ones than `USUAL` change nothing these
+graphs use."""
+
+USUAL = 20
+"""What files are of unless asked: it brought Gelu. Graphs are exported to it or a later one, and
+lowered from there; see `dynexport.graph.older_opset`."""
+
+IR_VERSIONS = {
+    opset: version
+    for _, version, opset, *_ in reversed(onnx.helper.VERSION_TABLE)
+    if version >= 8  # that brought functions
+}
+"""By opset, the version of the file format that came with it."""
 
 OLDEST = 13
 """Where axes of Squeeze and Unsqueeze became inputs and Softmax got its meaning of today."""
@@ -43,6 +55,17 @@ def require_opset(opset: int) -> None:
         raise InputError(f"opset {opset} is not supported: choose from {choices}")
 
 
+def set_opset(model: ir.Model, opset: int) -> None:
+    """Say which opset a graph is of; its nodes must be of it already.
+
+    And the version of the file format that came with it, as old runtimes refuse a later one.
+    """
+    for graph in (model.graph, *model.graph.subgraphs()):
+        graph.opset_imports[""] = opset
+    model.opset_imports[""] = opset
+    model.ir_version = IR_VERSIONS[opset]
+
+
 def raise_opset(model: ir.Model, to: int) -> bool:
     """Whether a graph now is of opset ``to`` or a later one.
 
@@ -59,9 +82,9 @@ def raise_opset(model: ir.Model, to: int) -> bool:
             _axes_to_input(model, node)
         if now < 18 <= to and node.op_type == "Split" and len(node.inputs) < 2:
             node.attributes["num_outputs"] = ir.AttrInt64("num_outputs", len(node.outputs))
-    for graph in (model.graph, *model.graph.subgraphs()):
-        graph.opset_imports[""] = to
-    model.opset_imports[""] = to
+    version = model.ir_version
+    set_opset(model, to)
+    model.ir_version = max(version, model.ir_version)  # it may hold what came with a later one
     return True
 
 
@@ -80,8 +103,12 @@ def _standard_nodes(model: ir.Model) -> list[ir.Node]:
 
 def _goes_on(node: ir.Node, now: int, to: int) -> bool:
     """Whether a node can be written in a later opset."""
-    if node.op_type in ALIKE or node.op_type in REDUCTIONS or node.op_type == "Split":
-        return True
+    known = node.op_type in ALIKE or node.op_type in REDUCTIONS or node.op_type == "Split"
+    return known or means_the_same(node, now, to)
+
+
+def means_the_same(node: ir.Node, now: int, to: int) -> bool:
+    """Whether ONNX defines an operator once for both opsets."""
     try:
         versions = {onnx.defs.get_schema(node.op_type, n, "").since_version for n in (now, to)}
     except onnx.defs.SchemaError:

@@ -41,7 +41,8 @@ from dynexport.formats.reference import ReferenceBundle
 from dynexport.graph.batch import free_batch, infer_shapes, set_batch
 from dynexport.graph.counts import count_with_twin, recount
 from dynexport.graph.names import name_after_modules
-from dynexport.graph.opset import OPSETS, require_opset
+from dynexport.graph.older_opset import lower_opset
+from dynexport.graph.opset import USUAL, require_opset, set_opset
 from dynexport.graph.rules.dead_rows import cut_dead_rows
 from dynexport.graph.selection import add_kept_outputs, find_selected
 from dynexport.graph.twin import MARK, read_marks
@@ -94,7 +95,7 @@ class OutputsOnly(nn.Module):
 
 
 def export_onnx(
-    model: SparseModel, spec: ExportSpec, *, emit_kept: bool = False, opset: int = OPSETS[0]
+    model: SparseModel, spec: ExportSpec, *, emit_kept: bool = False, opset: int = USUAL
 ) -> Exported:
     """The graph of an inference form: ``images`` float32 (B, 3, H, W) -> its outputs by name.
 
@@ -104,7 +105,8 @@ def export_onnx(
     require_opset(opset)
     config = model.config
     example = torch.zeros(TRACED_BATCH, config.in_chans, config.img_size, config.img_size)
-    graph = _translate(OutputsOnly(model), example, list(spec.outputs), opset)
+    exported_to = max(opset, USUAL)
+    graph = _translate(OutputsOnly(model), example, list(spec.outputs), exported_to)
     _fold_constants(graph)
     free_batch(graph)
     RemoveUnusedNodesPass()(graph)
@@ -120,6 +122,9 @@ def export_onnx(
     set_batch(graph, Batch.parse(spec.batch))
     if cut_dead_rows(graph):
         infer_shapes(graph)
+    set_opset(graph, exported_to)
+    if opset < USUAL:
+        lower_opset(graph, opset)
     graph.producer_name = "dynexport"
     graph.producer_version = spec.versions["dynexport"]
     graph.metadata_props.clear()

@@ -166,6 +166,7 @@ def convert_tiny(
     *,
     batch: str,
     target: str = "tensorrt",
+    opset: int = 20,
     **changes: Any,
 ) -> Tiny:
     """Through a checkpoint, as users do; ``ratios`` of None gives a dense model, the usual target
@@ -210,6 +211,7 @@ def _convert_once(
                 dense=ratios is None,
                 batch=batch,
                 target=target,
+                opset=opset,
                 output=folder / f"{family}.onnx",
             )
         )

@@ -34,6 +34,8 @@ PAGES = (
     *(ROOT / "README.md", ROOT / "docs" / "performance.md", ROOT / "docs" / "precision.md"),
     *(ROOT / "docs" / "quick-start.md", ROOT / "docs" / "sweep.md", MNIST / "README.md"),
 )
+FORMULATIONS = "formulations_amd-epyc-2-cores.md"
+KEEP_COUNTS = "keep_counts_amd-epyc-2-cores.json"
 PRECISIONS = "precisions_amd-epyc-2-cores.json"
 OURS = "dynexport"
 SIDE = 2048
@@ -125,6 +127,47 @@ def int8_table() -> str:
     return _table(head, rows)
 
 
+def keep_counts_table() -> str:
+    """Counts at the ends of the range that was tried, and multiples; against the ratio as it is."""
+    plain, *others = _keep_counts()
+    ends = [row for row in others if not row["label"].startswith("multiples")]
+    chosen = [plain, ends[0], ends[-1], *(row for row in others if row not in ends)]
+    head = "choice|tokens kept|rows computed|GMACs|ms|time|multiply-accumulates"
+    rows = []
+    for row in chosen:
+        time = "1" if row is plain else _ratio(row, plain, "measured").told()
+        cells = [re.sub(r"^multiples of (\d+)$", r"`--align \1`", row["label"])]
+        cells += [", ".join(map(str, row[name])) for name in ("keep_counts", "rows")]
+        cells += [_places(row["macs_sparse"] / 1e9, 3), _places(row["measured"]["p50"], 2)]
+        rows.append([*cells, time, _places(row["macs"], 3)])
+    return _table(head, rows)
+
+
+def keep_counts_spread() -> str:
+    """By how much time changes at most where the first stage keeps another count."""
+    plain, *others = _keep_counts()
+    times = [
+        _ratio(row, plain, "measured").median
+        for row in others
+        if not row["label"].startswith("multiples")
+    ]
+    return f"{_places(100.0 * max(abs(time - 1.0) for time in times), 1)} %"
+
+
+def align_8_cost() -> str:
+    """What rows in multiples of eight cost in time."""
+    plain, *others = _keep_counts()
+    row = next(row for row in others if row["label"] == "multiples of 8")
+    time = _ratio(row, plain, "measured").scaled(100.0)
+    return f"{_places(time.median - 100.0, 1)} ± {_places(time.error or 0.0, 1)} %"
+
+
+def formulations_table() -> str:
+    """As the benchmark wrote it."""
+    text = (ROOT / "benchmarks" / "results" / FORMULATIONS).read_text()
+    return "".join(line for line in text.splitlines(keepends=True) if line.startswith("|"))
+
+
 def precisions_table() -> str:
     """The demo's model in every precision: accuracy, agreement with PyTorch, size."""
     rows = [
@@ -185,17 +228,27 @@ TABLES: dict[str, Callable[[], str]] = {
     "peers": peers_table,
     "ideal": ideal_table,
     "int8": int8_table,
+    "keep-counts": keep_counts_table,
+    "formulations": formulations_table,
     "precisions": precisions_table,
     "training": training_table,
     "ink": ink_table,
 }
 
 WORDS: dict[str, Callable[[], str]] = {
+    "keep-counts-spread": keep_counts_spread,
+    "align-8-cost": align_8_cost,
     "int8-sizes": int8_sizes,
     "int8-models": int8_models,
     "mnist-mistakes": mnist_mistakes,
     "mnist-accuracies": mnist_accuracies,
 }
+
+
+def _keep_counts() -> list[dict[str, Any]]:
+    """The ratio as it is, then every other choice."""
+    record = ROOT / "benchmarks" / "results" / KEEP_COUNTS
+    return list(json.loads(record.read_text())["results"])
 
 
 def _mnist() -> dict[str, Any]:
@@ -239,9 +292,9 @@ def _versus(result: dict[str, Any], peer: dict[str, Any]) -> Ratio:
     return _ratio(theirs, ours)
 
 
-def _ratio(slow: dict[str, Any], fast: dict[str, Any]) -> Ratio:
-    """How many times faster, of two rows."""
-    return Ratio.of(*(SimpleNamespace(**row["times"]) for row in (slow, fast)))
+def _ratio(slow: dict[str, Any], fast: dict[str, Any], times: str = "times") -> Ratio:
+    """How many times faster, of two rows; ``times``: where they have their rounds."""
+    return Ratio.of(*(SimpleNamespace(**row[times]) for row in (slow, fast)))
 
 
 def _rate(result: dict[str, Any], row: dict[str, Any]) -> float:

@@ -11,7 +11,7 @@ import pytest
 from made.small_graphs import apply, in_memory, operators, small_graph
 from made.tiny import convert_tiny
 
-from dynexport.conversion import Conversion, Recipe, convert
+from dynexport.conversion import Recipe, convert
 from dynexport.errors import DynexportError
 from dynexport.formats.onnx_file import to_bytes
 from dynexport.graph.older_opset import lower_opset

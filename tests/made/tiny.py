@@ -173,7 +173,7 @@ def convert_tiny(
     standard operators alone.
 
     The folder gets FAMILY.pth, FAMILY.onnx and its bundle. They are made once in a process."""
-    made = _convert_once(family, ratios, batch, target, tuple(sorted(changes.items())))
+    made = _convert_once(family, ratios, batch, target, opset, tuple(sorted(changes.items())))
     for path in Path(made.folder.name).iterdir():
         shutil.copy(path, folder)
     return dataclasses.replace(made.tiny, graph=made.tiny.graph.clone())
@@ -193,6 +193,7 @@ def _convert_once(
     ratios: tuple[float, ...] | None,
     batch: str,
     target: str,
+    opset: int,
     changes: tuple[tuple[str, Any], ...],
 ) -> Made:
     kept = tempfile.TemporaryDirectory()

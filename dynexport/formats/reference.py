@@ -7,7 +7,7 @@ kept and the scores it ranked. Nothing in it is executed when it is read.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +112,17 @@ class ReferenceBundle:
                     f"{path} was recorded for {key} {self.made_for.get(key)}, but {model} has "
                     f"{value}: give the bundle that was written with it"
                 )
-        if not self._complete(metadata):
-            raise _incomplete(path)
+        if self._complete(metadata):
+            return
+        recorded = tuple(kept.shape[-1] for kept in self.kept if kept.ndim == 2)
+        same_stages = len(recorded) == len(metadata.keep_counts)
+        if same_stages and self._complete(replace(metadata, keep_counts=recorded)):
+            raise ModelFileError(
+                f"{model} says that its stages keep {_listed(metadata.keep_counts)} tokens, and "
+                f"PyTorch kept {_listed(recorded)} at the same ratios, as {path} has it: another "
+                "tool changed the counts; convert the checkpoint again"
+            )
+        raise _incomplete(path)
 
     def _complete(self, metadata: Metadata) -> bool:
         """Whether every array is there, of its type and shape, and every position on the grid."""
@@ -162,6 +171,10 @@ def _chosen_from(
     worst = np.where(taken, scores, np.inf).min(axis=1)
     others = np.where(ranked & ~taken, scores, -np.inf).max(axis=1)
     return bool(((scores != -np.inf) == ranked).all() and not (worst < others).any())
+
+
+def _listed(counts: tuple[int, ...]) -> str:
+    return ", ".join(map(str, counts))
 
 
 def _incomplete(path: Path) -> ModelFileError:

@@ -7,8 +7,8 @@ import dataclasses
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
-from dynexport.errors import DynexportError
-from dynexport.formats.metadata import Batch, Metadata
+from dynexport.errors import DynexportError, ModelFileError
+from dynexport.formats.metadata import PREFIX, Batch, Metadata
 from dynexport.graph.constants import int64_constant
 
 
@@ -79,7 +79,13 @@ def infer_shapes(model: ir.Model) -> None:
     ShapeInferencePass()(model)
     for node in model.graph:
         if any(value.shape is None for value in node.outputs if value.uses()):
-            raise DynexportError(
-                f"the shape of node {node.name} ({node.op_type}) does not follow from the "
-                "graph's inputs: this is a fault of the model's inference form"
+            found = (
+                f"the shape of node {node.name} ({node.op_type}) does not follow from the graph's "
+                "inputs"
             )
+            if any(key.startswith(PREFIX) for key in model.metadata_props):  # it was a file
+                raise ModelFileError(
+                    f"{found}: another tool changed the file, and dropped what defines that "
+                    "operator or its shapes; give the file that `convert` wrote"
+                )
+            raise DynexportError(f"{found}: this is a fault of the model's inference form")

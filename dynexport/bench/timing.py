@@ -75,7 +75,8 @@ class Timing:
 class Plan:
     """How long to measure: rounds, seconds each candidate runs in a round, seconds to warm up.
 
-    Without being told, a candidate warms up as long as two rounds take.
+    Without being told, a candidate warms up as long as two rounds take. Of fewer than five rounds
+    no speed-up is told (`dynexport.bench.ratios`).
     """
 
     rounds: int = 10

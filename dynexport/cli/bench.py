@@ -61,7 +61,10 @@ def bench(
     ] = None,
     rounds: Annotated[
         int,
-        typer.Option(help="Rounds; in each, every candidate runs once.", rich_help_panel=TIMING),
+        typer.Option(
+            help="Rounds, 5 or more for a speed-up; in each, every candidate runs once.",
+            rich_help_panel=TIMING,
+        ),
     ] = 10,
     round_seconds: Annotated[
         float, typer.Option(help="Seconds each candidate runs a round.", rich_help_panel=TIMING)

@@ -38,7 +38,10 @@ def report(
     ] = None,
     backend: Backend = None,
     bench: Annotated[bool, typer.Option(help="Time each model beside its dense twin.")] = True,
-    rounds: Annotated[int, typer.Option(help="Rounds; in each, every candidate runs once.")] = 10,
+    rounds: Annotated[
+        int,
+        typer.Option(help="Rounds, 5 or more for a speed-up; in each, every candidate runs once."),
+    ] = 10,
     round_seconds: Annotated[
         float, typer.Option(help="Seconds each candidate runs in a round.")
     ] = 0.5,

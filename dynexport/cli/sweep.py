@@ -115,7 +115,11 @@ def sweep(
         ),
     ] = None,
     rounds: Annotated[
-        int, typer.Option(help="Rounds; in each, file and twin run once.", rich_help_panel=TIMING)
+        int,
+        typer.Option(
+            help="Rounds, 5 or more for a speed-up; in each, file and twin run once.",
+            rich_help_panel=TIMING,
+        ),
     ] = 5,
     round_seconds: Annotated[
         float, typer.Option(help="Seconds each of them runs a round.", rich_help_panel=TIMING)

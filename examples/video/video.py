@@ -51,7 +51,7 @@ def main() -> None:
     if not drawn:
         sys.exit(f"error: {options.source} has no frames")
     save(drawn, options.out, options.fps)
-    print(f"wrote {options.out}: {len(drawn)} frames, each and {looked.stages} stages of it")
+    print(f"wrote {options.out}: {len(drawn)} frames, each with {looked.stages} stages")
 
 
 class Looker:

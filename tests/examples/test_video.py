@@ -108,3 +108,23 @@ def test_what_cannot_be_drawn_is_told(
             run(video, *words, "-o", tmp_path / "kept.gif")
         assert problem in str(left.value)
     assert not (tmp_path / "kept.gif").exists()
+
+
+def test_a_video_is_read_by_opencv(
+    video: Any, model: Path, clip: list[Image.Image], tmp_path: Path
+) -> None:
+    """Where it is installed; lossless, so that red and blue are told apart."""
+    cv2: Any = pytest.importorskip("cv2")
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"FFV1"), 5.0, (28, 28))
+    frames = [np.asarray(frame) * np.array([1, 0, 0], dtype=np.uint8) for frame in clip]
+    for frame in frames:
+        writer.write(np.ascontiguousarray(frame[..., ::-1]))
+    writer.release()
+    read = [np.asarray(frame) for frame in video.frames_of(str(path))]
+    assert len(read) == len(frames)
+    for one, other in zip(read, frames, strict=True):
+        assert np.abs(one.astype(int) - other).max() <= 2
+    run(video, model, path, "-o", tmp_path / "kept.gif")
+    with Image.open(tmp_path / "kept.gif") as written:
+        assert written.n_frames == len(frames)

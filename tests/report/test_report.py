@@ -229,11 +229,13 @@ def test_what_is_settled_stands_with_its_error(
         *("swin.onnx", None, model.bench.ideal, (replace(batch, gains=(gain,)),), {}),
         *(None, None, (), model.bench.machine),
     )
-    report = replace(made.report, models=(replace(model, bench=bench),))
+    report = replace(made.report, models=(replace(model, bench=bench),) * 2)
     page = Page(load_template().render(report=report))
     shown = {value for value, _ in page.numbers}
     assert {gain.speedup, gain.speedup_error, gain.efficiency, gain.efficiency_error} <= shown
     assert page.texts["p"][1].startswith(sentence)
+    cells = [" ".join(cell.split()) for cell in page.texts["td"]]
+    assert f"{speedup:.2f}{TIMES} ± {error:.2f}{TIMES}" in cells
 
 
 def test_numbers_are_written_as_they_are(made: Reported) -> None:

@@ -16,6 +16,8 @@
 #include <string>
 #include <vector>
 
+constexpr int SIDE = 16384;  // of the largest picture that is taken, pixels
+
 // 8 bits, rows from the top, red, green and blue of a pixel beside each other.
 struct Picture {
   int width, height;
@@ -79,6 +81,9 @@ Picture read_ppm(const std::string& path) {
   file >> kind >> width >> height >> largest;
   file.get();
   if (!file || kind != "P6" || largest != 255) throw std::runtime_error(path + " is no 8-bit PPM");
+  if (width < 1 || height < 1 || width > SIDE || height > SIDE) {
+    throw std::runtime_error(path + " is empty or too large");
+  }
   Picture picture{width, height, std::vector<std::uint8_t>(std::size_t(width) * height * 3)};
   file.read(reinterpret_cast<char*>(picture.pixels.data()), std::streamsize(picture.pixels.size()));
   if (!file) throw std::runtime_error(path + " is cut short");

@@ -104,7 +104,13 @@ def test_it_answers_as_dynexport_does(
         # resizing rounds: one level of 255 in some pixels
         found = [float(line[2]) for line in lines]
         np.testing.assert_allclose(found, expected.max(axis=1), atol=0.05 if number > 1 else 1e-4)
+    for size in ("0 0", "-3 28", "99999999 99999999"):
+        (folder / f"{size}.ppm").write_bytes(f"P6\n{size}\n255\n".encode())
+    (folder / "short.ppm").write_bytes(b"P6\n64 31\n255\nabc")
     for words, problem in (
+        *((("model.onnx", f"{size}.ppm"), "is empty or too large") for size in ("0 0", "-3 28")),
+        (("model.onnx", "99999999 99999999.ppm"), "is empty or too large"),
+        (("model.onnx", "short.ppm"), "short.ppm is cut short"),
         (("none.onnx", "val/0.ppm"), "none.onnx"),
         (("model.onnx", "model.onnx"), "model.onnx is no 8-bit PPM"),
         ((), "usage: classify MODEL.onnx PICTURE.ppm..."),

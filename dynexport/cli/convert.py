@@ -65,11 +65,13 @@ def convert(
         ),
     ] = None,
     batch: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Batch size, or smallest:optimal:largest, as in 1:8:64.", rich_help_panel=WRITTEN
+            help="Batch size, or smallest:optimal:largest. Default: 1:8:64; 8 for TensorRT "
+            "(--target tensorrt, --engine, --edition) and in half precision.",
+            rich_help_panel=WRITTEN,
         ),
-    ] = "8",
+    ] = None,
     images: Annotated[
         Path | None,
         typer.Option(

@@ -20,6 +20,11 @@ from dynexport.precision import Precision
 from dynexport.schedule import KeepSchedule, parse_ratios
 
 
+ANY_SIZE, ONE_SIZE = "1:8:64", "8"
+"""Batch sizes of a file unless asked. ONNX Runtime is as fast with a range of them; TensorRT-RTX joins
+fewer operators."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What is converted, and to what.
@@ -33,7 +38,8 @@ class Recipe:
     img_size       another image size than it was trained at, pixels
     task           what the model is for: "classify" (the default), "features" ...; see
                    `dynexport.tasks`
-    batch          "8" (static) or "1:8:64" (dynamic: smallest, optimal, largest)
+    batch          "8" (static) or "1:8:64" (dynamic: smallest, optimal, largest); by default
+                   `ANY_SIZE`, or `ONE_SIZE` where it is for TensorRT, or in half precision
     images         folder of pictures or .npz for the reference bundle; without, calibration
                    images if there are any, else synthetic ones
     emit_kept      adds outputs kept_0 ... with the positions kept
@@ -59,7 +65,7 @@ class Recipe:
     img_size: int | None = None
     task: str | None = None
     weights: str | None = None
-    batch: str | int = "8"
+    batch: str | int | None = None
     images: str | Path | None = None
     emit_kept: bool = False
     opset: int = 20
@@ -71,7 +77,7 @@ class Recipe:
     plugins: tuple[str | Path, ...] = ()
 
     def __post_init__(self) -> None:
-        Batch.parse(str(self.batch))
+        self.sizes()
         if self.dense and (self.ratio, self.ratios, self.align) != (None, None, 1):
             raise ScheduleError(
                 "`dense` drops nothing, so it takes no `ratio`, `ratios` or `align`"
@@ -85,7 +91,11 @@ class Recipe:
 
     def sizes(self) -> Batch:
         """The batch sizes the file takes."""
-        return Batch.parse(str(self.batch))
+        if self.batch is not None:
+            return Batch.parse(str(self.batch))
+        built = (self.engine, self.edition) != (None, None)
+        for_gpus = built or self.target == "tensorrt" or self.typing().kind.half is not None
+        return Batch.parse(ONE_SIZE if for_gpus else ANY_SIZE)
 
     def typing(self) -> Precision:
         """The precision, with all it takes."""

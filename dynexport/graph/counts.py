@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from dynexport.errors import DynexportError
-from dynexport.formats.metadata import Metadata
+from dynexport.formats.metadata import Batch, Metadata
+from dynexport.graph.batch import set_batch
 from dynexport.graph.macs import count_macs
 from dynexport.graph.twin import dense_twin
 
@@ -41,11 +42,25 @@ def count_with_twin(graph: ir.Model, marks: Mapping[str, str], selected: Collect
             "changes is not marked with in_dense_twin, a fault of the model's inference form"
         )
     return Counts(
-        macs_dense=count_macs(twin),
-        macs_sparse=count_macs(graph),
+        macs_dense=count_macs(_sized(twin)),
+        macs_sparse=count_macs(_sized(graph)),
         nodes_dense=twin.graph.num_nodes(),
         nodes=graph.graph.num_nodes(),
     )
+
+
+def _sized(graph: ir.Model) -> ir.Model:
+    """The graph, or a copy for one image where its shapes do not tell of how many they are.
+
+    Windows multiply an open batch into what stands beside it, and the product has no name.
+    """
+    batch = None if (shape := graph.graph.inputs[0].shape) is None else shape[0]
+    sizes = [value.shape or () for node in graph.graph for value in node.outputs]
+    if all(isinstance(size, int) or size == batch for shape in sizes for size in shape):
+        return graph
+    single = graph.clone()
+    set_batch(single, Batch(1, 1, 1))
+    return single
 
 
 def recount(graph: ir.Model, metadata: Metadata) -> Metadata:

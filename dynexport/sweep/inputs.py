@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from dynexport.bench.timing import Plan
 from dynexport.conversion import Recipe
+from dynexport.conversion.recipe import ONE_SIZE
 from dynexport.errors import ImageError, InputError
 from dynexport.formats.metadata import Batch
 from dynexport.images import ImageSet, Preprocessing, open_images
@@ -74,6 +75,11 @@ def require_batches(batches: Sequence[int]) -> tuple[int, ...]:
     if not batches:
         raise InputError("no batch size was given: give one, as in 8")
     return tuple(sorted(set(batches)))
+
+
+def of_one_batch(recipe: Recipe) -> Recipe:
+    """A recipe with a batch size: times are of one, also where a file is for any."""
+    return recipe if recipe.batch is not None else dataclasses.replace(recipe, batch=ONE_SIZE)
 
 
 def only_batch(recipe: Recipe) -> int:

@@ -21,6 +21,7 @@ from dynexport.runtimes import find_runtime
 from dynexport.runtimes.library import UNKNOWN
 from dynexport.sweep.inputs import (
     Rig,
+    of_one_batch,
     only_batch,
     open_judged,
     require_batches,
@@ -65,6 +66,7 @@ def plan_sweep(
 ) -> SweepPlan:
     """Read all that `sweep_checkpoint` was given; DynexportError for what cannot be used."""
     require_variable(recipe)
+    recipe = of_one_batch(recipe)
     values = parse_ratio_list(ratios)
     sizes = require_batches([only_batch(recipe)] if batches is None else batches)
     kinds = name_precisions([recipe.typing()] if precisions is None else precisions)

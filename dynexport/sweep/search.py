@@ -20,7 +20,7 @@ from dynexport.errors import InputError, VerificationError
 from dynexport.files import name_checkpoint, require_kept, require_writable, save
 from dynexport.progress import OnStep, silent
 from dynexport.sweep.descent import Point, Way, find_cheap, find_fast, judge_schedules, walk_down
-from dynexport.sweep.inputs import Rig, only_batch, open_judged, require_variable
+from dynexport.sweep.inputs import Rig, of_one_batch, only_batch, open_judged, require_variable
 from dynexport.sweep.measure import Quality, answer_densely
 from dynexport.sweep.rows import SEARCH, Measured, measured_of
 from dynexport.sweep.workbench import SearchJob, open_workbench
@@ -97,7 +97,7 @@ def search_schedule(
 
     VerificationError, with the best that was reached, if no schedule meets the target.
     """
-    rig, recipe = rig or Rig(), as_recipe(recipe)
+    rig, recipe = rig or Rig(), of_one_batch(as_recipe(recipe))
     criterion, target = _require_target(target_latency, max_drop)
     _require_free(recipe, step)
     file = _require_result(output, recipe, criterion, target)

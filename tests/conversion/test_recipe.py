@@ -68,7 +68,9 @@ def test_the_command_of_a_recipe_makes_the_same_recipe(
 def test_a_command_says_what_is_not_as_usual_alone() -> None:
     assert RECIPES[0].to_command() == "dynexport convert 'my ckpt.pth'"
     assert Recipe("c.pth", batch=8, precision="fp32", opset=20) != RECIPES[0]
-    assert Recipe("c.pth", batch=8, precision="fp32").to_command() == "dynexport convert c.pth"
+    assert Recipe("c.pth", batch=8, precision="fp32").to_command() == (
+        "dynexport convert c.pth --batch 8"
+    )
     assert Recipe("c.pth", dense=True).to_command() == "dynexport convert c.pth --dense"
 
 
@@ -113,3 +115,22 @@ def test_settings_that_do_not_go_together(
         main(["convert", str(tmp_path / "none.pth"), *words])
     assert left.value.code == 2
     assert (on_the_command_line or problem) in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("settings", "sizes"),
+    [
+        ({}, "1:8:64"),
+        ({"precision": "int8-dynamic"}, "1:8:64"),
+        ({"batch": 4}, "4"),
+        ({"batch": "8"}, "8"),
+        ({"target": "tensorrt"}, "8"),
+        ({"target": "tensorrt", "batch": "1:2:3"}, "1:2:3"),
+        ({"engine": "a.engine"}, "8"),
+        ({"edition": "auto"}, "8"),
+        ({"precision": "fp16"}, "8"),
+    ],
+)
+def test_a_file_takes_any_batch_unless_it_is_for_a_gpu(settings: dict, sizes: str) -> None:
+    """TensorRT joins fewer operators where the batch is open."""
+    assert str(Recipe("c.pth", **settings).sizes()) == sizes

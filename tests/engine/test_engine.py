@@ -95,7 +95,7 @@ def test_every_attention_is_one_layer_in_half_precision(
 ) -> None:
     """TensorRT-RTX has none for float32, but where the last block asks for one row."""
     onnx_file = convert(
-        Recipe(tiny_checkpoint, precision=precision, output=tmp_path / "a.onnx")
+        Recipe(tiny_checkpoint, precision=precision, batch=8, output=tmp_path / "a.onnx")
     ).onnx
     facts = build_engine(onnx_file, output=tmp_path / "a.engine").facts
     assert (facts.precision, facts.fused_attention) == (precision, fused)

@@ -242,8 +242,8 @@ def test_a_file_for_tensorrt_holds_standard_operators_alone(
 
 
 def test_old_opset_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="opset 17 is not supported: choose from"):
-        convert(Recipe(tiny_checkpoint, opset=17, output=tmp_path / "m.onnx"))
+    with pytest.raises(InputError, match="opset 16 is not supported: choose from"):
+        convert(Recipe(tiny_checkpoint, opset=16, output=tmp_path / "m.onnx"))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -19,10 +19,9 @@ from dynexport.graph.opset import require_opset
 from dynexport.precision import Precision
 from dynexport.schedule import KeepSchedule, parse_ratios
 
-
 ANY_SIZE, ONE_SIZE = "1:8:64", "8"
-"""Batch sizes of a file unless asked. ONNX Runtime is as fast with a range of them; TensorRT-RTX joins
-fewer operators."""
+"""Batch sizes of a file unless asked. ONNX Runtime is as fast with a range; TensorRT-RTX joins fewer
+operators."""
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,7 @@ from dynexport.precision import Precision
 from dynexport.schedule import KeepSchedule, parse_ratios
 
 ANY_SIZE, ONE_SIZE = "1:8:64", "8"
-"""Batch sizes of a file unless asked. ONNX Runtime is as fast with a range; TensorRT-RTX joins fewer
-operators."""
+"""Batch sizes of a file unless asked: ONNX Runtime is as fast with a range, and TensorRT is not."""
 
 
 @dataclass(frozen=True)

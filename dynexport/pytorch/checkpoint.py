@@ -1,38 +1,41 @@
-"""A checkpoint file to its weights, with nothing in it executed.
+"""A checkpoint file to its weights, whatever saved it, with nothing in it executed.
 
-The public code saves ``{"model": ..., "model_ema": ..., "args": argparse.Namespace, ...}``. Bare
-state dicts, ``state_dict`` wrappers, ``module.`` prefixes and .safetensors are read as well.
+`dynexport.pytorch.pickles` reads it, and `dynexport.pytorch.containers` finds the weights in what
+it holds. What is of no known family is read as far as it can be named: a dict of tensors, bare or
+under one of the usual keys.
 """
 
 from __future__ import annotations
 
-import argparse
-import pickle
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from dynexport.errors import CheckpointError
-from dynexport.files import existing_file, sha256_of
+from dynexport.files import existing_file
 from dynexport.files.kinds import CHECKPOINT, other_kind
-from dynexport.progress import unheard
+from dynexport.models import families
+from dynexport.pytorch.containers import Weights, find_weights
+from dynexport.pytorch.pickles import Inert, is_script, read_pickled, read_script
+from dynexport.pytorch.shards import digest_of, find_file, read_settings, read_shards
 
 CONTAINERS = ("model", "model_ema", "state_dict")
-"""Keys that hold weights, the preferred first."""
+"""Keys that hold weights, of whatever model, the preferred first."""
+
+SETTINGS = ("args", "hyper_parameters", "hparams", "config", "cfg")
+"""Keys under which trainers record what they were told."""
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 ORDINARY = (*FLOATS, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 """Element types a checkpoint may hold; integers only where the model has them (buffers)."""
 
 PREFIXES = ("module.", "_orig_mod.", "backbone.")
-"""What wrappers (DataParallel, torch.compile, detectors) put in front of every name."""
+"""What wrappers put in front of every name, where no family tells its own."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,8 @@ class Checkpoint:
 
     state      tensor by name, wrappers' prefixes cut
     args       what was recorded beside the weights, plain values only
-    weights    which entry of the file was taken: one of CONTAINERS, or "bare"
-    available  entries that hold weights
+    weights    which set of the file was taken, by its place: "model", "a.b", or "bare"
+    available  places that hold weights
     """
 
     path: Path
@@ -58,51 +61,60 @@ class Checkpoint:
 
 
 def load_checkpoint(path: str | Path, weights: str | None = None) -> Checkpoint:
-    """Read weights from .pth, .pt, .tar or .safetensors; CheckpointError says what is wrong.
+    """Read weights from .pth, .pt, .tar, .bin, .safetensors, TorchScript, or a folder of shards.
 
-    ``weights`` picks "model" or "model_ema" where a file holds both; "model" is the default.
+    ``weights`` picks one of several sets by its place, as "model_ema". Unasked, it is the first
+    that is no average of others. CheckpointError says what is wrong.
     """
-    path = existing_file(path, "a checkpoint (.pth, .pt, .tar or .safetensors)")
-    read = _read_safetensors if path.suffix == ".safetensors" else _read_pickle
-    content: Any = read(path)
+    path = find_file(Path(path))
+    content = _read(existing_file(path, "a checkpoint (.pth, .pt, .tar or .safetensors)"))
+    found = find_weights(content, families()) or _find_named(path, content, weights)
+    chosen = next((one for one in found if weights in (None, one.place)), None)
+    available = tuple(one.place for one in found if one.place != "bare")
+    if chosen is None:
+        told = ", ".join(available) or "bare weights only"
+        raise CheckpointError(f"{path} has no weights under {weights!r}: found {told}")
+    _require_finite(path, chosen.state)
+    settings = {**read_settings(path), **_settings_in(content)}
+    return Checkpoint(path, digest_of(path), chosen.state, settings, chosen.place, available)
+
+
+def _find_named(path: Path, content: Any, weights: str | None) -> list[Weights]:
+    """Dicts of tensors under the usual keys, or bare ones; CheckpointError where there are none."""
     if not isinstance(content, Mapping):
         raise CheckpointError(
             f"{path} holds no dict but a {type(content).__name__}: expected weights by name, or "
             f"them under one of {', '.join(CONTAINERS)}"
         )
-    available = tuple(key for key in CONTAINERS if isinstance(content.get(key), Mapping))
-    if weights is not None and weights not in available:
-        found = ", ".join(available) or "bare weights only"
-        raise CheckpointError(f"{path} has no weights under {weights!r}: found {found}")
-    chosen = weights or (available[0] if available else "bare")
-    entries: Mapping[str, Any] = content if chosen == "bare" else content[chosen]
-    state = _strip_prefixes(entries)
-    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    if not tensors or len(tensors) != len(state):
-        others = [name for name in state if name not in tensors]
-        raise CheckpointError(
-            f"{path} holds no state dict{'' if chosen == 'bare' else ' under ' + repr(chosen)}: "
-            f"expected tensors by name, found {', '.join(map(repr, others[:5])) or 'nothing'}"
-        )
-    _require_finite(path, tensors)
-    return Checkpoint(
-        path, sha256_of(path), tensors, _plain_args(content.get("args")), chosen, available
-    )
+    places = [key for key in CONTAINERS if isinstance(content.get(key), Mapping)] or ["bare"]
+    if weights is not None and weights in places:
+        places = [weights]
+    found = []
+    for place in places:
+        state = _strip_prefixes(content if place == "bare" else content[place])
+        tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+        if not tensors or len(tensors) != len(state):
+            others = [name for name in state if name not in tensors]
+            raise CheckpointError(
+                f"{path} holds no state dict{'' if place == 'bare' else ' under ' + repr(place)}: "
+                f"expected tensors by name, found {', '.join(map(repr, others[:5])) or 'nothing'}"
+            )
+        found.append(Weights(place, tensors))
+    return found
 
 
-def _read_pickle(path: Path) -> Any:
-    """A weights-only load: builds tensors and plain containers, never runs what a file says."""
+def _read(path: Path) -> Any:
+    """What a file holds."""
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]), unheard():
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle can raise anything the unpickler meets
-        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if not isinstance(error, pickle.UnpicklingError) or refused is None:
-            raise _unreadable(path) from None
-        raise CheckpointError(
-            f"{path} holds more than weights ({refused.group(1)}), and loading that could run "
-            "code: save it again as torch.save({'model': model.state_dict()}, path)"
-        ) from None
+        if path.name.endswith(".index.json"):
+            return read_shards(path)
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return read_script(path) if is_script(path) else read_pickled(path)
+    except CheckpointError:
+        raise
+    except Exception:  # a damaged pickle can raise anything the unpickler meets
+        raise _unreadable(path) from None
 
 
 def _unreadable(path: Path) -> CheckpointError:
@@ -114,13 +126,6 @@ def _unreadable(path: Path) -> CheckpointError:
     )
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError):
-        raise _unreadable(path) from None
-
-
 def _strip_prefixes(state: Mapping[str, Any]) -> dict[str, Any]:
     names = {str(name): value for name, value in state.items()}
     for prefix in PREFIXES * 2:
@@ -129,12 +134,15 @@ def _strip_prefixes(state: Mapping[str, Any]) -> dict[str, Any]:
     return names
 
 
-def _plain_args(args: Any) -> dict[str, Any]:
+def _settings_in(content: Any) -> dict[str, Any]:
     """What was recorded beside the weights: numbers, strings and lists of them."""
-    values = vars(args) if isinstance(args, argparse.Namespace) else args
-    if not isinstance(values, Mapping):
-        return {}
-    return {str(name): value for name, value in values.items() if _is_plain(value)}
+    for key in SETTINGS:
+        values = content.get(key) if isinstance(content, Mapping) else None
+        if isinstance(values, Inert):
+            values = values.state if isinstance(values.state, Mapping) else values.entries
+        if isinstance(values, Mapping) and values:
+            return {str(name): value for name, value in values.items() if _is_plain(value)}
+    return {}
 
 
 def _is_plain(value: Any) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import os
 import pickle
 from collections.abc import Callable
@@ -16,7 +15,7 @@ import torch
 from made.saved import State, filled
 from onnx import TensorProto, helper
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from dynexport.errors import CheckpointError, InputError, ModelFileError
 from dynexport.formats.onnx_file import read_model
@@ -59,26 +58,6 @@ def test_a_file_that_would_run_code_is_refused_and_runs_nothing(
 def test_the_file_above_would_have_run_its_code(tmp_path: Path) -> None:
     pickle.loads(pickle.dumps(Creates(os.mkdir, str(tmp_path / "marker"))))
     assert (tmp_path / "marker").exists()
-
-
-@pytest.mark.parametrize(
-    ("beside", "named"),
-    [
-        (datetime.date(2024, 1, 1), "datetime.date"),
-        (Path("x"), "pathlib."),
-        (nn.Linear(2, 2), "torch.nn.modules.linear.Linear"),
-        (Creates(eval, "1"), "eval"),
-        pytest.param(Creates(os.mkdir, "x"), "mkdir"),
-    ],
-    ids=["date", "path", "module", "eval", "mkdir"],
-)
-def test_an_object_that_is_no_tensor_is_refused_by_name(
-    save: Callable[..., Path], state: State, beside: Any, named: str
-) -> None:
-    with pytest.raises(CheckpointError, match="holds more than weights") as error:
-        load_checkpoint(save({"model": state, "extra": beside}))
-    assert named in str(error.value)
-    assert "save it again as torch.save({'model': model.state_dict()}, path)" in str(error.value)
 
 
 @pytest.mark.parametrize(

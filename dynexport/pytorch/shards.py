@@ -1,0 +1,96 @@
+"""Folders as Hugging Face's libraries write them: weights in one file or several, and settings.
+
+Sharded weights come with an index, ``*.index.json``, whose ``weight_map`` tells the file of each
+tensor. ``config.json`` tells what tensors cannot.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dynexport.errors import CheckpointError
+from dynexport.files import sha256_of
+from dynexport.pytorch.pickles import read_pickled
+
+WEIGHTS = (
+    *("model.safetensors.index.json", "model.safetensors"),
+    *("pytorch_model.bin.index.json", "pytorch_model.bin"),
+)
+"""What a folder holds its weights in, the preferred first."""
+
+SETTINGS = {
+    "num_attention_heads": "num_heads",
+    "num_heads": "num_heads",
+    "image_size": "input_size",
+    "img_size": "input_size",
+    "prune_at": "prune_at",
+    "pruning_loc": "pruning_loc",
+    "base_rate": "base_rate",
+}
+"""Fields of a config.json, and what the public code's args call them."""
+
+
+def find_file(path: Path) -> Path:
+    """The file to read: of a folder its weights, of a shard the index that lists it."""
+    if path.is_dir():
+        there = [path / name for name in WEIGHTS if (path / name).is_file()]
+        return there[0] if there else path
+    for index in path.parent.glob("*.index.json"):
+        if path != index and path.is_file() and path.name in _files_in(index).values():
+            return index
+    return path
+
+
+def read_shards(index: Path) -> dict[str, Tensor]:
+    """All tensors of an index; CheckpointError where a file or a tensor is missing."""
+    state: dict[str, Tensor] = {}
+    for name in dict.fromkeys(_files_in(index).values()):
+        file = index.parent / Path(name).name
+        if not file.is_file():
+            raise CheckpointError(
+                f"{index} lists {name}, which is not beside it: copy all of its files"
+            )
+        state |= load_file(file) if file.suffix == ".safetensors" else read_pickled(file)
+    missing = [name for name in _files_in(index) if name not in state]
+    if missing:
+        raise CheckpointError(
+            f"{index} lists {missing[0]!r}, which its files do not hold: copy them again"
+        )
+    return state
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file; of an index that of all its files, in order."""
+    if not path.name.endswith(".index.json"):
+        return sha256_of(path)
+    files = sorted(set(_files_in(path).values()))
+    told = "".join(sha256_of(path.parent / Path(name).name) for name in files)
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """What a config.json beside the weights tells, by the names of the public code's args."""
+    config = path.parent / "config.json"
+    if path.suffix not in (".safetensors", ".bin", ".json") or not config.is_file():
+        return {}
+    told = _read_json(config)
+    return {known: told[name] for name, known in SETTINGS.items() if name in told}
+
+
+def _files_in(index: Path) -> dict[str, str]:
+    files = _read_json(index).get("weight_map", {})
+    return files if isinstance(files, dict) else {}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return told if isinstance(told, dict) else {}

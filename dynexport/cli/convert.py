@@ -9,7 +9,7 @@ import typer
 
 from dynexport.cli import choices
 from dynexport.cli.choices import complete, complete_list
-from dynexport.cli.console import build_progress, print_json, show_warning
+from dynexport.cli.console import build_progress, print_json
 from dynexport.cli.convert_results import show_conversion
 from dynexport.cli.options import (
     KEPT,
@@ -31,6 +31,7 @@ from dynexport.cli.options import (
     Weights,
     engine_and_edition,
     parse_numbers,
+    warn,
 )
 
 
@@ -220,7 +221,7 @@ def convert(
         plugins=tuple(plugin or ()),
     )
     with build_progress(quiet, verbose) as (on_step, on_progress):
-        result = run(recipe, on_step=on_step, on_warning=show_warning, on_progress=on_progress)
+        result = run(recipe, on_step=on_step, on_warning=warn, on_progress=on_progress)
     (print_json if json else show_conversion)(result)
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from dynexport.cli.choices import BACKENDS, EDITIONS, MODELS, WEIGHTS, complete, one_of
+from dynexport.cli.console import show_warning
 from dynexport.errors import InputError
 from dynexport.progress import let_through
 
@@ -80,7 +81,7 @@ Weights = Annotated[
     str | None,
     typer.Option(
         autocompletion=complete(WEIGHTS),
-        help="Which weights of the file: model or model_ema.",
+        help="Which weights of several in the file, by their place: model_ema, state_dict.student.",
         rich_help_panel=MODEL,
     ),
 ]
@@ -182,6 +183,11 @@ def parse_latency(text: str) -> float:
         return scale * float(number)
     except ValueError:
         raise InputError(f"--target-latency {text!r} is no time: write it as 12ms") from None
+
+
+def warn(sentence: str) -> None:
+    """A warning of the library, told as the command line tells it."""
+    show_warning(as_options(sentence))
 
 
 def as_options(sentence: str) -> str:

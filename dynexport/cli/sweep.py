@@ -12,7 +12,7 @@ import typer
 
 from dynexport.cli import choices
 from dynexport.cli.choices import complete, complete_list, one_of
-from dynexport.cli.console import print_json, progress, show_note, show_warning
+from dynexport.cli.console import print_json, progress, show_note
 from dynexport.cli.options import (
     ACCURACY,
     KEPT,
@@ -33,6 +33,7 @@ from dynexport.cli.options import (
     Weights,
     parse_latency,
     parse_numbers,
+    warn,
 )
 from dynexport.cli.sweep_results import row_printer, show_search, show_sweep
 from dynexport.errors import InputError
@@ -192,7 +193,7 @@ def sweep(
                 keep_models=keep_models,
                 retry_failed=retry_failed,
                 on_step=on_step,
-                on_warning=show_warning,
+                on_warning=warn,
                 on_row=row_printer(quiet),
             )
         (print_json if json else show_sweep)(swept)
@@ -209,7 +210,7 @@ def sweep(
             step=step,
             output=output,
             on_step=on_step,
-            on_warning=show_warning,
+            on_warning=warn,
         )
     (print_json if json else show_search)(found)
 

@@ -21,8 +21,8 @@ from dynexport.conversion.recipe import Recipe, as_recipe
 from dynexport.conversion.steps import (
     Clock,
     describe_export,
+    give_warnings,
     type_export,
-    warn_of_top_k,
     write_verified,
 )
 from dynexport.engine import EngineBuild, build_engine
@@ -96,7 +96,7 @@ def convert(
         proof = prove(trained.model, inference, keep, steps.to_input(pictures[:2]))
     with clock("record PyTorch's answers"):
         spec = describe_export(recipe, trained, keep, proof.outputs)
-        warnings = warn_of_top_k(spec, on_warning)
+        warnings = give_warnings(recipe, trained, spec, on_warning)
         bundle = record_reference(inference, spec, pictures)
     with clock("export ONNX"):
         exported = export_onnx(inference, spec, emit_kept=recipe.emit_kept, opset=recipe.opset)

@@ -79,12 +79,28 @@ def describe_export(
     )
 
 
-def warn_of_top_k(spec: ExportSpec, on_warning: OnStep) -> tuple[str, ...]:
-    """What TensorRT is known to refuse of it; told, and returned."""
-    warnings = top_k_warnings(spec.selection, spec.keep_counts, spec.num_tokens)
+def give_warnings(
+    recipe: Recipe, trained: TrainedModel, spec: ExportSpec, on_warning: OnStep
+) -> tuple[str, ...]:
+    """What else the checkpoint holds, and what TensorRT is known to refuse; told, and returned."""
+    warnings = (
+        *_warn_of_others(recipe, trained),
+        *top_k_warnings(spec.selection, spec.keep_counts, spec.num_tokens),
+    )
     for warning in warnings:
         on_warning(warning)
     return warnings
+
+
+def _warn_of_others(recipe: Recipe, trained: TrainedModel) -> Iterator[str]:
+    """Where nobody said which of several sets of weights to take."""
+    taken = trained.checkpoint.weights
+    others = [place for place in trained.checkpoint.available if place != taken]
+    if others and recipe.weights is None:
+        yield (
+            f"{recipe.checkpoint} holds weights under {taken}, which are taken, and under "
+            f"{', '.join(others)}: `weights` takes others"
+        )
 
 
 def type_export(

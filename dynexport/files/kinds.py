@@ -62,9 +62,9 @@ ENTRIES: tuple[tuple[str, str], ...] = (
 WEIGHTS = "save its weights, torch.save({'model': model.state_dict()}, path), and give that file"
 
 ADVICE: dict[str, str] = {
-    SCRIPT: WEIGHTS,
+    SCRIPT: "`convert` reads the weights of a TorchScript archive",
     PROGRAM: WEIGHTS,
-    INDEX: "join the files that it lists in one .safetensors, and give that",
+    INDEX: "`convert` reads it, and the files that it lists",
     BUNDLE: "`verify` finds it beside its .onnx, or takes it as `reference`",
     ENGINE: "an engine is given as `engine`, and stands beside the .onnx it was built from",
     SIDECAR: "give the engine that it stands beside, or its .onnx",

@@ -10,7 +10,7 @@ from typing import Any
 from dynexport.engine.sidecar import Sidecar
 from dynexport.errors import CheckpointError, InputError, ModelFileError
 from dynexport.files import existing_file, sha256_of
-from dynexport.files.kinds import CHECKPOINT, ENGINE, ONNX, kind_of, other_kind
+from dynexport.files.kinds import CHECKPOINT, ENGINE, INDEX, ONNX, SCRIPT, kind_of, other_kind
 from dynexport.formats.onnx_file import read_metadata, read_model
 from dynexport.pytorch import require_convert_extras
 
@@ -20,13 +20,15 @@ def inspect_file(path: str | Path, *, plugins: Sequence[str | Path] = ()) -> dic
 
     Of an engine only the sidecar is read; ``plugins`` are files of families.
     """
+    if Path(path).is_dir():
+        return _inspect_checkpoint(Path(path), plugins)
     path = existing_file(path, INSPECTED)
     kind = kind_of(path) or SUFFIXES.get(path.suffix, CHECKPOINT)
     if kind == ONNX:
         return _inspect_onnx(path)
     if kind == ENGINE:
         return _inspect_engine(path)
-    if kind == CHECKPOINT:
+    if kind in (CHECKPOINT, SCRIPT, INDEX):
         return _inspect_checkpoint(path, plugins)
     raise InputError(f"{other_kind(path, INSPECTED)}")
 
@@ -89,8 +91,8 @@ def _inspect_checkpoint(path: Path, plugins: Sequence[str | Path]) -> dict[str, 
     loaded = load_checkpoint(path)
     facts: dict[str, Any] = {
         "kind": "checkpoint",
-        "path": str(path),
-        "size_bytes": path.stat().st_size,
+        "path": str(loaded.path),
+        "size_bytes": loaded.path.stat().st_size,
         "sha256": loaded.sha256,
         "weights": loaded.weights,
         "available": list(loaded.available),

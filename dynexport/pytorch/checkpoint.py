@@ -20,7 +20,7 @@ from dynexport.errors import CheckpointError
 from dynexport.files import existing_file
 from dynexport.files.kinds import CHECKPOINT, other_kind
 from dynexport.models import families
-from dynexport.pytorch.containers import Weights, find_weights
+from dynexport.pytorch.containers import Weights, find_weights, flatten
 from dynexport.pytorch.pickles import Inert, is_script, read_pickled, read_script
 from dynexport.pytorch.shards import digest_of, find_file, read_settings, read_shards
 
@@ -81,6 +81,8 @@ def load_checkpoint(path: str | Path, weights: str | None = None) -> Checkpoint:
 
 def _find_named(path: Path, content: Any, weights: str | None) -> list[Weights]:
     """Dicts of tensors under the usual keys, or bare ones; CheckpointError where there are none."""
+    if isinstance(content, Inert):  # a whole model, of a family that is not known
+        content = {".".join(place): tensor for place, tensor in flatten(content)}
     if not isinstance(content, Mapping):
         raise CheckpointError(
             f"{path} holds no dict but a {type(content).__name__}: expected weights by name, or "

@@ -73,7 +73,10 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str | None]] = {
 """What is run, and the kind it expects; None: images, which are not one file."""
 
 TAKEN = {
-    "inspect": {kinds.CHECKPOINT, kinds.ONNX, kinds.ENGINE},
+    "convert": {kinds.SCRIPT, kinds.INDEX},
+    "sweep": {kinds.SCRIPT, kinds.INDEX},
+    "a checkpoint to verify with": {kinds.SCRIPT, kinds.INDEX},
+    "inspect": {kinds.CHECKPOINT, kinds.SCRIPT, kinds.INDEX, kinds.ONNX, kinds.ENGINE},
     "images": {kinds.BUNDLE, kinds.ARRAYS},
     "images to calibrate on": {kinds.BUNDLE, kinds.ARRAYS},
     "a picture": {kinds.BUNDLE, kinds.ARRAYS},

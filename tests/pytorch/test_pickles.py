@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made.saved import State
+from made.saved import State, filled
 from torch import nn
 
 from dynexport.errors import CheckpointError
@@ -156,6 +156,11 @@ def test_a_script_gives_its_weights_and_runs_none_of_its_code(tmp_path: Path, st
     loaded = load_checkpoint(path)
     assert loaded.state.keys() == state.keys()
     assert all(torch.equal(loaded.state[name], state[name]) for name in state)
+
+
+def test_a_model_of_no_known_family_is_called_that(save: Callable[..., Path]) -> None:
+    with pytest.raises(CheckpointError, match=r"2 tensors .* of no known family"):
+        filled(load_checkpoint(save(nn.Linear(2, 2))))
 
 
 def harmful(marker: Path) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def calibrate(
     model, layers, ranges, smoothed = _choose_ranges(
         model, seen_images, held_images, size, tuple(methods), on_progress
     )
-    held_out = HeldOut(model, metadata, islice(held_images.batches(size), -(-TRIAL_IMAGES // size)))
+    held_out = HeldOut(model, metadata, held_out_batches(images, size))
     thresholds, near, predictors = _test_predictors(model, layers, ranges, held_out, on_progress)
     ranking, raised, thresholds, near = _raise_harmful(
         model, layers, thresholds, near, held_out, target_agreement, on_progress
@@ -115,6 +115,12 @@ def calibrate(
         raised=raised,
     )
     return quantise(model, thresholds), report
+
+
+def held_out_batches(images: ImageSet, size: int) -> Iterator[NDArray[np.float32]]:
+    """Those of the calibration images that no range is taken from, as many as a trial runs on."""
+    _, held_images = images.split(HELD_OUT)
+    return islice(held_images.batches(size), -(-TRIAL_IMAGES // size))
 
 
 def _raise_harmful(

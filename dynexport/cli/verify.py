@@ -150,6 +150,13 @@ def show_verification(result: Verification) -> None:
         console.print(f"{escape(name)}: {_error(errors, result.tolerances)}{shares}")
     if result.stages:
         _print_selection(console, result)
+    if result.own is not None and result.tolerances.own is not None:
+        for name, errors in result.own.errors.items():
+            error, allowed = errors.held_to(result.tolerances.own)
+            console.print(
+                f"{escape(name)} beside its own when it was made: error {error:.1e} of its length "
+                f"({allowed:.1e} allowed)"
+            )
     if result.accuracy is not None:
         console.print(_accuracy(result.accuracy))
     for failure in result.failures:

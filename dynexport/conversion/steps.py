@@ -28,6 +28,7 @@ from dynexport.progress import OnProgress, OnStep
 from dynexport.runtimes.tensorrt.limits import top_k_warnings
 from dynexport.schedule import KeepSchedule
 from dynexport.verify import Verification, verify_artifact
+from dynexport.verify.own import record_own
 
 PACKAGES = ("dynexport", "torch", "onnx", "onnxscript", "onnx-ir")
 """Whose versions a file tells: what made it."""
@@ -132,8 +133,10 @@ def write_verified(
     content = exported.to_bytes()
     with written_whole(targets.onnx, targets.reference) as (onnx_draft, bundle_draft):
         onnx_draft.write_bytes(content)
-        bundle.save(bundle_draft)
         artifact = onnx_artifact(onnx_draft, exported.graph, exported.metadata)
+        if exported.metadata.precision["rounding"] is not None:
+            bundle = dataclasses.replace(bundle, own=record_own(artifact, bundle))
+        bundle.save(bundle_draft)
         outcome = verify_artifact(artifact, bundle, str(targets.reference), original=original)
         outcome = dataclasses.replace(outcome, model=str(targets.onnx))
         outcome.require_passed()

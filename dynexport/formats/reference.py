@@ -6,7 +6,9 @@ kept and the scores it ranked. Nothing in it is executed when it is read.
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,30 @@ OUTPUT = "output:"
 """In front of an output's name in the file."""
 
 
+OWN = "own_"
+"""In front of the names of what the file itself answered."""
+
+
+@dataclass(frozen=True)
+class OwnAnswers:
+    """What a typed file answered to the same images when it was made, in ONNX Runtime.
+
+    outputs, kept, scores  as those of the bundle
+    precision              `digest_of` what its metadata say of how it was typed
+    """
+
+    outputs: dict[str, NDArray[np.float32]]
+    kept: tuple[NDArray[np.int64], ...]
+    scores: tuple[NDArray[np.float32], ...]
+    precision: str
+
+    @staticmethod
+    def digest_of(metadata: Metadata) -> str:
+        """What tells a file typed in one way from one typed in another."""
+        said = json.dumps(metadata.precision, sort_keys=True)
+        return hashlib.sha256(said.encode()).hexdigest()[:32]
+
+
 @dataclass(frozen=True)
 class ReferenceBundle:
     """PyTorch's answers for P images.
@@ -38,6 +64,8 @@ class ReferenceBundle:
     kept      per stage int64 (P, K), positions, ascending; none for a dense model
     scores    per stage float32 (P, positions), -inf where a stage did not rank a token
     made_for  what it belongs to: checkpoint, weights, ratios
+    own       the answers of the file it was written with; None where that is not typed so coarsely
+              that they say more than PyTorch's
     """
 
     images: NDArray[Any]
@@ -45,6 +73,7 @@ class ReferenceBundle:
     kept: tuple[NDArray[np.int64], ...]
     scores: tuple[NDArray[np.float32], ...]
     made_for: dict[str, Any]
+    own: OwnAnswers | None = None
 
     @staticmethod
     def identity(spec: ExportSpec) -> dict[str, Any]:
@@ -65,13 +94,21 @@ class ReferenceBundle:
         """The model's input for every image, float32 (P, 3, H, W)."""
         return preprocessing.to_input(self.images)
 
+    def of_file(self, metadata: Metadata) -> ReferenceBundle | None:
+        """The answers of the file described in place of PyTorch's; None where there are none."""
+        own = self.own
+        if own is None or own.precision != OwnAnswers.digest_of(metadata):
+            return None
+        return replace(self, outputs=own.outputs, kept=own.kept, scores=own.scores, own=None)
+
     def save(self, path: Path) -> None:
         """Write the .npz; the same answers give the same bytes."""
-        arrays: dict[str, NDArray[Any]] = {"images": self.images}
-        arrays |= {OUTPUT + name: values for name, values in self.outputs.items()}
-        for stage, (kept, scores) in enumerate(zip(self.kept, self.scores, strict=True)):
-            arrays[f"kept_{stage}"], arrays[f"scores_{stage}"] = kept, scores
-        facts = json.dumps({"format": FORMAT, **self.made_for}, sort_keys=True)
+        arrays: dict[str, NDArray[Any]] = {"images": self.images, **_to_arrays(self)}
+        said = {"format": FORMAT, **self.made_for}
+        if self.own is not None:
+            arrays |= {OWN + name: values for name, values in _to_arrays(self.own).items()}
+            said["own"] = self.own.precision
+        facts = json.dumps(said, sort_keys=True)
         arrays["facts"] = np.frombuffer(facts.encode(), dtype=np.uint8)
         with path.open("wb") as stream:
             np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
@@ -87,17 +124,12 @@ class ReferenceBundle:
                 facts = json.loads(arrays["facts"].tobytes().decode())
                 if facts.pop("format") != FORMAT:
                     raise ValueError("format")
-                stages = range(sum(name.startswith("kept_") for name in arrays))
+                made_by = facts.pop("own", None)
                 return cls(
                     images=arrays["images"],
-                    outputs={
-                        name.removeprefix(OUTPUT): arrays[name]
-                        for name in arrays
-                        if name.startswith(OUTPUT)
-                    },
-                    kept=tuple(arrays[f"kept_{stage}"] for stage in stages),
-                    scores=tuple(arrays[f"scores_{stage}"] for stage in stages),
+                    **_from_arrays(arrays, ""),
                     made_for=facts,
+                    own=made_by and OwnAnswers(**_from_arrays(arrays, OWN), precision=made_by),
                 )
         except DAMAGED_NPZ:
             other = other_kind(path, BUNDLE)
@@ -112,11 +144,13 @@ class ReferenceBundle:
                     f"{path} was recorded for {key} {self.made_for.get(key)}, but {model} has "
                     f"{value}: give the bundle that was written with it"
                 )
-        if self._complete(metadata):
+        own = self.of_file(metadata)
+        if self._complete(metadata) and (own is None or own._complete(metadata)):
             return
         recorded = tuple(kept.shape[-1] for kept in self.kept if kept.ndim == 2)
         same_stages = len(recorded) == len(metadata.keep_counts)
-        if same_stages and self._complete(replace(metadata, keep_counts=recorded)):
+        changed = same_stages and recorded != metadata.keep_counts
+        if changed and self._complete(replace(metadata, keep_counts=recorded)):
             raise ModelFileError(
                 f"{model} says that its stages keep {_listed(metadata.keep_counts)} tokens, and "
                 f"PyTorch kept {_listed(recorded)} at the same ratios, as {path} has it: another "
@@ -160,17 +194,40 @@ class ReferenceBundle:
         return True
 
 
+def _to_arrays(answers: ReferenceBundle | OwnAnswers) -> dict[str, NDArray[Any]]:
+    """Answers by their names in the file."""
+    arrays: dict[str, NDArray[Any]] = {OUTPUT + n: values for n, values in answers.outputs.items()}
+    for stage, (kept, scores) in enumerate(zip(answers.kept, answers.scores, strict=True)):
+        arrays[f"kept_{stage}"], arrays[f"scores_{stage}"] = kept, scores
+    return arrays
+
+
+def _from_arrays(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, Any]:
+    """What `_to_arrays` gave, whose names begin so in the file."""
+    stages = range(sum(name.startswith(f"{prefix}kept_") for name in arrays))
+    outputs = [name for name in arrays if name.startswith(prefix + OUTPUT)]
+    return {
+        "outputs": {name.removeprefix(prefix + OUTPUT): arrays[name] for name in outputs},
+        "kept": tuple(arrays[f"{prefix}kept_{stage}"] for stage in stages),
+        "scores": tuple(arrays[f"{prefix}scores_{stage}"] for stage in stages),
+    }
+
+
 def _chosen_from(
     left: NDArray[np.int64], kept: NDArray[np.int64], scores: NDArray[np.float32]
 ) -> bool:
-    """Whether scores (P, positions) are of the tokens ``left``, (P, N) or (1, N), and no others,
-    and those kept, (P, K), are the best of them."""
+    """Whether scores (P, positions) are of the tokens ``left``, (P, N) or (1, N), and of no others.
+
+    Those kept, (P, K), have to be the best of them, but for rounding: a runtime may compute a score
+    that it shows anew.
+    """
     ranked, taken = np.zeros(scores.shape, dtype=bool), np.zeros(scores.shape, dtype=bool)
     np.put_along_axis(ranked, np.broadcast_to(left, (len(kept), left.shape[1])), True, axis=1)
     np.put_along_axis(taken, kept, True, axis=1)
     worst = np.where(taken, scores, np.inf).min(axis=1)
     others = np.where(ranked & ~taken, scores, -np.inf).max(axis=1)
-    return bool(((scores != -np.inf) == ranked).all() and not (worst < others).any())
+    room = 1e-5 * np.where(np.isfinite(scores), np.abs(scores), 0.0).max(axis=1)
+    return bool(((scores != -np.inf) == ranked).all() and not (worst < others - room).any())
 
 
 def _listed(counts: tuple[int, ...]) -> str:

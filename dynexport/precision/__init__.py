@@ -15,8 +15,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from dynexport.compare.tolerances import AS_USUAL, Limits, Tolerances, apply_limits
-from dynexport.errors import InputError, unknown_choice
+from dynexport.compare.tolerances import (
+    AS_USUAL,
+    Limits,
+    OwnRounding,
+    Tolerances,
+    apply_limits,
+    hold_to_rounding,
+)
+from dynexport.errors import InputError, ModelFileError, unknown_choice
 from dynexport.files import declared_in, folders_of
 from dynexport.precision.kind import Job, PrecisionKind, PrecisionReport
 from dynexport.progress import OnProgress
@@ -37,6 +44,7 @@ __all__ = [
     "choose_tolerances",
     "convert_precision",
     "find_precision",
+    "held_tolerances",
     "precision_of",
     "precisions",
 ]
@@ -74,6 +82,30 @@ def choose_tolerances(name: str, limits: Limits = AS_USUAL) -> Tolerances:
     """
     kind = precisions().get(name) or precisions()["fp32"]
     return apply_limits(kind.tolerances, limits)
+
+
+MULTIPLE = 2.0
+"""So many times its own rounding a file may lie from PyTorch. On the images that was measured on
+it is the rounding itself, but for another CPU's."""
+
+
+def held_tolerances(name: str, metadata: Metadata, limits: Limits = AS_USUAL) -> Tolerances:
+    """The tolerances of a precision for one file of it, with what was asked for in their place.
+
+    They are held to what the file was measured at when it was made, where its metadata say.
+    ModelFileError if what they say is damaged.
+    """
+    entry, made = metadata.precision.get("rounding"), precisions().get(metadata.precision["name"])
+    usual = choose_tolerances(name)
+    if entry is None or made is None or made.repeats is None or made.tolerances != usual:
+        return apply_limits(usual, limits)
+    try:
+        rounding = OwnRounding(**entry)
+    except (InputError, TypeError):
+        raise ModelFileError(
+            "the model's metadata say nothing sound of its rounding: convert the checkpoint again"
+        ) from None
+    return apply_limits(hold_to_rounding(usual, rounding, MULTIPLE, made.repeats), limits)
 
 
 def _all_methods() -> tuple[str, ...]:

@@ -61,7 +61,7 @@ PRECISIONS = (
     PrecisionKind(
         name="fp16",
         help="half precision",
-        tolerances=Tolerances("max", outputs=5e-3, tie_margin=3e-3, ranking=2e-2),
+        tolerances=Tolerances("max", outputs=5e-3, tie_margin=6e-3, ranking=2e-2),
         convert=convert,
         images="looked at",
         half="fp16",
@@ -70,7 +70,7 @@ PRECISIONS = (
     PrecisionKind(
         name="bf16",
         help="float32's range, 8 bits",
-        tolerances=Tolerances("max", outputs=5e-2, tie_margin=6e-2, ranking=1.5e-1),
+        tolerances=Tolerances("max", outputs=5e-2, tie_margin=1.2e-1, ranking=1.5e-1),
         convert=convert,
         images="looked at",
         half="bf16",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dynexport.compare.tolerances import Tolerances
+from dynexport.compare.tolerances import OwnRounding, Tolerances
 from dynexport.precision.half import find_single, not_by_design
 from dynexport.precision.kind import Job, PrecisionKind, PrecisionReport
 
@@ -43,8 +43,28 @@ def convert(graph: ir.Model, job: Job) -> tuple[ir.Model, PrecisionReport]:
             half_io=asked.io == "half",
         )
         merge_duplicates(typed)  # scales that differed in float32 alone: one pair for queries, keys
-    told = not_by_design(graph, single)
-    return typed, PrecisionReport(asked.name, asked.io, job.looked_on, told, report)
+    told, rounding = not_by_design(graph, single), measure_rounding(graph, typed, job)
+    return typed, PrecisionReport(asked.name, asked.io, job.looked_on, told, report, rounding)
+
+
+def measure_rounding(graph: ir.Model, typed: ir.Model, job: Job) -> OwnRounding:
+    """How far a typed graph lies from the float32 one.
+
+    On images that calibration held out, where there are any, and those of the reference bundle.
+    """
+    from dynexport.calibration.rounding import compare_under_one_choice
+    from dynexport.calibration.running import batch_size
+    from dynexport.calibration.static_int8 import held_out_batches
+
+    size = batch_size(job.metadata)
+    given = [job.pictures[at : at + size] for at in range(0, len(job.pictures), size)]
+    if job.images is not None:
+        given += held_out_batches(job.images, size)
+    step = f"measure how far {job.precision.name} lies from float32"
+    job.on_progress(step, 0, 1)
+    rounding = compare_under_one_choice(graph, typed, job.metadata, given)
+    job.on_progress(step, 1, 1)
+    return rounding
 
 
 def _is_quantised(graph: ir.Model) -> bool:
@@ -62,6 +82,7 @@ PRECISIONS = (
         images="needed",
         recognise=_is_quantised,
         instead="int8-dynamic, which needs none",
+        repeats=0.5,
     ),
     PrecisionKind(
         name="int8-fp16",
@@ -71,5 +92,6 @@ PRECISIONS = (
         images="needed",
         half="fp16",
         instead="int8-dynamic, which needs none",
+        repeats=1.5,
     ),
 )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynexport.precision.int8 import TOLERANCES
+from dynexport.precision.int8 import TOLERANCES, measure_rounding
 from dynexport.precision.kind import Job, PrecisionKind, PrecisionReport
 from dynexport.progress import unheard
 
@@ -30,7 +30,8 @@ def convert(graph: ir.Model, job: Job) -> tuple[ir.Model, PrecisionReport]:
     typed = quantise_dynamically(graph, layers)
     merge_duplicates(typed)  # ONNX Runtime writes a zero point for each layer
     store_in_half(typed)
-    return typed, PrecisionReport(job.precision.name)
+    rounding = measure_rounding(graph, typed, job)
+    return typed, PrecisionReport(job.precision.name, rounding=rounding)
 
 
 PRECISIONS = (
@@ -41,6 +42,7 @@ PRECISIONS = (
         convert=convert,
         engines=False,
         instead="int8-fp16 or int8, which are calibrated",
+        repeats=2.0,
     ),
 )
 

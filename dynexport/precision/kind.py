@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from dynexport.compare.tolerances import Tolerances
+from dynexport.compare.tolerances import OwnRounding, Tolerances
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,6 +29,8 @@ class PrecisionReport:
     single    nodes that stay in float32 as half precision cannot hold what they compute with: the
               largest magnitude of it, by name. What ranks tokens stays so by design
     int8      what calibration chose; None where nothing is calibrated
+    rounding  how far it lies from the float32 graph; None where the precision's own tolerances
+              say enough
     """
 
     name: str
@@ -36,6 +38,7 @@ class PrecisionReport:
     images: str = ""
     single: dict[str, float] = field(default_factory=dict)
     int8: Int8Report | None = None
+    rounding: OwnRounding | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +88,8 @@ class PrecisionKind:
     engines     whether TensorRT has operators for it
     instead     what to choose where it cannot be had: without images, or for TensorRT
     recognise   whether a graph is of this precision; None where `dynexport.graph.precision` tells
+    repeats     within what share of a file's own rounding every runtime gives the answers that it
+                gave when it was made, which are recorded; None: none are
     """
 
     name: str
@@ -96,3 +101,4 @@ class PrecisionKind:
     engines: bool = True
     instead: str = ""
     recognise: Callable[[ir.Model], bool] | None = None
+    repeats: float | None = None

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from dynexport.compare.original import Kept, Original
 from dynexport.errors import ModelFileError
 from dynexport.formats.metadata import ExportSpec, Metadata
-from dynexport.formats.reference import REFERENCE_IMAGES, ReferenceBundle
-from dynexport.images import synthetic_images
+from dynexport.formats.reference import ReferenceBundle
 from dynexport.models import SparseModel, find_family, load_plugins
 from dynexport.pytorch.checkpoint import load_checkpoint
 from dynexport.pytorch.export import export_onnx, record_reference
@@ -55,11 +54,11 @@ def describe_original(inference: SparseModel, spec: ExportSpec) -> Original:
     )
 
 
-def reference_images(model: Path, metadata: Metadata) -> NDArray[Any]:
-    """The images of the bundle beside an ONNX file where there is one, else synthetic ones."""
+def recorded_bundle(model: Path, metadata: Metadata) -> ReferenceBundle | None:
+    """The bundle beside an ONNX file, if there is one."""
     beside = ReferenceBundle.path_beside(model)
     if not beside.exists():
-        return synthetic_images(REFERENCE_IMAGES, metadata.preprocessing.img_size)
+        return None
     recorded = ReferenceBundle.load(beside)
     recorded.require_made_for(metadata, beside, model)
-    return recorded.images
+    return recorded

@@ -15,6 +15,7 @@ A comparison that compared nothing has not passed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from dynexport.artifact import Artifact, find_artifact
@@ -22,11 +23,12 @@ from dynexport.compare.original import Original
 from dynexport.compare.tolerances import AS_USUAL, Limits, Tolerances
 from dynexport.errors import InputError
 from dynexport.files import existing_file
-from dynexport.formats.reference import ReferenceBundle
+from dynexport.formats.reference import REFERENCE_IMAGES, ReferenceBundle
+from dynexport.images import synthetic_images
 from dynexport.precision import choose_tolerances
 from dynexport.progress import OnStep, silent
 from dynexport.pytorch import require_convert_extras
-from dynexport.verify.comparing import open_data, verify_artifact
+from dynexport.verify.comparing import open_data, tolerances_for, verify_artifact
 from dynexport.verify.outcome import Verification
 
 __all__ = [
@@ -70,7 +72,6 @@ def verify_model(
     _require_consistent(reference, checkpoint, limits, data, bisect)
     path = existing_file(model, "an ONNX file")
     artifact = find_artifact(path, backend, engine, trust)
-    tolerances = choose_tolerances(artifact.precision, limits)
     images = open_data(data, data_images, artifact)
     if checkpoint is None:
         original, at = None, Path(reference or ReferenceBundle.path_beside(path))
@@ -83,7 +84,7 @@ def verify_model(
         artifact,
         bundle,
         str(at),
-        tolerances,
+        tolerances_for(artifact, bundle, limits),
         original=original,
         data=images,
         find_departure=bisect,
@@ -114,8 +115,12 @@ def _ask_pytorch(
 ) -> tuple[Original, ReferenceBundle]:
     """The checkpoint in PyTorch, and what it answers to the images of the bundle, or to others."""
     require_convert_extras(checkpoint)
-    from dynexport.pytorch.model import open_original, reference_images
+    from dynexport.pytorch.model import open_original, recorded_bundle
 
     metadata = artifact.require_metadata()
     original = open_original(checkpoint, metadata, model, plugins)
-    return original, original.answer(reference_images(model, metadata))
+    recorded = recorded_bundle(model, metadata)
+    if recorded is None:
+        pictures = synthetic_images(REFERENCE_IMAGES, metadata.preprocessing.img_size)
+        return original, original.answer(pictures)
+    return original, replace(original.answer(recorded.images), own=recorded.own)

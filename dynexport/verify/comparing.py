@@ -19,11 +19,11 @@ from dynexport.compare.numbers import (
 )
 from dynexport.compare.original import Original
 from dynexport.compare.selection import overlap_of
-from dynexport.compare.tolerances import Tolerances
+from dynexport.compare.tolerances import AS_USUAL, Limits, Tolerances
 from dynexport.errors import InputError
 from dynexport.formats.reference import ReferenceBundle
 from dynexport.images import ImageSet, open_images
-from dynexport.precision import choose_tolerances
+from dynexport.precision import choose_tolerances, held_tolerances
 from dynexport.progress import OnStep, silent
 from dynexport.tasks import judged_by_class
 from dynexport.verify.accuracy import measure_accuracy, require_measurable, share_failures
@@ -31,6 +31,7 @@ from dynexport.verify.batches import VerifyPlan, plan_verification, require_outp
 from dynexport.verify.bisect import bisect
 from dynexport.verify.dead import dead_stages
 from dynexport.verify.outcome import StageOverlap, Verification
+from dynexport.verify.own import Repetition, compare_with_own
 from dynexport.verify.replay import (
     FreeRun,
     SharedChoice,
@@ -62,7 +63,18 @@ class _Judged:
     comparison: Comparison
     stages: tuple[StageOverlap, ...]
     agreement: dict[str, Agreement | None]
+    own: Repetition | None
     failures: tuple[str, ...]
+
+
+def tolerances_for(
+    artifact: Artifact, bundle: ReferenceBundle, limits: Limits = AS_USUAL
+) -> Tolerances:
+    """Those of its precision; held to what it was measured at, on the images that this was on."""
+    metadata = artifact.require_metadata()
+    if bundle.of_file(metadata) is None:
+        return choose_tolerances(artifact.precision, limits)
+    return held_tolerances(artifact.precision, metadata, limits)
 
 
 def verify_artifact(
@@ -78,12 +90,12 @@ def verify_artifact(
 ) -> Verification:
     """Compare an artifact with a bundle in hand; ``reference`` is what reports call the bundle.
 
-    tolerances      by default those of the graph's precision
+    tolerances      by default `tolerances_for` it
     original        PyTorch, where it is at hand: then the candidate's choice is replayed there
     data            images to measure accuracy on
     find_departure  name the first node that departs from ``original``
     """
-    tolerances = tolerances or choose_tolerances(artifact.precision)
+    tolerances = tolerances or tolerances_for(artifact, bundle)
     plan = plan_verification(artifact, bundle)
     if data is not None:
         require_measurable(data, plan.metadata, original, tolerances)
@@ -112,6 +124,7 @@ def verify_artifact(
         tolerances=tolerances,
         accuracy=accuracy,
         bisection=bisection,
+        own=judged.own,
         passed=not failures,
         failures=failures,
     )
@@ -137,7 +150,9 @@ def _judge(plan: VerifyPlan, original: Original | None, tolerances: Tolerances) 
         *(free_failures(free) if free else ()),
         *unsteady_outputs({name: outputs[name] for name in expected}, again),
     )
+    own = compare_with_own(plan, outputs, free, tolerances.own)
     failures = (*alone, *(dead_stages(plan, shared) if free else ()), *comparison.failures)
+    failures += own.failures if own else ()
     if not failures:  # what failed explains it
         failures = sum((agreement_failures(*one) for one in agreement.items()), ())
     return _Judged(
@@ -145,6 +160,7 @@ def _judge(plan: VerifyPlan, original: Original | None, tolerances: Tolerances) 
         comparison=comparison,
         stages=_describe_stages(plan, free, comparison) if free else (),
         agreement=agreement,
+        own=own,
         failures=failures,
     )
 

@@ -9,6 +9,7 @@ from dynexport.compare.tolerances import Tolerances
 from dynexport.errors import VerificationError
 from dynexport.verify.accuracy import Accuracy
 from dynexport.verify.bisect import Bisection
+from dynexport.verify.own import Repetition
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Verification:
     tolerances   that were in force
     accuracy     on images of the user's, where given
     bisection    where the candidate departs, where asked for
+    own          the file beside its own answers, where the bundle holds them
     """
 
     model: str
@@ -63,6 +65,7 @@ class Verification:
     bisection: Bisection | None
     passed: bool
     failures: tuple[str, ...]
+    own: Repetition | None = None
 
     def require_passed(self) -> None:
         """VerificationError that says what failed, if anything did."""

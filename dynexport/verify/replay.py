@@ -103,6 +103,15 @@ def run_freely(plan: VerifyPlan, outputs: Outputs) -> FreeRun:
     return FreeRun(probed, kept, ranked, own, _mistold(emitted, kept), unsteady)
 
 
+def answer_freely(plan: VerifyPlan) -> tuple[Outputs, Kept, tuple[NDArray[np.float64], ...]]:
+    """The outputs of a probe copy, and per stage what it kept, and by which scores."""
+    probe = plan.artifact.graph.clone()
+    names = emit_choices(probe, plan.metadata)
+    with plan.artifact.open_probe(probe) as runner:
+        outputs = run_batches(runner, plan.images, plan.batches)
+    return outputs, *_choices(plan, names, outputs)
+
+
 def _choices(
     plan: VerifyPlan, names: tuple[tuple[str, str], ...], outputs: Outputs
 ) -> tuple[Kept, tuple[NDArray[np.float64], ...]]:

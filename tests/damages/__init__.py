@@ -91,18 +91,6 @@ ANY_ORDER = {"": "attention does not know an order, and the inverse permutation 
 SCORES_SCALED = {"": "a ranking does not change when all scores are doubled"}
 TIES = {"": "half precision's rounding only swaps tokens that score alike to a part in 2000"}
 SAME_SUM = {"": "the same numbers in another order of rounding"}
-SAME_RANKING = Drowned(
-    "the predictor ranks as before but for tokens nearer to each other than int8 brings them",
-    logits=0.06,
-    inversion=0.15,
-)
-
-
-def one_layer(logits: float, inversion: float = 0.15) -> Drowned:
-    """One layer's part of the logits, in int8."""
-    return Drowned("one layer's part of the logits, within int8's own error", logits, inversion)
-
-
 DAMAGES = (
     Damage(c.take_the_smallest, "stage"),
     Damage(c.count_rows_from_one, "stage"),
@@ -123,13 +111,16 @@ DAMAGES = (
         ("deit", "lvvit"),
         drowned={
             "fp16": Drowned("one token more in a mean of many, where fp16 rounds", 0.003, 0.007),
-            "int8": SAME_RANKING,
+            "int8": Drowned("it ranks as before but for tokens near each other", 0.06, 0.15),
         },
     ),
-    Damage(c.average_the_first_half, "stage", PREDICTED, drowned={"int8": SAME_RANKING}),
+    Damage(c.average_the_first_half, "stage", PREDICTED),
     Damage(c.average_nothing, "stage", PREDICTED),
     Damage(c.rank_with_relu, "stage", PREDICTED),
     Damage(c.double_the_scores, "", PREDICTED, harmless=SCORES_SCALED),
+    Damage(c.add_noise_to_scores, "stage"),
+    Damage(c.choose_by_chance, "stage"),
+    Damage(c.kill_a_predictor, "stage", PREDICTED),
     Damage(c.score_in_half, harmless=TIES),
     Damage(c.read_the_wrong_row, "logits", CLASS_TOKEN),
     Damage(c.shift_positions, "", CLASS_TOKEN),
@@ -139,33 +130,38 @@ DAMAGES = (
     Damage(c.swap_paths, "", TWO_PATHS),
     Damage(c.zero_the_fast_path, "", TWO_PATHS),
     Damage(c.fuse_all_tokens, "", ("evit",)),
-    Damage(n.weigh_two_per_cent_more, drowned={"int8": one_layer(0.065)}),
+    Damage(
+        n.weigh_two_per_cent_more,
+        drowned={"int8": Drowned("one layer's part of the logits", logits=0.065, inversion=0.15)},
+    ),
     Damage(
         n.weigh_the_head_two_per_cent_more,
         "logits",
         drowned={
-            "int8": Drowned("0.02 of the logits, as int8's own error at its smallest", 0.06, 0.09),
+            "int8": Drowned("0.02 of the logits, as int8's own error at its least", 0.06, 0.09)
         },
     ),
+    Damage(n.weigh_every_narrow_layer_five_per_cent_more),
+    Damage(n.zero_a_third_of_a_projection),
+    Damage(n.give_infinity, "logits"),
     Damage(n.transpose_a_square_weight),
-    Damage(n.zero_a_row, drowned={"int8": one_layer(0.065, 0.16)}),
+    Damage(n.zero_a_row),
     Damage(n.spoil_one_weight, "", precisions=FLOAT),
     Damage(n.overflow_one_weight, "", precisions=FLOAT),
-    Damage(n.drop_a_bias, drowned={"int8": one_layer(0.085)}),
-    Damage(n.add_a_bias_twice, drowned={"int8": one_layer(0.085)}),
+    Damage(n.drop_a_bias),
+    Damage(n.add_a_bias_twice),
     Damage(n.scale_a_layer_twice, families=("convnext",)),
     Damage(n.forget_to_halve_a_residual, families=("lvvit",)),
     Damage(n.forget_a_residual),
     Damage(n.attend_without_scale, families=ATTENDING),
     Damage(n.attend_with_half_the_scale, families=ATTENDING),
-    Damage(n.misscale_one_head, families=ATTENDING, drowned={"int8": one_layer(0.115)}),
+    Damage(n.misscale_one_head, families=ATTENDING),
     Damage(n.swap_query_and_key, families=ATTENDING),
     Damage(n.normalise_attention_by_keys, families=ATTENDING),
     Damage(
         n.normalise_with_large_epsilon,
         drowned={
             "convnext fp16": Drowned("variances are near one", logits=0.0025, inversion=0.007),
-            "convnext int8": Drowned("variances are near one", logits=0.035, inversion=0.06),
         },
     ),
     Damage(n.normalise_step_by_step, harmless=SAME_SUM),
@@ -176,19 +172,15 @@ DAMAGES = (
         drowned={
             "evit fp32": Drowned("the two GELUs differ by 5e-4 at most", 1.3e-4, 1e-4),
             "fp16": Drowned("they differ by 5e-4 at most, as fp16 rounds near one", 0.0025, 0.004),
-            "int8": Drowned("they differ by 5e-4 at most, a twentieth of a step", 0.035, 0.06),
         },
     ),
-    Damage(n.use_relu, drowned={"int8": one_layer(0.075)}),
+    Damage(n.use_relu),
     Damage(n.average_the_auxiliary_head, "logits", ("lvvit",)),
     Damage(n.weigh_the_auxiliary_head_fully, "logits", ("lvvit",)),
     Damage(
         n.let_the_auxiliary_head_see_the_class_token,
         "logits",
         ("lvvit",),
-        drowned={
-            "int8": Drowned("the class token is the best patch of few classes", 0.12, 0.12),
-        },
     ),
     Damage(n.forget_the_shift, families=("swin",)),
     Damage(n.forget_the_shift_mask, families=("swin",)),
@@ -207,7 +199,7 @@ DAMAGES = (
     Damage(q.quarter_every_scale, precisions=("int8",)),
     Damage(q.shift_a_zero_point, "", precisions=("int8",)),
     Damage(q.shift_every_zero_point, "", precisions=("int8",)),
-    Damage(q.scale_weights_by_a_tenth, precisions=("int8",), drowned={"": one_layer(0.08)}),
+    Damage(q.scale_weights_by_a_tenth, precisions=("int8",)),
     Damage(q.shuffle_channel_scales, precisions=("int8",)),
     Damage(q.share_one_scale, precisions=("int8",)),
     Damage(q.spoil_a_scale, "", precisions=("int8",)),

@@ -135,13 +135,29 @@ def rank_with_relu(patient: Patient) -> None:
         patient.insert(node.outputs[0], "Relu", [node.inputs[0]])
 
 
+def add_noise_to_scores(patient: Patient) -> None:
+    """Noise of 0.3, the same in every run; a class token stays in front."""
+    noise = np.random.default_rng(0).normal(0, 0.3, (1, _ranked(patient), 1)).astype(np.float32)
+    noise[:, : _lead(patient)] = 3.0
+    _rank_by(patient, [ir.node("Add", [_scores(patient), patient.constant(noise)])])
+
+
+def choose_by_chance(patient: Patient) -> None:
+    """Noise of 0.3 on the scores, another in every run."""
+    noise = ir.node("RandomNormalLike", [_scores(patient)], {"scale": 0.3})
+    _rank_by(patient, [noise, ir.node("Add", [_scores(patient), noise.outputs[0]])])
+
+
+def kill_a_predictor(patient: Patient) -> None:
+    """Its last weights are zero, so that every token scores as its bias says."""
+    patient.change(patient.layer(f"{_predictor(patient)}.score"), 1, np.zeros_like)
+
+
 def score_in_half(patient: Patient) -> None:
     """Scores go through half precision, where many are equal."""
-    top_k = patient.top_k(STAGE)
-    there = ir.node("Cast", [top_k.inputs[0]], {"to": int(ir.DataType.FLOAT16)})
+    there = ir.node("Cast", [_scores(patient)], {"to": int(ir.DataType.FLOAT16)})
     back = ir.node("Cast", [there.outputs[0]], {"to": int(ir.DataType.FLOAT)})
-    patient.model.graph.insert_before(top_k, [there, back])
-    top_k.replace_input_with(0, back.outputs[0])
+    _rank_by(patient, [there, back])
 
 
 def read_the_wrong_row(patient: Patient) -> None:
@@ -216,6 +232,20 @@ def _learnt(value: ir.Value) -> bool:
     """Whether a predictor's constant is weights, and does not hang on how many tokens there are."""
     learnt = value.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16) and value.shape.rank() > 0
     return learnt and not str(value.name).partition("/")[0].endswith(".average")
+
+
+def _scores(patient: Patient) -> ir.Value:
+    """What a stage ranks, (B, N, 1)."""
+    scores = patient.top_k(STAGE).inputs[0]
+    assert scores is not None
+    return scores
+
+
+def _rank_by(patient: Patient, nodes: Sequence[ir.Node]) -> None:
+    """What these nodes make of a stage's scores is what it ranks by."""
+    top_k = patient.top_k(STAGE)
+    patient.model.graph.insert_before(top_k, nodes)
+    top_k.replace_input_with(0, nodes[-1].outputs[0])
 
 
 def _choose_instead(patient: Patient, nodes: Sequence[ir.Node]) -> None:

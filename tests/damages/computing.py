@@ -14,6 +14,35 @@ def weigh_two_per_cent_more(patient: Patient) -> None:
     patient.change(patient.layer(patient.parts.widen), 1, lambda weights: 1.02 * weights)
 
 
+def weigh_every_narrow_layer_five_per_cent_more(patient: Patient) -> None:
+    """Every MLP's second Linear, in all blocks."""
+    module = patient.parts.narrow.rpartition(".")[2]
+    kinds = tuple(f".{module}/{kind}" for kind in ("MatMul", "Gemm"))
+    narrow = [node for node in patient.model.graph if str(node.name).endswith(kinds)]
+    assert len(narrow) > 1
+    for node in narrow:
+        patient.change(node, 1, lambda weights: np.asarray(np.float32(1.05) * weights))
+
+
+def zero_a_third_of_a_projection(patient: Patient) -> None:
+    """A third of what attention found is lost on its way back."""
+
+    def change(weights: Array) -> Array:
+        weights[: len(weights) // 3] = 0.0
+        return weights
+
+    patient.change(patient.layer(patient.parts.square), 1, change)
+
+
+def give_infinity(patient: Patient) -> None:
+    """One logit of every image is infinite."""
+    (logits,) = (end for end in patient.model.graph.outputs if end.name == "logits")
+    assert logits.shape is not None
+    one = np.zeros(int(logits.shape[1]))  # type: ignore[arg-type]
+    one[0] = np.inf
+    patient.insert(logits, "Add", [logits, patient.constant(one, logits)])
+
+
 def transpose_a_square_weight(patient: Patient) -> None:
     patient.change(patient.layer(patient.parts.square), 1, np.transpose)
 

@@ -14,7 +14,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from dynexport.artifact import onnx_artifact
+from dynexport.calibration.rounding import compare_under_one_choice
+from dynexport.compare.tolerances import OwnRounding
 from dynexport.conversion import Recipe, convert
 from dynexport.formats.metadata import PREFIX, Batch, Metadata
 from dynexport.formats.onnx_file import read_metadata, read_model, to_bytes
 from dynexport.formats.reference import ReferenceBundle
 from dynexport.graph.batch import change_batch, set_batch
 from dynexport.graph.half import to_half
-from dynexport.graph.linear_layers import find_linear_layers
+from dynexport.graph.linear_layers import LinearLayer, find_linear_layers
 from dynexport.graph.probe import with_outputs
 from dynexport.graph.quantise import quantise
 from dynexport.images import synthetic_images
@@ -41,10 +44,12 @@ from dynexport.models.deit import DeiTConfig
 from dynexport.models.layers import add_class_and_position
 from dynexport.models.lvvit import LVViTConfig
 from dynexport.models.swin import SwinConfig
+from dynexport.precision.int8_dynamic import quantise_dynamically
 from dynexport.pytorch.export import record_reference
 from dynexport.pytorch.rewrite import rewrite
 from dynexport.runtimes import open_runner
 from dynexport.schedule import KeepSchedule
+from dynexport.verify.own import record_own
 
 EVIT = Path(__file__).parents[2] / "examples" / "evit" / "evit.py"
 
@@ -222,24 +227,50 @@ def _convert_once(
 
 
 def typed(tiny: Tiny, precision: str) -> ir.Model:
-    """A copy of the float32 graph in a precision: fp32, fp16, bf16 or int8, whose ranges are read
-    off the bundle's images and a few more, and stand in its metadata."""
+    """A copy of the float32 graph in a precision; int8 says in its metadata how it was made.
+
+    Its ranges are read off the bundle's images and a few more, predictors stay in float.
+    """
     if precision == "fp32":
         return tiny.graph.clone()
-    if precision == "int8":
-        ranges = ranges_of(tiny)
-        graph = quantise(tiny.graph, ranges)
-        layers = {layer.node: layer.name for layer in find_linear_layers(tiny.graph)}
-        chosen = [{"layer": layers[node], "threshold": ranges[node]} for node in ranges]
-        facts = {"name": "int8", "int8": {"ranges": chosen}}
-        graph.metadata_props[f"{PREFIX}precision"] = json.dumps(facts)
-        return graph
-    return to_half(tiny.graph, precision, marks=tiny.metadata.dense_twin)  # type: ignore[arg-type]
-
-
-def ranges_of(tiny: Tiny) -> dict[str, float]:
-    """By layer, predictors' apart, the largest magnitude of what it takes."""
+    if not precision.startswith("int8"):
+        return to_half(tiny.graph, precision, marks=tiny.metadata.dense_twin)  # type: ignore[arg-type]
     layers = [layer for layer in find_linear_layers(tiny.graph) if not layer.ranks]
+    facts: dict[str, Any] = {"name": precision}
+    if precision == "int8-dynamic":
+        graph = quantise_dynamically(tiny.graph, layers)
+    else:
+        ranges = ranges_of(tiny, layers)
+        graph = quantise(tiny.graph, ranges)
+        chosen = [{"layer": p.name, "threshold": ranges[p.node]} for p in layers]
+        facts["int8"] = {"ranges": chosen}
+    if precision == "int8-fp16":
+        graph = to_half(graph, "fp16", marks=tiny.metadata.dense_twin)
+    facts["rounding"] = dataclasses.asdict(rounding_of(tiny, graph))
+    graph.metadata_props[f"{PREFIX}precision"] = json.dumps(facts)
+    return graph
+
+
+def rounding_of(tiny: Tiny, graph: ir.Model) -> OwnRounding:
+    """As `convert` measures it: of a typed graph, on the bundle's images and a few more."""
+    steps, size = tiny.metadata.preprocessing, Batch.parse(tiny.metadata.batch).optimal
+    more = steps.normalise(synthetic_images(24, steps.img_size, seed=2))
+    cut = [
+        images[at : at + size]
+        for images in (tiny.bundle.inputs(steps), more)
+        for at in range(0, len(images), size)
+    ]
+    return compare_under_one_choice(tiny.graph, graph, tiny.metadata, cut)
+
+
+def remember(tiny: Tiny, graph: ir.Model) -> ReferenceBundle:
+    """The bundle with a typed graph's own answers in it, as `convert` writes it."""
+    artifact = onnx_artifact(Path("tiny.onnx"), graph, read_metadata("tiny", graph))
+    return dataclasses.replace(tiny.bundle, own=record_own(artifact, tiny.bundle))
+
+
+def ranges_of(tiny: Tiny, layers: Sequence[LinearLayer]) -> dict[str, float]:
+    """By layer the largest magnitude of what it takes."""
     steps = tiny.metadata.preprocessing
     more = steps.normalise(synthetic_images(8, steps.img_size, seed=1))
     images = np.concatenate([tiny.bundle.inputs(steps), more])

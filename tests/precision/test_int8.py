@@ -433,6 +433,13 @@ def test_a_converted_file_builds_with_tensorrt(
     facts = read_metadata(result.onnx, typed)
     assert facts.precision["name"] == name
     assert facts.precision["int8"]["images"] == 30
+    measured = result.precision.rounding
+    assert measured is not None
+    assert facts.precision["rounding"] == dataclasses.asdict(measured)
+    assert measured.images == 8 + facts.precision["int8"]["tried"]
+    assert result.verification.errors["logits"].l2 < 1.2 * measured.outputs < 0.12
+    assert result.verification.own is not None
+    assert result.verification.own.errors["logits"].l2 < 1e-5
     assert facts.macs_dense == read_metadata("tiny", typed).macs_dense > facts.macs_sparse
     assert not check_graph(typed)
     assert built(onnx.load(result.onnx)).content

@@ -7,6 +7,7 @@ own files and their building blocks in `dynexport.models.layers`.
 from dynexport.errors import ModelError, ScheduleError
 from dynexport.models.operators import in_dense_twin, take_rows
 from dynexport.models.protocol import (
+    Assumption,
     Config,
     Family,
     Hints,
@@ -41,6 +42,7 @@ from dynexport.schedule import KeepSchedule, Selection
 
 __all__ = [
     "CLASS_TOKEN_SCORE",
+    "Assumption",
     "Config",
     "Family",
     "GumbelMask",

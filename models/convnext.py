@@ -31,6 +31,7 @@ from dynexport.models.protocol import (
     Output,
     Shapes,
     SparseModel,
+    assumed_blocks,
     count_modules,
     read_prune_at,
     require_blocks,
@@ -297,5 +298,6 @@ FAMILY = Family(
     tasks=TASKS,
     matches=matches,
     read_config=read_config,
+    assumptions=assumed_blocks,
     published_top1={"convnext-t": 81.59, "convnext-s": 82.57, "convnext-b": 83.45},
 )

@@ -24,6 +24,7 @@ from dynexport.models.protocol import (
     Output,
     Shapes,
     SparseModel,
+    assumed_heads_and_blocks,
     count_modules,
     read_prune_at_and_heads,
     require_sizes,
@@ -155,6 +156,7 @@ FAMILY = Family(
     schedule=power_schedule,
     matches=matches,
     read_config=read_config,
+    assumptions=assumed_heads_and_blocks,
     fit=resize_positions,
     published_top1={"deit-256": 76.53, "deit-s": 79.32, "deit-b": 81.43},
 )

@@ -7,6 +7,7 @@ patch. Sparsification as in `dynexport.models.deit`. Parameter names are the pub
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -23,11 +24,13 @@ from dynexport.models.layers import (
     resize_positions,
 )
 from dynexport.models.protocol import (
+    Assumption,
     Family,
     Hints,
     Output,
     Shapes,
     SparseModel,
+    assumed_heads_and_blocks,
     count_modules,
     read_prune_at_and_heads,
     require_sizes,
@@ -37,8 +40,9 @@ from dynexport.models.protocol import (
 from dynexport.models.sparsifiers import GumbelMask, Tokens, through_blocks
 from dynexport.schedule import Selection, power_schedule
 
-RESIDUAL = 0.5
-"""Every residual branch is halved (the public code's skip_lam of 2)."""
+SKIP_LAM = {(240, 12): 1.0, (768, 24): 3.0}
+"""What residual branches are divided by where that is not 2, by width and depth: the public code's
+lvvit_t and lvvit_l."""
 
 AUXILIARY = 0.5
 """Weight of the auxiliary head's best patch in the logits."""
@@ -46,7 +50,10 @@ AUXILIARY = 0.5
 
 @dataclass(frozen=True)
 class LVViTConfig:
-    """Everything that shapes a DynamicLVViT. Sizes in pixels, ``prune_at`` in block numbers."""
+    """Everything that shapes a DynamicLVViT. Sizes in pixels, ``prune_at`` in block numbers.
+
+    skip_lam  what every residual branch is divided by
+    """
 
     embed_dim: int
     num_heads: int
@@ -59,6 +66,7 @@ class LVViTConfig:
     stem_dim: int = 64
     mlp_dim: int = 0
     qkv_bias: bool = False
+    skip_lam: float = 2.0
 
     def __post_init__(self) -> None:
         if not self.mlp_dim:
@@ -117,12 +125,12 @@ class DynamicLVViT(SparseModel):
 
     def __init__(self, config: LVViTConfig, drop_path: float = 0.0) -> None:
         super().__init__(config)
-        dim = config.embed_dim
+        dim, residual = config.embed_dim, 1 / config.skip_lam
         self.patch_embed = ConvStem(config)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + config.num_tokens, dim))
         self.blocks = nn.ModuleList(
-            Block(dim, config.num_heads, config.mlp_dim, config.qkv_bias, 1e-5, RESIDUAL, rate)
+            Block(dim, config.num_heads, config.mlp_dim, config.qkv_bias, 1e-5, residual, rate)
             for rate in drop_path_rates(drop_path, config.depth)
         )
         self.norm = nn.LayerNorm(dim)
@@ -172,7 +180,22 @@ def read_config(shapes: Shapes, hints: Hints) -> LVViTConfig:
         stem_dim=stem_dim,
         mlp_dim=shape_of(shapes, "blocks.0.mlp.fc1.weight", 2)[0],
         qkv_bias="blocks.0.attn.qkv.bias" in shapes,
+        skip_lam=_skip_lam(hints) or SKIP_LAM.get((embed_dim, depth), 2.0),
     )
+
+
+def _skip_lam(hints: Hints) -> float | None:
+    """What was recorded, or said, of the residual branches."""
+    told = hints.get("skip_lam")
+    return float(told) if isinstance(told, (int, float)) and told > 0 else None
+
+
+def assumptions(config: LVViTConfig, hints: Hints) -> Iterator[Assumption]:
+    """What no tensor tells."""
+    yield from assumed_heads_and_blocks(config, hints)
+    if _skip_lam(hints) is None:
+        told = f"residual branches divided by {config.skip_lam:g}"
+        yield Assumption(told, "args", "skip_lam=1")
 
 
 VARIANTS = {
@@ -188,6 +211,7 @@ FAMILY = Family(
     schedule=power_schedule,
     matches=matches,
     read_config=read_config,
+    assumptions=assumptions,
     fit=resize_positions,
     published_top1={"lvvit-s": 83.08, "lvvit-m": 83.82},
 )

@@ -91,6 +91,21 @@ class SparseModel(nn.Module):
 
 
 @dataclass(frozen=True)
+class Assumption:
+    """What was taken to be so, as nothing in a checkpoint tells it.
+
+    parameter, value  what says otherwise: a setting of the conversion, and an example for it
+    """
+
+    what: str
+    parameter: str
+    value: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.what} (else `{self.parameter}`{' ' * bool(self.value)}{self.value})"
+
+
+@dataclass(frozen=True)
 class Family:
     """One family of sparse models.
 
@@ -101,6 +116,7 @@ class Family:
     schedule        from one base ratio to the ratio of each stage
     matches         whether a checkpoint's tensors belong to this family
     read_config     the configuration they describe; ModelError where it cannot be settled
+    assumptions     of a configuration that was read, with the hints, what they did not settle
     fit             a checkpoint's tensors, those that depend on the image size or the task fitted
                     to a configuration; by default none does
     tasks           what its models can be exported for
@@ -114,6 +130,7 @@ class Family:
     schedule: Schedule
     matches: Callable[[Shapes], bool]
     read_config: Callable[[Shapes, Hints], Any]
+    assumptions: Callable[[Any, Hints], Iterable[Assumption]] = lambda config, hints: ()
     fit: Callable[[Mapping[str, Tensor], Any], Mapping[str, Tensor]] = lambda state, _: state
     tasks: tuple[Task, ...] = (CLASSIFY,)
     published_top1: Mapping[str, float] = field(default_factory=dict)
@@ -173,28 +190,47 @@ def count_modules(shapes: Shapes, prefix: str) -> int:
     return count
 
 
-def square_side(tokens: int, name: str) -> int:
-    """The side of a square grid of ``tokens`` patches."""
+def square_side(tokens: int, name: str, what: str = "patches") -> int:
+    """The side of a square grid of ``tokens`` patches, or windows."""
     side = math.isqrt(max(tokens, 0))
     if side < 1 or side * side != tokens:
         raise ModelError(
-            f"tensor {name!r} stands for {tokens} patches, which make no square grid: "
+            f"tensor {name!r} stands for {tokens} {what}, which make no square grid: "
             "only square images are supported"
         )
     return side
+
+
+OTHER_HEADS = (1152, 1280, 1408)
+"""Widths of SO400M, ViT-H and ViT-g, whose 16 heads are not 64 wide."""
 
 
 def read_heads(embed_dim: int, hints: Hints) -> int:
     """Attention heads: the hint, or the family's 64 channels a head."""
     if isinstance(hints.get("num_heads"), int):
         return int(hints["num_heads"])
-    if embed_dim % 64 == 0:
+    if embed_dim % 64 == 0 and embed_dim not in OTHER_HEADS:
         return embed_dim // 64
     divisors = [str(n) for n in range(1, embed_dim + 1) if embed_dim % n == 0 and n <= 64]
     raise ModelError(
         f"the number of attention heads cannot be read from tensors {embed_dim} wide: "
         f"say it with `num_heads`, one of {', '.join(divisors)}"
     )
+
+
+def assumed_blocks(config: Any, hints: Hints) -> Iterable[Assumption]:
+    """Pruning locations that nothing told: those of the published variants."""
+    if not hints.get("prune_at"):
+        places = ", ".join(map(str, config.prune_at))
+        yield Assumption(f"pruned before blocks {places}", "prune_at")
+
+
+def assumed_heads_and_blocks(config: Any, hints: Hints) -> Iterable[Assumption]:
+    """`assumed_blocks`, and heads that nothing told."""
+    if not isinstance(hints.get("num_heads"), int):
+        each = config.embed_dim // config.num_heads
+        yield Assumption(f"attention in {config.num_heads} x {each} channels", "num_heads")
+    yield from assumed_blocks(config, hints)
 
 
 class UndecidedError(ModelError):

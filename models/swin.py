@@ -22,10 +22,12 @@ from dynexport.models.protocol import (
     Output,
     Shapes,
     SparseModel,
+    assumed_blocks,
     count_modules,
     read_prune_at,
     require_blocks,
     shape_of,
+    square_side,
 )
 from dynexport.models.sparsifiers import Route, Tokens
 from dynexport.models.windows import LeanWindowAttention, WindowAttention, shift_mask
@@ -293,7 +295,7 @@ def read_img_size(shapes: Shapes, hints: Hints, window: int) -> int:
     said = hints.get("img_size")
     if name not in shapes:
         return int(said or 224)
-    side = round(shape_of(shapes, name, 3)[0] ** 0.5)
+    side = square_side(shape_of(shapes, name, 3)[0], name, "windows")
     return int(said) if said and -(-said // window) == side else side * window
 
 
@@ -328,6 +330,7 @@ FAMILY = Family(
     tasks=TASKS,
     matches=matches,
     read_config=read_config,
+    assumptions=assumed_blocks,
     fit=fit,
     published_top1={"swin-t": 80.91, "swin-s": 83.21, "swin-b": 83.43},
 )

@@ -103,6 +103,19 @@ def convert(
         ),
     ] = None,
     weights: Weights = None,
+    args: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--arg",
+            metavar="NAME=VALUE",
+            help="What the training's recorded args leave open, as skip_lam=1. May be repeated.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Refuse what has to be assumed.", rich_help_panel=MODEL),
+    ] = False,
     precision: Annotated[
         str,
         typer.Option(
@@ -183,12 +196,12 @@ def convert(
     verbose: Verbose = False,
 ) -> None:
     """Turn a checkpoint into a verified ONNX file and its reference bundle."""
-    from dynexport.conversion import Recipe
-    from dynexport.conversion import convert as run
+    from dynexport import conversion
     from dynexport.precision import Precision
 
     engine_file, engine_edition = engine_and_edition(engine, edition)
-    recipe = Recipe(
+    methods = _methods(calibration_method)
+    recipe = conversion.Recipe(
         checkpoint,
         ratio=ratio,
         ratios=ratios,
@@ -206,12 +219,7 @@ def convert(
         opset=opset,
         target=target,
         precision=Precision(
-            precision,
-            io=io_precision,
-            calibration_data=calibration_data,
-            calibration_images=calibration_images,
-            seed=seed,
-            methods=_methods(calibration_method),
+            *(precision, io_precision, calibration_data, calibration_images, seed, methods),
             fallback_to=fallback_to,
             target_agreement=target_agreement,
         ),
@@ -219,9 +227,11 @@ def convert(
         edition=engine_edition,
         output=output,
         plugins=tuple(plugin or ()),
+        args=tuple(args or ()),
+        strict=strict,
     )
-    with build_progress(quiet, verbose) as (on_step, on_progress):
-        result = run(recipe, on_step=on_step, on_warning=warn, on_progress=on_progress)
+    with build_progress(quiet, verbose) as (step, progress):
+        result = conversion.convert(recipe, on_step=step, on_warning=warn, on_progress=progress)
     (print_json if json else show_conversion)(result)
 
 

@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from dynexport.cli.build import show_build
 from dynexport.cli.console import macs_unit, make_table, stdout
+from dynexport.cli.options import as_options
 from dynexport.cli.verify import show_verification
 from dynexport.schedule import format_ratios
 
@@ -26,6 +27,9 @@ def show_conversion(result: Conversion) -> None:
     console = stdout()
     facts = result.metadata
     console.print(f"\n[bold]{escape(facts.variant)}[/] {_tokens(facts)}")
+    if result.assumed:
+        told = "; ".join(map(str, result.assumed))
+        console.print(f"assumed, as nothing says it: {escape(as_options(told))}")
     table = make_table("", "dense", "this model", "ratio")
     macs = (facts.macs_dense, facts.macs_sparse)
     unit, scale = macs_unit(macs)

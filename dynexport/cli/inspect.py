@@ -28,6 +28,8 @@ def inspect(
         facts = inspect_file(file, plugins=plugin or ())
     if "undecided" in facts:
         facts["undecided"] = as_options(facts["undecided"])
+    if "assumed" in facts:
+        facts["assumed"] = [as_options(told) for told in facts["assumed"]]
     (print_json if json else show_facts)(facts)
 
 

@@ -33,6 +33,7 @@ from dynexport.pytorch import require_convert_extras
 from dynexport.verify import Verification
 
 if TYPE_CHECKING:
+    from dynexport.models import Assumption
     from dynexport.pytorch.rewrite import Proof
 
 __all__ = ["Conversion", "Recipe", "TrainedModel", "convert", "open_checkpoint"]
@@ -46,7 +47,8 @@ class Conversion:
     proof              inference form against training form, in PyTorch
     verification       ONNX against PyTorch
     precision          what was done to type it
-    warnings           what a runtime is known to refuse of it
+    warnings           what else the checkpoint holds, and what a runtime is known to refuse
+    assumed            what of the model nothing told, and what says otherwise
     engine             built of it, where one was asked for
     seconds            per step, in order
     """
@@ -60,6 +62,7 @@ class Conversion:
     precision: PrecisionReport
     warnings: tuple[str, ...]
     engine: EngineBuild | None
+    assumed: tuple[Assumption, ...]
     seconds: dict[str, float]
 
 
@@ -115,4 +118,4 @@ def convert(
             )
     made = (str(targets.onnx), str(targets.reference), size, exported.metadata)
     found = (proof, verification, report, warnings)
-    return Conversion(*made, *found, engine, clock.seconds)
+    return Conversion(*made, *found, engine, trained.assumed, clock.seconds)

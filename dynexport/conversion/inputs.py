@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dynexport.conversion.recipe import Recipe
 from dynexport.engine.sidecar import Sidecar
-from dynexport.errors import InputError, ScheduleError
+from dynexport.errors import CheckpointError, InputError, ScheduleError
 from dynexport.files import name_checkpoint, require_kept, require_onnx_target, require_writable
 from dynexport.formats.reference import REFERENCE_IMAGES, ReferenceBundle
 from dynexport.images import ImageSet, Preprocessing, load_images
@@ -23,18 +23,22 @@ from dynexport.schedule import KeepSchedule, schedule_from_base
 from dynexport.tasks import DEFAULT
 
 if TYPE_CHECKING:
-    from dynexport.models import Config, Family, SparseModel
+    from dynexport.models import Assumption, Config, Family, SparseModel
     from dynexport.pytorch.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A checkpoint as the model it holds: the file, what it is, and its training form."""
+    """A checkpoint as the model it holds: the file, what it is, and its training form.
+
+    assumed  what of it nothing told
+    """
 
     checkpoint: Checkpoint
     family: Family
     config: Config
     model: SparseModel
+    assumed: tuple[Assumption, ...]
 
 
 @dataclass(frozen=True)
@@ -85,14 +89,20 @@ def open_checkpoint(recipe: Recipe) -> TrainedModel:
     require_convert_extras(recipe.checkpoint)
     from dynexport.models import load_plugins
     from dynexport.pytorch.checkpoint import load_checkpoint
-    from dynexport.pytorch.identify import build_model, identify
+    from dynexport.pytorch.identify import build_model, find_assumptions, identify
 
     load_plugins(recipe.plugins)
     loaded = load_checkpoint(recipe.checkpoint, recipe.weights)
-    family, config = identify(
-        *(loaded, recipe.model, recipe.prune_at, recipe.num_heads, recipe.img_size, recipe.task)
-    )
-    return TrainedModel(loaded, family, config, build_model(loaded, family, config))
+    loaded = dataclasses.replace(loaded, args={**loaded.args, **recipe.told_args()})
+    told = (recipe.model, recipe.prune_at, recipe.num_heads)
+    family, config = identify(loaded, *told, recipe.img_size, recipe.task)
+    assumed = find_assumptions(loaded, family, config, *told)
+    if assumed and recipe.strict:
+        raise CheckpointError(
+            f"{loaded.path} does not say all of what it is; assumed would be: "
+            + "; ".join(map(str, assumed))
+        )
+    return TrainedModel(loaded, family, config, build_model(loaded, family, config), assumed)
 
 
 def choose_schedule(recipe: Recipe, trained: TrainedModel) -> KeepSchedule | None:
@@ -102,7 +112,7 @@ def choose_schedule(recipe: Recipe, trained: TrainedModel) -> KeepSchedule | Non
     given = recipe.stage_ratios()
     if given is not None:
         return given
-    base = trained.checkpoint.args.get("base_rate") if recipe.ratio is None else recipe.ratio
+    base = _trained_ratio(trained) if recipe.ratio is None else recipe.ratio
     if not isinstance(base, (int, float)):
         raise ScheduleError(
             f"{trained.checkpoint.path} does not say what keep ratio it was trained with: "
@@ -111,6 +121,13 @@ def choose_schedule(recipe: Recipe, trained: TrainedModel) -> KeepSchedule | Non
     stages = len(trained.config.prune_at)
     keep = schedule_from_base(trained.family.schedule, float(base), stages)
     return dataclasses.replace(keep, align=recipe.align)
+
+
+def _trained_ratio(trained: TrainedModel) -> Any:
+    """The base ratio that the training recorded, by either of its names; alone in a list, too."""
+    args = trained.checkpoint.args
+    told = args.get("base_rate", args.get("keep_rate"))
+    return told[0] if isinstance(told, (list, tuple)) and len(set(told)) == 1 else told
 
 
 def find_builder(recipe: Recipe) -> str | None:

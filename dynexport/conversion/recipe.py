@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dynexport.errors import ScheduleError
+from dynexport.errors import InputError, ScheduleError
 from dynexport.formats.metadata import Batch
 from dynexport.graph.fuse import require_target
 from dynexport.graph.opset import require_opset
@@ -33,6 +33,9 @@ class Recipe:
     align          keep a few tokens more, so that blocks compute a multiple of so many rows, the
                    class token's included; see `dynexport.schedule.align_counts`
     model, prune_at, num_heads, weights  settle what the checkpoint leaves open
+    args           more of what its args might have said, each as "skip_lam=1"; values are numbers,
+                   texts, or numbers with commas between
+    strict         refuse what would have to be assumed
     img_size       another image size than it was trained at, pixels
     task           what the model is for: "classify" (the default), "features" ...; see
                    `dynexport.tasks`
@@ -73,6 +76,8 @@ class Recipe:
     edition: str | None = None
     output: str | Path | None = None
     plugins: tuple[str | Path, ...] = ()
+    args: tuple[str, ...] = ()
+    strict: bool = False
 
     def __post_init__(self) -> None:
         self.sizes()
@@ -84,6 +89,7 @@ class Recipe:
             raise ScheduleError("`ratio` and `ratios` were both given: give one of the two")
         self.stage_ratios()
         self.typing()
+        self.told_args()
         require_target(self.target)
         require_opset(self.opset)
 
@@ -94,6 +100,10 @@ class Recipe:
         built = (self.engine, self.edition) != (None, None)
         for_gpus = built or self.target == "tensorrt" or self.typing().kind.half is not None
         return Batch.parse(ONE_SIZE if for_gpus else ANY_SIZE)
+
+    def told_args(self) -> dict[str, Any]:
+        """What `args` says, by name."""
+        return dict(map(_parse_arg, self.args))
 
     def typing(self) -> Precision:
         """The precision, with all it takes."""
@@ -117,8 +127,8 @@ class Recipe:
         words = ["dynexport", "convert", str(self.checkpoint)]
         for name, value in self._settings():
             words += [f"--{name.replace('_', '-')}"] if value is True else _option(name, value)
-        for plugin in self.plugins:
-            words += _option("plugin", plugin)
+        for name, values in (("plugin", self.plugins), ("arg", self.args)):
+            words += [word for value in values for word in _option(name, value)]
         return shlex.join(words)
 
     def _settings(self) -> Iterator[tuple[str, Any]]:
@@ -127,9 +137,31 @@ class Recipe:
             value = getattr(self, field.name)
             if field.name == "precision":
                 yield from _settings_of(self.typing())
-            elif field.name not in ("checkpoint", "plugins") and str(value) != str(field.default):
+            elif field.name not in ("checkpoint", "plugins", "args") and str(value) != str(
+                field.default
+            ):
                 yield field.name, value
 
+
+def _parse_arg(text: str) -> tuple[str, Any]:
+    """A name and its value of ``NAME=VALUE``."""
+    name, equals, value = text.partition("=")
+    if not name or not equals or not value:
+        raise InputError(f"{text!r} tells nothing: write NAME=VALUE, as in `args` skip_lam=1")
+    parts = [_number(part) for part in value.split(",")]
+    return name, parts if len(parts) > 1 else parts[0]
+
+
+def _number(text: str) -> int | float | str:
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    return int(value) if value.is_integer() and "." not in text else value
+
+
+TOLD_APART = ("checkpoint", "plugins", "args")
+"""Fields that no single option tells."""
 
 PRECISION_OPTIONS = {"name": "precision", "io": "io_precision", "methods": "calibration_method"}
 """Fields of a `Precision` that options call otherwise."""

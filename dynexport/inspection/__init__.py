@@ -85,7 +85,7 @@ def _inspect_checkpoint(path: Path, plugins: Sequence[str | Path]) -> dict[str, 
     require_convert_extras(path)
     from dynexport.models import load_plugins, variant_name
     from dynexport.pytorch.checkpoint import load_checkpoint
-    from dynexport.pytorch.identify import identify
+    from dynexport.pytorch.identify import find_assumptions, identify
 
     load_plugins(plugins)
     loaded = load_checkpoint(path)
@@ -106,6 +106,7 @@ def _inspect_checkpoint(path: Path, plugins: Sequence[str | Path]) -> dict[str, 
             "family": family.name,
             "variant": variant_name(family, config),
             "config": dataclasses.asdict(config),  # type: ignore[call-overload]
+            "assumed": [str(one) for one in find_assumptions(loaded, family, config)],
         }
     except CheckpointError as error:
         facts |= {"family": None, "undecided": str(error)}

@@ -10,6 +10,7 @@ import torch
 
 from dynexport.errors import CheckpointError, InputError, ModelError
 from dynexport.models import (
+    Assumption,
     Config,
     Family,
     Shapes,
@@ -39,14 +40,9 @@ def identify(
     and ``num_heads`` settle what they cannot say, ``img_size`` asks for another image size than
     it was trained at, ``task`` for another output than logits. CheckpointError where it stays open.
     """
-    args, shapes = checkpoint.args, checkpoint.shapes
-    hints = {
-        **args,
-        "prune_at": prune_at or _blocks(args.get("prune_at")) or _blocks(args.get("pruning_loc")),
-        "num_heads": _whole(args.get("num_heads")) if num_heads is None else num_heads,
-        "img_size": img_size or _whole(args.get("input_size")),
-        "task": task,
-    }
+    shapes = checkpoint.shapes
+    hints = _hints_of(checkpoint, prune_at, num_heads)
+    hints |= {"img_size": img_size or hints["img_size"], "task": task}
     try:
         family = _family_of(checkpoint) if model is None else find_variant(model)[0]
         offered = [one.name for one in family.tasks]
@@ -75,6 +71,43 @@ def identify(
             f"{checkpoint.path}: the model takes {config.in_chans} channels: pictures have 3"
         )
     return family, config
+
+
+def find_assumptions(
+    checkpoint: Checkpoint,
+    family: Family,
+    config: Config,
+    model: str | None = None,
+    prune_at: tuple[int, ...] | None = None,
+    num_heads: int | None = None,
+) -> tuple[Assumption, ...]:
+    """What of a configuration neither the checkpoint told nor the user, as `identify` was asked.
+
+    Whoever names a published ``model`` has told its heads and its blocks.
+    """
+    if model is not None:
+        published: Any = find_variant(model)[1]
+        prune_at = prune_at or published.prune_at
+        num_heads = getattr(published, "num_heads", None) if num_heads is None else num_heads
+    return tuple(family.assumptions(config, _hints_of(checkpoint, prune_at, num_heads)))
+
+
+PRUNE_AT = ("prune_at", "pruning_loc", "reduction_loc", "drop_loc")
+"""What training code calls the pruning locations."""
+
+
+def _hints_of(
+    checkpoint: Checkpoint, prune_at: tuple[int, ...] | None, num_heads: int | None
+) -> dict[str, Any]:
+    """What the checkpoint's args tell, and what the user did."""
+    args = checkpoint.args
+    told = (_blocks(args[name]) for name in PRUNE_AT if name in args)
+    return {
+        **args,
+        "prune_at": prune_at or next((blocks for blocks in told if blocks), None),
+        "num_heads": _whole(args.get("num_heads")) if num_heads is None else num_heads,
+        "img_size": _whole(args.get("input_size")),
+    }
 
 
 def _require_no_further_tokens(checkpoint: Checkpoint) -> None:

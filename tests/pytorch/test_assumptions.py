@@ -1,0 +1,161 @@
+"""What no tensor tells of a checkpoint: it is read where it is recorded, else named, or refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from made.saved import in_hand
+from made.tiny import build
+
+from dynexport.cli import main
+from dynexport.conversion import Recipe, open_checkpoint
+from dynexport.conversion.inputs import choose_schedule
+from dynexport.errors import CheckpointError, InputError
+from dynexport.models.deit import DeiTConfig, DynamicDeiT
+from dynexport.models.lvvit import DynamicLVViT, LVViTConfig
+from dynexport.pytorch.checkpoint import load_checkpoint
+from dynexport.pytorch.identify import find_assumptions, identify
+from dynexport.pytorch.rewrite import rewrite
+from dynexport.schedule import KeepSchedule
+
+
+def saved(path: Path, model: torch.nn.Module, **args: Any) -> Path:
+    torch.save({"model": model.state_dict(), "args": args}, path)
+    return path
+
+
+def deep(**changes: Any) -> torch.nn.Module:
+    return DynamicDeiT(DeiTConfig(embed_dim=64, num_heads=1, img_size=32, **changes))
+
+
+def told(path: Path, **asked: Any) -> list[str]:
+    loaded = load_checkpoint(path)
+    family, config = identify(loaded, **asked)
+    return [str(one) for one in find_assumptions(loaded, family, config, **asked)]
+
+
+def test_what_nothing_tells_is_named_with_what_says_otherwise(tmp_path: Path) -> None:
+    path = saved(tmp_path / "x.pth", deep())
+    assert told(path) == [
+        "attention in 1 x 64 channels (else `num_heads`)",
+        "pruned before blocks 3, 6, 9 (else `prune_at`)",
+    ]
+
+
+@pytest.mark.parametrize("name", ["prune_at", "pruning_loc", "reduction_loc", "drop_loc"])
+def test_what_is_recorded_is_read(tmp_path: Path, name: str) -> None:
+    """As trainers call it, TokenReduction and EViT among them."""
+    path = saved(tmp_path / "x.pth", deep(), num_heads=1, **{name: [2, 6, 10]})
+    assert identify(load_checkpoint(path))[1].prune_at == (2, 6, 10)
+    assert told(path) == []
+
+
+def test_what_the_user_says_is_not_assumed(tmp_path: Path) -> None:
+    path = saved(tmp_path / "x.pth", deep())
+    assert told(path, prune_at=(2, 4, 6), num_heads=2) == []
+
+
+def test_whoever_names_a_variant_has_told_all_of_it() -> None:
+    with torch.device("meta"):
+        state = DynamicDeiT(DeiTConfig(embed_dim=384, num_heads=6)).state_dict()
+    checkpoint = in_hand(state)
+    family, config = identify(checkpoint, "deit-s")
+    assert find_assumptions(checkpoint, family, config, "deit-s") == ()
+    assert len(find_assumptions(checkpoint, family, config)) == 2
+
+
+@pytest.mark.parametrize("width", [1152, 1280, 1408])
+def test_heads_are_not_guessed_where_known_models_have_others(width: int) -> None:
+    """SO400M, ViT-H and ViT-g have 16, which are not 64 channels wide."""
+    with torch.device("meta"):
+        state = DynamicDeiT(DeiTConfig(width, 16, 2, (1,))).state_dict()
+    with pytest.raises(CheckpointError, match=r"say it with `num_heads`, one of .*16"):
+        identify(in_hand(state), prune_at=(1,))
+    assert identify(in_hand(state), prune_at=(1,), num_heads=16)[1].num_heads == 16
+
+
+@pytest.mark.parametrize(
+    ("width", "heads", "depth", "skip_lam"),
+    [(240, 4, 12, 1.0), (384, 6, 16, 2.0), (512, 8, 20, 2.0), (768, 12, 24, 3.0), (64, 1, 4, 2.0)],
+)
+def test_residuals_are_those_of_the_published_lvvits(
+    width: int, heads: int, depth: int, skip_lam: float
+) -> None:
+    """TokenLabeling's lvvit_t, _s, _m and _l; two in any other, and it is said."""
+    with torch.device("meta"):
+        model = DynamicLVViT(LVViTConfig(width, heads, depth, (1,), img_size=32, num_classes=2))
+    checkpoint = in_hand(model.state_dict())
+    family, config = identify(checkpoint, prune_at=(1,), num_heads=heads)
+    assert config.skip_lam == skip_lam
+    (assumed,) = find_assumptions(checkpoint, family, config, prune_at=(1,), num_heads=heads)
+    assert str(assumed) == f"residual branches divided by {skip_lam:g} (else `args` skip_lam=1)"
+
+
+def test_residuals_as_they_are_told_change_the_answers(tmp_path: Path) -> None:
+    model = build("lvvit", 0, skip_lam=3.0)
+    images = torch.randn(1, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    path = saved(tmp_path / "x.pth", model, prune_at=[1, 2, 3], num_heads=2)
+    right = open_checkpoint(Recipe(path, args=("skip_lam=3",)))
+    wrong = open_checkpoint(Recipe(path))
+    keep = KeepSchedule((0.7, 0.5, 0.3))
+    with torch.inference_mode():
+        expected, found, guessed = (
+            rewrite(form, keep)(images).logits for form in (model, right.model, wrong.model)
+        )
+    assert torch.equal(found, expected)
+    assert not torch.allclose(guessed, expected, atol=1e-2)
+    assert [str(one) for one in wrong.assumed] == [
+        "residual branches divided by 2 (else `args` skip_lam=1)"
+    ]
+    assert right.assumed == ()
+
+
+@pytest.mark.parametrize(
+    ("args", "ratio"),
+    [({"base_rate": 0.7}, 0.7), ({"keep_rate": [0.6]}, 0.6), ({"keep_rate": 0.5}, 0.5)],
+)
+def test_the_ratio_of_the_training_is_read_by_either_name(
+    tmp_path: Path, args: dict[str, Any], ratio: float
+) -> None:
+    recipe = Recipe(saved(tmp_path / "x.pth", deep(), **args))
+    keep = choose_schedule(recipe, open_checkpoint(recipe))
+    assert keep is not None
+    assert keep.ratios[0] == ratio
+
+
+def test_strict_refuses_what_would_be_assumed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = saved(tmp_path / "x.pth", deep())
+    with pytest.raises(SystemExit) as left:
+        main(["convert", str(path), "--ratio", "0.7", "--strict", "-q"])
+    assert left.value.code == 2
+    assert capsys.readouterr().err == (
+        f"error: {path} does not say all of what it is; assumed would be: attention in 1 x 64 "
+        "channels (else --num-heads); pruned before blocks 3, 6, 9 (else --prune-at)\n"
+    )
+    open_checkpoint(Recipe(path, strict=True, num_heads=1, prune_at=(3, 6, 9)))
+
+
+@pytest.mark.parametrize("text", ["skip_lam", "=1", "skip_lam="])
+def test_an_argument_that_tells_nothing_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="tells nothing: write NAME=VALUE"):
+        Recipe("x.pth", args=(text,))
+
+
+def test_arguments_are_numbers_texts_and_lists_and_are_told_again() -> None:
+    recipe = Recipe("x.pth", args=("a=1", "b=0.5", "c=x", "d=1,2"))
+    assert recipe.told_args() == {"a": 1, "b": 0.5, "c": "x", "d": [1, 2]}
+    assert recipe.to_command().endswith("--arg a=1 --arg b=0.5 --arg c=x --arg d=1,2")
+
+
+def test_a_swin_of_oblong_images_is_not_taken_for_a_square_one() -> None:
+    """224 x 448: its masks tell 8 x 16 windows."""
+    state = build("swin", 0).state_dict()
+    name = "layers.0.blocks.1.attn_mask"
+    state[name] = torch.zeros(128, 16, 16)
+    with pytest.raises(CheckpointError, match="stands for 128 windows, which make no square grid"):
+        identify(in_hand(state), prune_at=(1, 2, 3))

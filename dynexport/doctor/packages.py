@@ -52,13 +52,19 @@ class Package:
 
 
 def read_all_needs() -> dict[str, Need]:
-    """What the installed dynexport requires, by name; DynexportError if it is not installed."""
+    """What the installed dynexport requires, by name; DynexportError if it is damaged or not there."""
     try:
-        return {need.name: need for need in read_needs()}
+        needs = {need.name: need for need in read_needs()}
     except importlib.metadata.PackageNotFoundError:
         raise DynexportError(
             "dynexport runs from a folder but is not installed: run  pip install FOLDER"
         ) from None
+    if not needs:
+        raise DynexportError(
+            "dynexport's own metadata name nothing that it requires: its installation is damaged; "
+            "uninstall it and install it again"
+        )
+    return needs
 
 
 def module_of(package: str) -> str:

@@ -62,10 +62,14 @@ def quantise_dynamically(model: ir.Model, layers: Sequence[LinearLayer]) -> ir.M
     LIBRARY.require()
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    proto = ir.serde.serialize_model(model)
+    for stated in list(proto.graph.value_info):  # it turns a Gemm's weights over, not what is
+        if stated.name in model.graph.initializers:  # stated of their shape, as onnx-ir may do
+            proto.graph.value_info.remove(stated)
     with unheard("root"), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "int8.onnx"
         quantize_dynamic(
-            ir.serde.serialize_model(model),
+            proto,
             path,
             op_types_to_quantize=["MatMul", "Gemm"],
             nodes_to_quantize=[layer.node for layer in layers],

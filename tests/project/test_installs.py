@@ -15,7 +15,8 @@ import pytest
 from packaging.requirements import Requirement
 
 import dynexport
-from dynexport.errors import MissingExtraError
+from dynexport.doctor.packages import read_all_needs
+from dynexport.errors import DynexportError, MissingExtraError
 from dynexport.requirements import IN_A_CLONE, install_command
 
 if sys.version_info >= (3, 11):
@@ -94,6 +95,14 @@ def test_what_everything_needs_and_what_is_not_ours() -> None:
 def test_two_packages_of_the_same_modules_are_not_laid_over_each_other() -> None:
     error = MissingExtraError("onnxruntime with CUDA", "gpu", instead_of="onnxruntime")
     assert "run  pip uninstall onnxruntime  and then  pip install 'onnxruntime-gpu>=" in str(error)
+
+
+def test_an_installation_without_its_metadata_is_not_called_healthy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(importlib.metadata, "requires", lambda _: None)
+    with pytest.raises(DynexportError, match="metadata name nothing that it requires"):
+        read_all_needs()
 
 
 def test_sources_that_are_not_installed_are_told_the_way_from_a_clone(

@@ -52,7 +52,7 @@ class Package:
 
 
 def read_all_needs() -> dict[str, Need]:
-    """What the installed dynexport requires, by name; DynexportError if it is damaged or not there."""
+    """What the installed dynexport requires, by name; DynexportError if that cannot be read."""
     try:
         needs = {need.name: need for need in read_needs()}
     except importlib.metadata.PackageNotFoundError:

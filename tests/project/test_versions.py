@@ -109,7 +109,8 @@ def require_conversion(device: Device) -> None:
         require_done(device, "convert", "tiny.pth", *arguments)
     require_done(device, "sweep", "tiny.pth", "--ratios", "0.7,0.5", "-o", "swept", *BRIEFLY)
     assert list((device.folder / "swept").glob("*.png"))
-    require_done(device, "report", ".", *BRIEFLY)
+    require_done(device, "convert", "tiny.pth", "-o", "page/tiny.onnx")
+    require_done(device, "report", "page", *BRIEFLY)
 
 
 def require_device_side(device: Device) -> None:

@@ -42,6 +42,17 @@ An operator of its own, because ``torch.gather`` says the same only through an i
 its result, which exporters turn into an element-wise gather.
 """
 
+lay_out_rows = _define(
+    "lay_out_rows(Tensor x, Tensor rows) -> Tensor",
+    lambda x, rows: x.index_select(1, rows.flatten()).unflatten(1, rows.shape),
+    lambda x, rows: x.new_empty(x.shape[0], *rows.shape, x.shape[2]),
+)
+"""Rows of each item of a batch, the same of all: x (B, N, C), rows int64 (H, K) -> (B, H, K, C).
+
+An operator of its own, because PyTorch gathers by an index of one axis alone: the Reshape behind it
+would be one node more, and one before which OpenVINO's converter fails.
+"""
+
 _in_dense_twin = _define(
     "in_dense_twin(Tensor here, Tensor there) -> Tensor",
     lambda here, there: here.clone(),

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynexport.models.layers import linear_from
+from dynexport.models.operators import lay_out_rows
 
 APART = -100.0
 """Added to the attention of positions that the cyclic shift brought into one window."""
@@ -83,7 +84,7 @@ class LeanWindowAttention(nn.Module):
         windows = order.reshape(-1, 1, self.window_rows) * 3  # rows of (N, 3, heads, D)
         for place, name in enumerate("qkv"):
             rows = (windows + place) * self.num_heads + heads.reshape(-1, 1)
-            self.register_buffer(name, rows.flatten())
+            self.register_buffer(name, rows.flatten(0, 1))
         window, row = back // self.window_rows, back % self.window_rows
         first = (window * self.num_heads * self.window_rows + row).unsqueeze(1)
         self.register_buffer("back", (first + heads * self.window_rows).flatten())
@@ -96,9 +97,11 @@ class LeanWindowAttention(nn.Module):
         head_dim = dim // self.num_heads
         rows = self.qkv(x).reshape(batch, -1, head_dim)
         shape = (-1, self.bias.shape[1], self.window_rows, head_dim)
-        q, k, v = (rows.index_select(1, index).reshape(shape) for index in (self.q, self.k, self.v))
+        q, k, v = (lay_out_rows(rows, index) for index in (self.q, self.k, self.v))
+        if self.bias.shape[1] != len(self.q):  # no mask: windows with the images
+            q, k, v = (one.reshape(shape) for one in (q, k, v))
         scores = torch.matmul(q, k.transpose(-2, -1)) + self.bias
-        mixed = torch.matmul(scores.softmax(dim=-1), v).reshape(-1, len(self.q), head_dim)
+        mixed = torch.matmul(scores.softmax(dim=-1), v).reshape(-1, self.q.numel(), head_dim)
         return self.proj(mixed.index_select(1, self.back).reshape(batch, tokens, dim))
 
 

@@ -57,6 +57,10 @@ def _take_rows(x: Any, rows: Any) -> Any:
     return opset20.GatherND(x, rows, batch_dims=1)
 
 
+def _lay_out_rows(x: Any, rows: Any) -> Any:
+    return opset20.Gather(x, rows, axis=1)
+
+
 def _in_dense_twin(here: Any, there: Any) -> Any:
     domain = onnxscript.values.Opset(MARK[0], 1)
     return onnxscript.values.Op(domain, MARK[1], MARK_SCHEMA)(here, there)
@@ -74,6 +78,7 @@ MARK_SCHEMA = onnx.defs.OpSchema(
 
 TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.dynexport.take_rows.default: _take_rows,
+    torch.ops.dynexport.lay_out_rows.default: _lay_out_rows,
     torch.ops.dynexport.in_dense_twin.default: _in_dense_twin,
 }
 """The operators of dynexport.models in ONNX: whole rows moved, one index a row."""

@@ -15,9 +15,9 @@ from made.onnx_models import FLOAT, HALF, built, model_of, needs_rtx, node
 
 from dynexport.formats.onnx_file import read_model, to_bytes
 from dynexport.graph.bias_gelu import fuse_bias_gelu
+from dynexport.graph.counts import count_with_twin
 from dynexport.graph.functions import ONNXRUNTIME, inline_functions, standard_bytes
 from dynexport.graph.fuse import fuse_operators
-from dynexport.graph.macs import count_macs
 from dynexport.graph.multi_head_attention import fuse_attention
 from dynexport.graph.twin import dense_twin
 
@@ -93,9 +93,11 @@ def test_converted_files_are_joined_and_inline_to_standard_operators(
     standard = inline_functions(model.clone())
     assert not standard.functions
     assert ONNXRUNTIME not in standard.opset_imports
-    assert count_macs(model) == tiny.metadata.macs_sparse
-    twin = dense_twin(model.clone(), tiny.metadata.dense_twin)
-    assert count_macs(twin) == tiny.metadata.macs_dense
+    facts = tiny.metadata
+    counts = count_with_twin(standard, facts.dense_twin, facts.selected)
+    assert (counts.macs_sparse, counts.macs_dense) == (facts.macs_sparse, facts.macs_dense)
+    twin = dense_twin(model.clone(), facts.dense_twin)
+    assert not {value.name for each in twin.graph for value in each.outputs} & {*facts.selected}
     size = tiny.metadata.preprocessing.img_size
     images = RNG.standard_normal((3, 3, size, size)).astype(np.float32)
     np.testing.assert_allclose(run(standard, images), run(model, images), rtol=1e-4, atol=1e-4)

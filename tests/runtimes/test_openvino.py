@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import openvino
 import pytest
 from made.in_openvino import cast, images_for
 from made.onnx_models import FLOAT, HALF
@@ -14,7 +15,9 @@ from made.tiny import Tiny, typed, write
 from onnx import TensorProto
 
 from dynexport.errors import ModelFileError
+from dynexport.formats.metadata import Batch
 from dynexport.formats.onnx_file import to_bytes
+from dynexport.graph.batch import change_batch
 from dynexport.graph.replay import replay_selection, rows_of
 from dynexport.runtimes import open_runner
 from dynexport.verify import verify_model
@@ -32,6 +35,21 @@ def test_answers_are_those_of_onnx_runtime_at_every_batch(tiny: Tiny) -> None:
             assert found.keys() == expected.keys() == {"logits"}
             assert found["logits"].dtype == np.float32
             np.testing.assert_allclose(found["logits"], expected["logits"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch", ["open", "fixed"])
+def test_its_converter_takes_the_file_too(tiny: Tiny, batch: str, tmp_path: Path) -> None:
+    """``ovc`` joins more operators than reading a file does."""
+    graph = tiny.graph.clone()
+    if batch == "fixed":
+        change_batch(graph, tiny.metadata, Batch(3, 3, 3))
+    images, path = images_for(tiny, 3), write(tmp_path, graph, tiny.bundle)
+    compiled = openvino.compile_model(
+        openvino.convert_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    with open_runner("onnxruntime", path, threads=1) as theirs:
+        expected = theirs.run(images)["logits"]
+    np.testing.assert_allclose(compiled(images)["logits"], expected, rtol=0, atol=1e-5)
 
 
 def test_a_choice_is_replayed(tiny: Tiny) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dynexport.calibration.held_out import _nearness
 from dynexport.compare.numbers import (
     Errors,
     agreement_failures,
@@ -21,12 +22,13 @@ from dynexport.compare.numbers import (
     measure_errors,
     relative_error,
     relative_lengths,
+    require_numbers,
     share_of,
     usual_length,
 )
 from dynexport.compare.tolerances import Limits, Tolerances
 from dynexport.conversion import Conversion
-from dynexport.errors import InputError
+from dynexport.errors import InputError, VerificationError
 from dynexport.precision import choose_tolerances
 from dynexport.verify import verify_model
 
@@ -95,6 +97,16 @@ def test_what_is_no_number_fails(tolerances: Tolerances, wrong: float) -> None:
     found = MAPS.copy()
     found[1, 1, 1, 1] = wrong
     assert judge_output("feat_0", MAPS, found, tolerances)[1]
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), float("-inf")])
+def test_no_class_is_read_off_what_is_no_number(wrong: float) -> None:
+    """As a sweep and a trial of calibration would."""
+    logits = np.array([[0.0, 1.0], [wrong, 0.0]])
+    require_numbers("logits", logits[:1])
+    with pytest.raises(VerificationError, match="logits: 1 of 4 values are no finite numbers, so"):
+        require_numbers("logits", logits)
+    assert _nearness(np.float32([[0, 1], [1, 0]]), logits.astype(np.float32)) == (0.0, math.inf)
 
 
 def test_an_output_of_another_shape_fails_with_both_shapes() -> None:

@@ -496,3 +496,14 @@ def test_the_command_says_pass_by_pass_what_was_done(
     with pytest.raises(SystemExit):
         main(["optimize", "again.onnx", "-o", "third.onnx", "--json", "--quiet"])
     assert json.loads(capsys.readouterr().out)["unchanged"] is True
+
+
+def test_answers_that_are_no_numbers_cannot_be_compared(tmp_path: Path) -> None:
+    """NaN on both sides would agree with anything."""
+    body = "nothing = Sub(scores, scores) odd = Div(nothing, nothing) y = Concat<axis=1>(odd, odd)"
+    path = tmp_path / "odd.onnx"
+    onnx.save(small_graph(body, "float[2, 32] y"), str(path))
+    done = optimize_model(path, tmp_path / "lean.onnx")
+    assert done.unchanged
+    assert done.reason == "it cannot be compared: its y: 64 of 64 values are no finite numbers"
+    assert (tmp_path / "lean.onnx").read_bytes() == path.read_bytes()

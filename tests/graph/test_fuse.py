@@ -90,6 +90,7 @@ def test_converted_files_are_joined_and_inline_to_standard_operators(
     joined = Counter(each.op_type for each in model.graph)
     assert joined["BiasGelu"] >= 4 + 3, "one a block, and one at least a stage's predictor"
     assert joined["MultiHeadAttention"] == attention
+    assert all(each.name for function in model.functions.values() for each in function)
     standard = inline_functions(model.clone())
     assert not standard.functions
     assert ONNXRUNTIME not in standard.opset_imports

@@ -414,6 +414,24 @@ def test_all_raised_is_float32_again(model: ir.Model) -> None:
 
 
 @needs_rtx
+def test_int8_fp16_holds_no_pair_twice(tiny_checkpoint: Path, npz: Path, tmp_path: Path) -> None:
+    """For GPUs, which need no pair for each product."""
+    how = Precision("int8-fp16", calibration_data=npz, methods=("min-max",))
+    graph = read_model(
+        convert(Recipe(tiny_checkpoint, precision=how, output=tmp_path / "a.onnx")).onnx
+    )
+    pairs = Counter(
+        (
+            node.op_type,
+            node.inputs[0],
+            *(value.const_value.numpy().tobytes() for value in node.inputs[1:]),
+        )
+        for node in graph.graph
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear")
+    )
+    assert set(pairs.values()) == {1}
+
+
 @pytest.mark.parametrize("name", ["int8", "int8-fp16"])
 def test_a_converted_file_builds_with_tensorrt(
     tiny_checkpoint: Path, npz: Path, tmp_path: Path, name: str

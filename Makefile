@@ -12,7 +12,7 @@ SOURCES := $(shell find dynexport models calibration -type f -not -name '*.pyc')
 # Neighbouring tests on one worker, whose fixtures they share; compiled tests are kept.
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist worksteal
 
-.PHONY: setup test test-quick lint types unit unit-quick demo docs dist bench image-check gpu-check clean
+.PHONY: setup test test-quick lint types unit unit-quick demo docs dist pythons bench image-check gpu-check clean
 
 setup: $(VENV)/.package
 
@@ -61,8 +61,12 @@ demo: setup
 # and the wheel with one runtime after the other, as a device has them.
 dist: setup
 	$(BIN)/python .ci/dist.py
-	$(BIN)/pytest -q -m install tests/project
+	$(BIN)/pytest -q -m 'install and not pythons' tests/project
 	rm -rf build *.egg-info
+
+# Conversions in the other Pythons that are here; each takes PyTorch as pip finds it, with CUDA 5 GB.
+pythons: setup
+	$(BIN)/pytest -q -m pythons tests/project
 
 # The documentation as a site that opens from disk, site/index.html; strict: a dead link ends it.
 # Not --quiet: it drops the warnings that --strict counts.

@@ -1,7 +1,7 @@
 """The versions that pyproject.toml allows: the oldest of each package, and other Pythons.
 
-Each is an environment of its own, for which the package index is asked, so `make dist` runs these.
-PyTorch comes from where pip finds it: a CPU build, where one is offered.
+Each is an environment of its own, for which the package index is asked, so `make dist` runs these,
+and `make pythons` conversions in other Pythons.
 """
 
 from __future__ import annotations
@@ -135,9 +135,25 @@ def test_what_an_older_build_left_is_not_in_the_wheel(wheel: Path) -> None:
     assert "dynexport/removed.py" not in names
 
 
-@pytest.mark.parametrize("version", ["3.10", "3.12", "3.13"])
+PYTHONS = ("3.10", "3.12", "3.13")
+"""Beside the one that tests run in, which is tried all the time."""
+
+
+@pytest.mark.parametrize("version", PYTHONS)
+def test_other_pythons_install_and_verify(folder: Path, wheel: Path, version: str) -> None:
+    """As a device has them, without PyTorch."""
+    device = Device.make(folder, find_python(version))
+    device.install(f"{wheel}[cpu]")
+    assert f"Python {version}." in device.dynexport("--version").out
+    require_done(device, "verify", "tiny.onnx")
+    require_done(device, "bench", "tiny.onnx", "--no-pytorch", *BRIEFLY)
+    require_done(device, "visualize", "tiny.onnx", "digits.npz", "-o", "kept.png")
+
+
+@pytest.mark.pythons
+@pytest.mark.parametrize("version", PYTHONS)
 def test_other_pythons_install_and_convert(folder: Path, wheel: Path, version: str) -> None:
-    """In the versions that are pinned; the one that tests run in is tried all the time."""
+    """Where pip finds no CPU build of PyTorch, it takes gigabytes: run by `make pythons` alone."""
     device = Device.make(folder, find_python(version))
     device.install(f"{wheel}[convert,cpu]")
     assert f"Python {version}." in device.dynexport("--version").out

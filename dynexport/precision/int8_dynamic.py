@@ -42,7 +42,7 @@ PRECISIONS = (
         convert=convert,
         engines=False,
         instead="int8-fp16 or int8, which are calibrated",
-        repeats=2.0,
+        repeats=0.75,
     ),
 )
 

@@ -97,6 +97,19 @@ def kind_of(path: Path) -> str | None:
     return None
 
 
+FOLDER = (
+    *("model.safetensors.index.json", "model.safetensors"),
+    *("pytorch_model.bin.index.json", "pytorch_model.bin"),
+)
+"""What Hugging Face's libraries keep a model's weights in, the preferred first."""
+
+
+def weights_in(folder: Path) -> Path | None:
+    """The weights in a folder of theirs; None where it is none."""
+    there = (folder / name for name in FOLDER)
+    return next((file for file in there if file.is_file()), None)
+
+
 def other_kind(path: Path, expected: str) -> str | None:
     """A sentence on a file that is of another kind than the one expected.
 

@@ -10,7 +10,16 @@ from typing import Any
 from dynexport.engine.sidecar import Sidecar
 from dynexport.errors import CheckpointError, InputError, ModelFileError
 from dynexport.files import existing_file, sha256_of
-from dynexport.files.kinds import CHECKPOINT, ENGINE, INDEX, ONNX, SCRIPT, kind_of, other_kind
+from dynexport.files.kinds import (
+    CHECKPOINT,
+    ENGINE,
+    INDEX,
+    ONNX,
+    SCRIPT,
+    kind_of,
+    other_kind,
+    weights_in,
+)
 from dynexport.formats.onnx_file import read_metadata, read_model
 from dynexport.pytorch import require_convert_extras
 
@@ -20,7 +29,7 @@ def inspect_file(path: str | Path, *, plugins: Sequence[str | Path] = ()) -> dic
 
     Of an engine only the sidecar is read; ``plugins`` are files of families.
     """
-    if Path(path).is_dir():
+    if weights_in(Path(path)):
         return _inspect_checkpoint(Path(path), plugins)
     path = existing_file(path, INSPECTED)
     kind = kind_of(path) or SUFFIXES.get(path.suffix, CHECKPOINT)

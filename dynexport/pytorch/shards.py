@@ -16,13 +16,8 @@ from torch import Tensor
 
 from dynexport.errors import CheckpointError
 from dynexport.files import sha256_of
+from dynexport.files.kinds import weights_in
 from dynexport.pytorch.pickles import read_pickled
-
-WEIGHTS = (
-    *("model.safetensors.index.json", "model.safetensors"),
-    *("pytorch_model.bin.index.json", "pytorch_model.bin"),
-)
-"""What a folder holds its weights in, the preferred first."""
 
 SETTINGS = {
     "num_attention_heads": "num_heads",
@@ -39,8 +34,7 @@ SETTINGS = {
 def find_file(path: Path) -> Path:
     """The file to read: of a folder its weights, of a shard the index that lists it."""
     if path.is_dir():
-        there = [path / name for name in WEIGHTS if (path / name).is_file()]
-        return there[0] if there else path
+        return weights_in(path) or path
     for index in path.parent.glob("*.index.json"):
         if path != index and path.is_file() and path.name in _files_in(index).values():
             return index

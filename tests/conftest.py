@@ -6,6 +6,7 @@ import argparse
 import gc
 import json
 import signal
+import sys
 import tempfile
 import threading
 import zlib
@@ -61,9 +62,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True)
-def unchanged_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Families that a test loads go with it."""
+def unchanged_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Families that a test loads go with it, and the modules that define them."""
+    known = plugins_loaded()
     monkeypatch.setattr(registry, "_FAMILIES", dict(registry._FAMILIES))
+    yield
+    for name in plugins_loaded() - known:
+        del sys.modules[name]
+
+
+def plugins_loaded() -> set[str]:
+    return {name for name in sys.modules if name.startswith("dynexport_plugin_")}
 
 
 def pytest_collection_finish() -> None:

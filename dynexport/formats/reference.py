@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from dynexport.errors import ModelFileError
 from dynexport.files import existing_file
 from dynexport.files.kinds import BUNDLE, other_kind
-from dynexport.formats.metadata import ExportSpec, Metadata
+from dynexport.formats.metadata import Batch, ExportSpec, Metadata
 from dynexport.images import DAMAGED_NPZ, Preprocessing
 
 FORMAT = 2
@@ -40,7 +40,7 @@ class OwnAnswers:
     """What a typed file answered to the same images when it was made, in ONNX Runtime.
 
     outputs, kept, scores  as those of the bundle
-    precision              `digest_of` what its metadata say of how it was typed
+    precision              `digest_of` what its metadata say of how it was typed, and of its batch
     """
 
     outputs: dict[str, NDArray[np.float32]]
@@ -50,8 +50,12 @@ class OwnAnswers:
 
     @staticmethod
     def digest_of(metadata: Metadata) -> str:
-        """What tells a file typed in one way from one typed in another."""
-        said = json.dumps(metadata.precision, sort_keys=True)
+        """What tells a file typed in one way from one typed in another.
+
+        Or made for another batch: int8-dynamic rounds by what is in one.
+        """
+        batch = Batch.parse(metadata.batch).optimal
+        said = json.dumps([metadata.precision, batch], sort_keys=True)
         return hashlib.sha256(said.encode()).hexdigest()[:32]
 
 

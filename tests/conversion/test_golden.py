@@ -99,7 +99,7 @@ def test_int8_is_verified_built_and_small(golden: Any, checkpoint: Path, tmp_pat
     if golden.name.startswith("deit-256"):
         pytest.skip("deit-s stands for its family")
     pictures = tmp_path / "pictures.npz"
-    np.savez(pictures, images=synthetic_images(8, 224))
+    np.savez(pictures, images=synthetic_images(16, 224))
     result = convert(
         Recipe(
             checkpoint,

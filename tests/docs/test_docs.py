@@ -19,6 +19,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
@@ -148,8 +149,10 @@ def prepared(
     mnist.mkdir(parents=True)
     for name in ("mnist-deit.pth", "test.npz"):
         shutil.copy(ROOT / "examples" / "mnist" / name, mnist)
-    for path in (folder / "ckpt.pth", folder / "deit-s.pth"):
+    for path in (folder / "ckpt.pth", folder / "deit-s.pth", folder / "last.ckpt"):
         shutil.copy(tiny_checkpoint, path)
+    content = torch.load(tiny_checkpoint, weights_only=False)
+    torch.save({**content, "model_ema": content["model"]}, folder / "checkpoint.pth")
     (folder / "DIR").mkdir()
     for name in ("ckpt-0.7", "model", "DIR/model"):
         shutil.copy(tiny_conversion.onnx, folder / f"{name}.onnx")

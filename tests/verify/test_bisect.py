@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,7 +31,8 @@ def typed(tiny: Tiny, graph: ir.Model, precision: str) -> ir.Model:
     if precision == "fp32":
         return graph
     if precision == "int8":
-        return quantise(graph, ranges_of(tiny))
+        layers = [layer for layer in find_linear_layers(tiny.graph) if not layer.ranks]
+        return quantise(graph, ranges_of(tiny, layers))
     return to_half(graph, precision, marks=tiny.metadata.dense_twin)  # type: ignore[arg-type]
 
 
@@ -99,7 +99,8 @@ def test_a_wrong_choice_is_named_too(tiny: Tiny, tmp_path: Path) -> None:
 
     found = departure(tiny, tmp_path, change)
     assert found.first is not None
-    assert (found.first.node, found.first.error) == ("score_predictor.1/TopK", math.inf)
+    assert found.first.node == "score_predictor.1/TopK"
+    assert found.first.error > 0.1  # its values: scores, and one above the highest
 
 
 def test_values_are_fetched_in_bounded_runs(

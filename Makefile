@@ -12,7 +12,7 @@ SOURCES := $(shell find dynexport models calibration -type f -not -name '*.pyc')
 # Neighbouring tests on one worker, whose fixtures they share; compiled tests are kept.
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist worksteal
 
-.PHONY: setup test test-quick lint types unit unit-quick demo docs dist pythons bench image-check gpu-check clean
+.PHONY: setup test test-quick test-thorough lint types unit unit-quick demo docs dist pythons bench image-check gpu-check clean
 
 setup: $(VENV)/.package
 
@@ -49,10 +49,14 @@ types: setup
 	cd $(VENV) && bin/mypy --config-file ../pyproject.toml -p dynexport
 
 unit: setup
-	$(PYTEST) -m 'not install'
+	$(PYTEST) -m 'not install and not thorough'
 
 unit-quick: setup
 	$(PYTEST) -m 'not install and not slow'
+
+# Golden and trained models in half precision and int8, and the tools that look at what is written.
+test-thorough: setup
+	$(PYTEST) -m 'thorough and not install'
 
 demo: setup
 	$(BIN)/python examples/mnist/demo.py

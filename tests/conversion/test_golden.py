@@ -72,6 +72,7 @@ def test_onnx_gives_the_recorded_answers(golden: Any, checkpoint: Path, tmp_path
     judge_engine(result, golden, "fp32")
 
 
+@pytest.mark.thorough
 def test_half_precision_is_verified_and_built(
     golden: Any, checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -95,6 +96,7 @@ def test_half_precision_is_verified_and_built(
     judge_engine(result, golden, "fp16")
 
 
+@pytest.mark.thorough
 def test_int8_is_verified_built_and_small(golden: Any, checkpoint: Path, tmp_path: Path) -> None:
     if golden.name.startswith("deit-256"):
         pytest.skip("deit-s stands for its family")

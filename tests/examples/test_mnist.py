@@ -25,6 +25,8 @@ ROOT = Path(__file__).parents[2]
 MNIST = ROOT / "examples" / "mnist"
 RECORD = json.loads((MNIST / "figures.json").read_text())
 
+TYPED = [name for name in precisions() if name != "fp32"]
+
 DROPS = {"int8": 0.5, "int8-fp16": 0.5, "int8-dynamic": 0.5}
 """Points of accuracy that a precision may lose; the others 0.1, one digit of the thousand."""
 
@@ -52,7 +54,10 @@ def asked_once(answers: dict[bytes, ReferenceBundle], monkeypatch: pytest.Monkey
     monkeypatch.setattr(model, "open_original", open_known)
 
 
-@pytest.mark.parametrize("name", precisions())
+@pytest.mark.parametrize(
+    "name",
+    ["fp32", *(pytest.param(name, marks=pytest.mark.thorough) for name in TYPED)],
+)
 def test_accuracy_is_pytorchs(name: str, tmp_path: Path) -> None:
     """Ranges are taken from training digits alone, and every test digit counts."""
     checkpoint = MNIST / "mnist-deit.pth"

@@ -33,7 +33,7 @@ from dynexport.images import synthetic_images
 from dynexport.precision import Precision, convert_precision, precisions
 from dynexport.runtimes import open_runner
 
-pytestmark = [pytest.mark.witness, pytest.mark.slow]
+pytestmark = [pytest.mark.witness, pytest.mark.thorough, pytest.mark.slow]
 
 STORED = "/Cast"
 """Ends the names of the nodes that turn back to float32 what int8 files store in half precision."""

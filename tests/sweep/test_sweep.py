@@ -270,12 +270,16 @@ def test_without_matplotlib_a_sweep_runs_and_says_so(
     assert result.images == "64 synthetic images"
 
 
-def start_sweep(checkpoint: Path, data: Path, output: Path) -> subprocess.Popen[str]:
-    command = [
-        *(sys.executable, "-m", "dynexport", "sweep", str(checkpoint), "--ratios", "0.6"),
+def words_of(checkpoint: Path, data: Path, output: Path) -> list[str]:
+    return [
+        *("sweep", str(checkpoint), "--ratios", "0.6"),
         *("--precision", "fp32,int8-dynamic", "--batch", "1,3", "--data", str(data)),
         *(*QUICK, "-o", str(output)),
     ]
+
+
+def start_sweep(checkpoint: Path, data: Path, output: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "dynexport", *words_of(checkpoint, data, output)]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=output.parent
     )
@@ -314,7 +318,7 @@ def kill_after(process: subprocess.Popen[str], output: Path, rows: int) -> None:
 
 
 def test_a_sweep_that_is_killed_goes_on_where_it_stopped(
-    tmp_path: Path, tiny_checkpoint: Path, labelled: Path
+    tmp_path: Path, tiny_checkpoint: Path, labelled: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Killed twice, between the batch sizes of a file and in the middle of a conversion."""
     output = tmp_path / "out"
@@ -325,9 +329,11 @@ def test_a_sweep_that_is_killed_goes_on_where_it_stopped(
     kill_after(start_sweep(tiny_checkpoint, labelled, output), output, len(first) + 1)
     second = rows_in(output)
     assert second[: len(first)] == first
-    process = start_sweep(tiny_checkpoint, labelled, output)
-    shown, steps = process.communicate()
-    assert process.returncode == 0, steps
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as left_well:
+        main(words_of(tiny_checkpoint, labelled, output))
+    shown, steps = capsys.readouterr()
+    assert left_well.value.code == 0, steps
     finished = rows_in(output)
     assert finished[: len(second)] == second
     assert len(finished) == 4  # none twice
@@ -336,7 +342,9 @@ def test_a_sweep_that_is_killed_goes_on_where_it_stopped(
     assert f"{len(second)} of 4 were on disk" in shown
     assert not (output / ".making").exists()
     whole = tmp_path / "whole"
-    assert start_sweep(tiny_checkpoint, labelled, whole).wait() == 0
+    with pytest.raises(SystemExit) as left_well:
+        main(words_of(tiny_checkpoint, labelled, whole))
+    assert left_well.value.code == 0
     tables = [
         [
             told(Row.read(row, folder))

@@ -23,6 +23,8 @@ from dynexport.pytorch.rewrite import keep_counts, rewrite
 from dynexport.runtimes import open_runner
 from dynexport.schedule import KeepSchedule
 
+pytestmark = pytest.mark.slow
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 

@@ -22,6 +22,8 @@ from dynexport.files.kinds import ADVICE, kind_of
 from dynexport.inspection import inspect_file
 from dynexport.pytorch import require_convert_extras
 
+pytestmark = pytest.mark.slow
+
 FILES: dict[str, str | None] = {
     "tiny.pth": kinds.CHECKPOINT,
     "old.pth": kinds.CHECKPOINT,

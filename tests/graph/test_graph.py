@@ -281,6 +281,7 @@ def dead_macs(left: int, dim: int = 64, mlp_dim: int = 256) -> int:
         ("swin-b", (15.43, 13.23, 12.06, 10.92)),
     ],
 )
+@pytest.mark.slow
 def test_macs_are_the_published_ones(name: str, macs: tuple[float, ...]) -> None:
     """arXiv 2207.01580, to 1 %: dense, 0.9, 0.7, 0.5; in G."""
     schedule = find_variant(name)[0].schedule

@@ -18,6 +18,8 @@ from dynexport.graph.older_opset import lower_opset
 from dynexport.images import synthetic_images
 from dynexport.precision import Precision
 
+pytestmark = pytest.mark.slow
+
 FORMAT = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}
 """What the release of ONNX that brought an opset wrote (onnx.helper.VERSION_TABLE)."""
 

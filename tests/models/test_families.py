@@ -24,6 +24,8 @@ from dynexport.runtimes import open_runner
 from dynexport.schedule import KeepSchedule, schedule_from_base
 from dynexport.verify import verify_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def checkpoint(family: str, tmp_path: Path) -> Path:

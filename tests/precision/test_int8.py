@@ -37,6 +37,8 @@ from dynexport.precision import Precision, precision_of
 from dynexport.precision.int8_dynamic import quantise_dynamically
 from dynexport.runtimes import open_runner
 
+pytestmark = pytest.mark.slow
+
 IMAGES = np.random.default_rng(0).standard_normal((8, 3, 28, 28)).astype(np.float32)
 
 

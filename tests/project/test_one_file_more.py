@@ -24,6 +24,8 @@ from dynexport.precision import precisions
 from dynexport.runtimes import runtimes
 from dynexport.tasks import describe_outputs, task_of, tasks
 
+pytestmark = pytest.mark.slow
+
 EXTRA = Path(__file__).parents[1] / "made" / "extra"
 
 

@@ -22,6 +22,8 @@ from dynexport.graph.replay import replay_selection, rows_of
 from dynexport.runtimes import open_runner
 from dynexport.verify import verify_model
 
+pytestmark = pytest.mark.slow
+
 
 def test_answers_are_those_of_onnx_runtime_at_every_batch(tiny: Tiny) -> None:
     content = to_bytes(tiny.graph)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from made.in_openvino import images_for
 from made.tiny import Tiny
 
@@ -12,6 +13,8 @@ from dynexport.bench.layer_groups import GROUPS
 from dynexport.bench.timing import Plan
 from dynexport.formats.onnx_file import to_bytes
 from dynexport.runtimes import LayerRunner, open_runner
+
+pytestmark = pytest.mark.slow
 
 FORMS = ("sparse", "dense")
 

@@ -24,6 +24,8 @@ from dynexport.formats.reference import ReferenceBundle
 from dynexport.precision import MULTIPLE, choose_tolerances
 from dynexport.verify import verify_artifact, verify_model
 
+pytestmark = pytest.mark.slow
+
 INT8 = choose_tolerances("int8")
 
 ROUNDING = OwnRounding(72, outputs=0.01, ranking=0.1)

@@ -42,6 +42,8 @@ from dynexport.schedule import KeepSchedule, Selection
 from dynexport.verify import Verification, verify_artifact
 from dynexport.verify.replay import FreeRun, free_failures
 
+pytestmark = pytest.mark.slow
+
 RATIOS = {
     "deit": (0.7, 0.5, 0.021),
     "convnext": (1.0, 0.5, 0.016),

@@ -27,6 +27,8 @@ from dynexport.visualize.drawing import (
 from dynexport.visualize.look import look_at, to_pictures
 from dynexport.visualize.strips import draw_strip, draw_strips, plan_layout
 
+pytestmark = pytest.mark.slow
+
 
 def tiles_of(sheet: Image.Image, view: View, metadata: Metadata) -> list[NDArray[np.uint8]]:
     """What a strip without heading shows of the picture: the original, then each stage."""

@@ -15,6 +15,8 @@ from dynexport.models.convnext import ConvNeXtConfig
 from dynexport.runtimes.tensorrt.limits import TENSORRT_TOP_K, top_k_warnings
 from dynexport.schedule import Selection
 
+pytestmark = pytest.mark.slow
+
 NESTED, GRID = Selection(nested=True, leading=1), Selection(nested=False)
 
 

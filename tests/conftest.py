@@ -6,7 +6,6 @@ import argparse
 import gc
 import json
 import signal
-import sys
 import tempfile
 import threading
 import zlib
@@ -20,10 +19,10 @@ import onnxruntime
 import pytest
 import torch
 from made.cache import Cache, asked_once, read_torchlib_once
+from made.tiny import families_kept
 from torch import nn
 
 from dynexport.conversion import Conversion, Recipe, convert
-from dynexport.models import registry
 from dynexport.models.deit import DeiTConfig, DynamicDeiT
 from dynexport.pytorch import export
 
@@ -62,17 +61,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True)
-def unchanged_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Families that a test loads go with it, and the modules that define them."""
-    known = plugins_loaded()
-    monkeypatch.setattr(registry, "_FAMILIES", dict(registry._FAMILIES))
-    yield
-    for name in plugins_loaded() - known:
-        del sys.modules[name]
-
-
-def plugins_loaded() -> set[str]:
-    return {name for name in sys.modules if name.startswith("dynexport_plugin_")}
+def unchanged_registry() -> Iterator[None]:
+    """Families that a test loads go with it."""
+    with families_kept():
+        yield
 
 
 def pytest_collection_finish() -> None:

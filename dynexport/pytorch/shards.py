@@ -44,14 +44,15 @@ def find_file(path: Path) -> Path:
 def read_shards(index: Path) -> dict[str, Tensor]:
     """All tensors of an index; CheckpointError where a file or a tensor is missing."""
     state: dict[str, Tensor] = {}
-    for name in dict.fromkeys(_files_in(index).values()):
+    files = _files_in(index)
+    for name in dict.fromkeys(files.values()):
         file = index.parent / Path(name).name
         if not file.is_file():
             raise CheckpointError(
                 f"{index} lists {name}, which is not beside it: copy all of its files"
             )
         state |= load_file(file) if file.suffix == ".safetensors" else read_pickled(file)
-    missing = [name for name in _files_in(index) if name not in state]
+    missing = [name for name in files if name not in state]
     if missing:
         raise CheckpointError(
             f"{index} lists {missing[0]!r}, which its files do not hold: copy them again"

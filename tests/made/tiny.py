@@ -141,10 +141,9 @@ class Tiny:
 
 
 @contextlib.contextmanager
-def evit_loaded() -> Iterator[None]:
-    """The plugin's family is known inside, and afterwards all is as it was."""
+def families_kept() -> Iterator[None]:
+    """Families that are loaded inside go afterwards, and the modules that define them."""
     known, modules = dict(registry._FAMILIES), set(sys.modules)
-    load_plugins([EVIT])
     try:
         yield
     finally:
@@ -153,6 +152,14 @@ def evit_loaded() -> Iterator[None]:
         for name in set(sys.modules) - modules:
             if name.startswith("dynexport_plugin_"):
                 del sys.modules[name]
+
+
+@contextlib.contextmanager
+def evit_loaded() -> Iterator[None]:
+    """The plugin's family is known inside, and afterwards all is as it was."""
+    with families_kept():
+        load_plugins([EVIT])
+        yield
 
 
 def build(family: str, seed: int, **changes: Any) -> SparseModel:

@@ -7,7 +7,6 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +43,6 @@ TINY = {
     "num_classes": 10,
 }
 """49 tokens: at 0.7 35 are kept, then 26 of 36, then 19 of 27."""
-
-
-@pytest.fixture(autouse=True)
-def unchanged_modules() -> Iterator[None]:
-    """Modules loaded by a test go with it, as families do."""
-    yield
-    forget_plugins()
 
 
 def forget_plugins() -> None:

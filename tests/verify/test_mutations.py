@@ -58,6 +58,7 @@ DEAD = " gives every token the same score in PyTorch"
 Convert = Callable[[str, Any], Tiny]
 Grade = Callable[[str, str], ir.Model]
 Bundle = Callable[[str, str], ReferenceBundle]
+Judge = Callable[[Damage, str, str], Verification]
 
 
 @pytest.fixture(autouse=True)
@@ -138,50 +139,41 @@ def damaged(damage: Damage, family: str, tiny: Tiny, graph: ir.Model, folder: Pa
     return verify_model(write(folder, graph, tiny.bundle))
 
 
+@pytest.fixture
+def judged(converted: Convert, graded: Grade, bundled: Bundle, tmp_path: Path) -> Judge:
+    """What verification says of a family's tiny graph in a precision, once it is damaged."""
+
+    def judge(damage: Damage, family: str, precision: str) -> Verification:
+        tiny, bundle = converted(family, USUAL[family]), bundled(family, precision)
+        tiny = dataclasses.replace(tiny, bundle=bundle)
+        return damaged(damage, family, tiny, graded(family, precision), tmp_path)
+
+    return judge
+
+
 @pytest.mark.parametrize(("damage", "family", "precision"), cases("caught"))
 def test_a_harmful_damage_is_caught(
-    damage: Damage,
-    family: str,
-    precision: str,
-    converted: Convert,
-    graded: Grade,
-    bundled: Bundle,
-    tmp_path: Path,
+    damage: Damage, family: str, precision: str, judged: Judge
 ) -> None:
-    tiny = dataclasses.replace(converted(family, USUAL[family]), bundle=bundled(family, precision))
-    result = damaged(damage, family, tiny, graded(family, precision), tmp_path)
+    result = judged(damage, family, precision)
     assert not result.passed
     assert any(failure.startswith(damage.shows) for failure in result.failures), result.failures
 
 
 @pytest.mark.parametrize(("damage", "family", "precision"), cases("harmless"))
 def test_what_does_no_harm_passes(
-    damage: Damage,
-    family: str,
-    precision: str,
-    converted: Convert,
-    graded: Grade,
-    bundled: Bundle,
-    tmp_path: Path,
+    damage: Damage, family: str, precision: str, judged: Judge
 ) -> None:
-    tiny = dataclasses.replace(converted(family, USUAL[family]), bundle=bundled(family, precision))
-    result = damaged(damage, family, tiny, graded(family, precision), tmp_path)
+    result = judged(damage, family, precision)
     assert result.passed, result.failures
 
 
 @pytest.mark.parametrize(("damage", "family", "precision"), cases("drowned"))
 def test_what_drowns_in_rounding_is_small(
-    damage: Damage,
-    family: str,
-    precision: str,
-    converted: Convert,
-    graded: Grade,
-    bundled: Bundle,
-    tmp_path: Path,
+    damage: Damage, family: str, precision: str, judged: Judge
 ) -> None:
     """Not that it passes: that it does no more than is stated beside it."""
-    tiny = dataclasses.replace(converted(family, USUAL[family]), bundle=bundled(family, precision))
-    result = damaged(damage, family, tiny, graded(family, precision), tmp_path)
+    result = judged(damage, family, precision)
     bound = damage.drowned_in(family, precision)
     assert result.errors["logits"].l2 < bound.logits
     assert max(stage.inversion for stage in result.stages) < bound.inversion

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from made.onnx_models import skip_with_a_gpu
 from onnx import TensorProto, helper, numpy_helper
 
 from dynexport.artifact import find_artifact
@@ -493,12 +494,7 @@ def test_an_engine_of_others_is_taken_for_what_the_onnx_file_says(
 
 
 def test_without_a_gpu_it_is_one_sentence(engine: Path, tmp_path: Path) -> None:
-    try:
-        cuda.current_device()
-    except DeviceError:
-        pass
-    else:
-        pytest.skip("a GPU is here")
+    skip_with_a_gpu()
     for call in (
         lambda: verify_model(tmp_path / "tiny.onnx", engine=engine),
         lambda: bench_model(engine=engine),

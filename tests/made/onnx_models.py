@@ -12,7 +12,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from dynexport.check import check_graph
+from dynexport.errors import DeviceError
 from dynexport.graph.rule import Finding
+from dynexport.runtimes import cuda
 from dynexport.runtimes.tensorrt import EDITIONS
 from dynexport.runtimes.tensorrt.builder import EnginePlan, build
 from dynexport.runtimes.tensorrt.options import BuildOptions
@@ -66,3 +68,12 @@ def told(model: onnx.ModelProto) -> list[tuple[str, str, str]]:
 
 def built(model: onnx.ModelProto) -> EnginePlan:
     return build(RTX, model.SerializeToString(), (), BuildOptions())
+
+
+def skip_with_a_gpu() -> None:
+    """For what is only said where there is none."""
+    try:
+        cuda.current_device()
+    except DeviceError:
+        return
+    pytest.skip("a GPU is here")

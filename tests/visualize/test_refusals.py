@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 from made.looking import artifact_of
+from made.onnx_models import skip_with_a_gpu
 from made.tiny import Tiny
 from PIL import Image
 
 from dynexport.engine import build_engine
 from dynexport.errors import DeviceError, DynexportError, InputError, ModelFileError
-from dynexport.runtimes import cuda
 from dynexport.visualize import visualize_images
 from dynexport.visualize.look import look_at
 from dynexport.visualize.strips import LARGEST_SIDE, draw_strips, plan_layout
@@ -66,12 +66,7 @@ def test_what_cannot_be_drawn(
 
 
 def test_an_engine_that_cannot_run_here(model: Path, folder: Path, tmp_path: Path) -> None:
-    try:
-        cuda.current_device()
-    except DeviceError:
-        pass
-    else:
-        pytest.skip("a GPU is here")
+    skip_with_a_gpu()
     engine, out = tmp_path / "tiny.engine", tmp_path / "out.png"
     build_engine(model, edition="tensorrt-rtx", output=engine)
     with pytest.raises(DeviceError, match="no NVIDIA driver is installed: engines run on an"):

@@ -156,7 +156,7 @@ def check(
     assert reference is not None
     tried = [e for e in entries[1:] if e.precision == "fp32" and e.runtime != "pytorch compiled"]
     asked = [entry.candidate for entry in tried if entry.candidate]
-    shape = (batch, 3, subject.img_size, subject.img_size)
+    shape = (batch, 3, *subject.img_size)
     return pool.submit(compare_answers, reference, asked, shape)
 
 

@@ -150,7 +150,7 @@ def main() -> None:
                 files, metadata = write_variants(name, batch, options.ratio, Path(folder))
                 size = metadata.preprocessing.img_size
                 candidates = [onnx_candidate(label, path) for label, path in files.items()]
-                times = require_measured(time_in_turn(candidates, (batch, 3, size, size), plan))
+                times = require_measured(time_in_turn(candidates, (batch, 3, *size), plan))
                 ours = times[candidates[0].label]
                 for label, path in files.items():
                     facts = read_metadata(path)

@@ -118,7 +118,7 @@ def measure(files: dict[str, tuple[Path, Metadata]], options: argparse.Namespace
     ]
     size = files[AS_IT_IS][1].preprocessing.img_size
     plan = Plan(rounds=options.rounds, round_seconds=options.round_seconds)
-    shape = (options.batch, 3, size, size)
+    shape = (options.batch, 3, *size)
     times = require_measured(time_in_turn(candidates, shape, plan))
     plain = files[AS_IT_IS][1].macs_sparse
     return [

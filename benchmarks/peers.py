@@ -123,7 +123,7 @@ def measure(
     rounds = options.rounds[options.batches.index(batch) % len(options.rounds)]
     results = time_in_turn(
         [*products.values(), *(entry.candidate for entry in beside if entry.candidate)],
-        (batch, 3, subject.img_size, subject.img_size),
+        (batch, 3, *subject.img_size),
         Plan(rounds=rounds, round_seconds=options.round_seconds),
         on_round=lambda number: say(f"batch {batch}: round {number} of {rounds}", begin),
     )

@@ -156,17 +156,17 @@ class PlainSwin(nn.Module):
                     split = rank(layer.score_predictor[place], x, self.counts[place])
                 x = self.run_block(block, x, split)
             if layer.downsample is not None:
-                x = self.merge(layer.downsample, x, model.config.grid(stage))
+                x = self.merge(layer.downsample, x, model.config.map_size(stage))
         return model.head(model.norm(x).transpose(1, 2).mean(dim=2))
 
     @staticmethod
-    def merge(merging: Any, x: Tensor, side: int) -> Tensor:
-        x = x.view(x.shape[0], side, side, x.shape[2])
+    def merge(merging: Any, x: Tensor, size: tuple[int, int]) -> Tensor:
+        x = x.view(x.shape[0], *size, x.shape[2])
         corners = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
         return merging.reduction(merging.norm(torch.cat(corners, dim=-1).flatten(1, 2)))
 
     def run_block(self, block: Any, x: Tensor, split: tuple[Tensor, Tensor] | None) -> Tensor:
-        side, window, shift = block.attn.side, block.attn.window, block.attn.shift
+        (side, _), window, shift = block.attn.size, block.attn.window, block.attn.shift
         batch, total, dim = x.shape
         maps = block.norm1(x).view(batch, side, side, dim)
         if shift:
@@ -219,7 +219,7 @@ def plain_model(name: str, counts: Sequence[int]) -> nn.Module:
 def export_plain(plain: nn.Module, batch: int, target: Path) -> None:
     """Write a plain model's ONNX file, by PyTorch's exporter as it comes."""
     size = plain.trained.config.img_size  # type: ignore[union-attr]
-    images = torch.zeros(batch, 3, size, size)
+    images = torch.zeros(batch, 3, *size)
     with torch.no_grad():
         program = torch.onnx.export(
             plain,

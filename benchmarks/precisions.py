@@ -97,7 +97,7 @@ def measure(name: str, batch: int, ratio: float, folder: Path, plan: Plan) -> Re
     products = product_candidates(PRECISIONS, folder, None, ["onnxruntime"])
     size = facts.preprocessing.img_size
     times = require_measured(
-        time_in_turn([*candidates, *products.values()], (batch, 3, size, size), plan)
+        time_in_turn([*candidates, *products.values()], (batch, 3, *size), plan)
     )
     dense = times["fp32 dense"]
     return Result(

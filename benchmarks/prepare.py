@@ -26,7 +26,7 @@ from dynexport.formats.metadata import Batch
 from dynexport.formats.onnx_file import read_metadata, read_model, to_bytes
 from dynexport.graph.batch import change_batch
 from dynexport.graph.macs import count_macs
-from dynexport.images import Preprocessing, synthetic_images
+from dynexport.images import ImageSize, Preprocessing, synthetic_images
 from dynexport.models import find_variant
 from dynexport.precision import find_precision
 from dynexport.pytorch.rewrite import keep_counts
@@ -70,7 +70,7 @@ class Subject:
     name: str
     ratio: float
     counts: tuple[int, ...]
-    img_size: int
+    img_size: ImageSize
     checkpoint: str
     pictures: str
 

@@ -98,8 +98,7 @@ class Artifact:
             channels, height, width = self.sidecar.input_shape
             return channels, height, width
         metadata = self.require_metadata()
-        size = metadata.config["img_size"]
-        return metadata.config["in_chans"], size, size
+        return metadata.config["in_chans"], *metadata.preprocessing.img_size
 
     @property
     def sparse(self) -> bool:

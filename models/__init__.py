@@ -16,6 +16,7 @@ from dynexport.models.protocol import (
     SparseModel,
     count_modules,
     read_heads,
+    read_size,
     shape_of,
     square_side,
 )
@@ -67,6 +68,7 @@ __all__ = [
     "load_plugins",
     "pin_class_token",
     "read_heads",
+    "read_size",
     "replayed_rows",
     "shape_of",
     "square_side",

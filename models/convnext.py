@@ -7,6 +7,7 @@ with four axes OpenVINO would add and normalise them channel by channel, and reo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynexport.errors import ModelError
+from dynexport.images.size import USUAL, ImageSize
 from dynexport.models.dualpath import SPARSE_STAGE, GumbelSplit, through_two_paths
 from dynexport.models.features import TASKS, StageNorms, fit_stage_norms, require_task
 from dynexport.models.layers import (
@@ -56,7 +58,7 @@ class ConvNeXtConfig:
     dims: tuple[int, ...]
     depths: tuple[int, ...]
     prune_at: tuple[int, ...]
-    img_size: int = 224
+    img_size: ImageSize = USUAL
     num_classes: int = 1000
     task: str = CLASSIFY.name
     in_chans: int = 3
@@ -71,7 +73,8 @@ class ConvNeXtConfig:
                 f"a ConvNeXt has four stages: found widths {list(self.dims)} and depths "
                 f"{list(self.depths)}"
             )
-        if self.img_size < 1 or self.img_size % (8 * self.patch_size):
+        object.__setattr__(self, "img_size", ImageSize.of(self.img_size))
+        if any(side % (8 * self.patch_size) for side in self.img_size):
             raise ModelError(
                 f"image size {self.img_size} is no multiple of {8 * self.patch_size}: ConvNeXt "
                 "halves its map three times"
@@ -79,14 +82,19 @@ class ConvNeXtConfig:
         require_task(self.task, self.num_classes)
         require_blocks(self.prune_at, self.depths[SPARSE_STAGE])
 
-    def grid(self, stage: int) -> int:
-        """Side of a stage's map, positions."""
-        return self.img_size // self.patch_size // 2**stage
+    def map_size(self, stage: int) -> tuple[int, int]:
+        """Height and width of a stage's map, positions."""
+        return self.img_size.patches(self.patch_size * 2**stage)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the third stage's map, all of which every sparsifier ranks."""
+        return self.map_size(SPARSE_STAGE)
 
     @property
     def num_tokens(self) -> int:
-        """Positions of the third stage's map, all of which every sparsifier ranks."""
-        return self.grid(SPARSE_STAGE) ** 2
+        """Positions of the third stage's map."""
+        return math.prod(self.grid)
 
 
 class PointwiseConv(nn.Linear):
@@ -122,19 +130,19 @@ class Downsample(nn.Sequential):
         norm = nn.LayerNorm(before if stage else dim, eps=EPS)
         convolution = nn.Conv2d(before, dim, kernel_size=size, stride=size)
         super().__init__(*((norm, convolution) if stage else (convolution, norm)))
-        self.side = config.grid(stage - 1) if stage else None
+        self.size = config.map_size(stage - 1) if stage else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Image (B, 3, H, W) in the stem, else rows (B, N, C) -> rows (B, N/4, C')."""
-        if self.side is None:
+        if self.size is None:
             return self[1](to_rows(self[0](x)))
         # over two axes, as a sum and a norm of (B, N, C) are joined in ONNX Runtime, and slower so
-        return to_rows(self[1](to_map(self[0](x.flatten(0, 1)), self.side)))
+        return to_rows(self[1](to_map(self[0](x.flatten(0, 1)), self.size)))
 
 
-def to_map(rows: Tensor, side: int) -> Tensor:
-    """(B, side * side, C) or (B * side * side, C) -> (B, C, side, side)."""
-    return rows.reshape(-1, side, side, rows.shape[-1]).permute(0, 3, 1, 2)
+def to_map(rows: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, H * W, C) or (B * H * W, C) -> (B, C, H, W), the size being (H, W)."""
+    return rows.reshape(-1, *size, rows.shape[-1]).permute(0, 3, 1, 2)
 
 
 def to_rows(image: Tensor) -> Tensor:
@@ -147,7 +155,7 @@ class ConvNeXtBlock(nn.Module):
 
     def __init__(self, config: ConvNeXtConfig, stage: int, two_paths: bool, rate: float) -> None:
         super().__init__()
-        dim, self.side = config.dims[stage], config.grid(stage)
+        dim, self.size = config.dims[stage], config.map_size(stage)
         self.dwconv = nn.Conv2d(dim, dim, config.kernel, padding=config.kernel // 2, groups=dim)
         self.norm: nn.Module = nn.LayerNorm(dim, eps=EPS)
         self.pwconv1 = nn.Linear(dim, 4 * dim)
@@ -163,7 +171,7 @@ class ConvNeXtBlock(nn.Module):
 
     def forward(self, x: Tensor, route: Route | None = None) -> Tensor:
         """A map as rows (B, N, C) -> (B, N, C)."""
-        rows = to_rows(self.dwconv(to_map(x, self.side)))
+        rows = to_rows(self.dwconv(to_map(x, self.size)))
         if self.fast_path is None:
             return x + self.drop_path(self.slow(rows))
         rows = through_two_paths(self.shared_norm(rows), route, self.slow, self.fast)
@@ -242,7 +250,7 @@ class DynamicConvNeXt(SparseModel):
                 if stage == SPARSE_STAGE and index in stage_at:
                     tokens = self.score_predictor[stage_at[index]](tokens._replace(x=x))
                 x = block(x, tokens.route)
-            maps.append(x.unflatten(1, (self.config.grid(stage),) * 2))
+            maps.append(x.unflatten(1, self.config.map_size(stage)))
         if self.config.task == FEATURES.name:
             return Output(self.norms(maps), tokens)
         logits = self.head(self.norm(x.mean(dim=1)))
@@ -268,7 +276,7 @@ def read_config(shapes: Shapes, hints: Hints) -> ConvNeXtConfig:
         dims=tuple(kernel[0] for kernel in kernels),
         depths=depths,
         prune_at=read_prune_at(shapes, "score_predictor", depths[SPARSE_STAGE], known, hints),
-        img_size=int(hints.get("img_size") or 224),
+        img_size=hints.get("img_size") or USUAL,
         num_classes=shape_of(shapes, "head.weight", 2)[0] if "head.weight" in shapes else 0,
         task=hints.get("task") or CLASSIFY.name,
         in_chans=stem[1],

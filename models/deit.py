@@ -6,11 +6,13 @@ Parameter names are those of the public code, so its checkpoints load strictly.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from dynexport.images.size import USUAL, ImageSize
 from dynexport.models.layers import (
     Block,
     add_class_and_position,
@@ -27,9 +29,9 @@ from dynexport.models.protocol import (
     assumed_heads_and_blocks,
     count_modules,
     read_prune_at_and_heads,
+    read_size,
     require_sizes,
     shape_of,
-    square_side,
 )
 from dynexport.models.sparsifiers import GumbelMask, Tokens, through_blocks
 from dynexport.schedule import Selection, power_schedule
@@ -37,29 +39,40 @@ from dynexport.schedule import Selection, power_schedule
 
 @dataclass(frozen=True)
 class DeiTConfig:
-    """Everything that shapes a DynamicDeiT. Sizes in pixels, ``prune_at`` in block numbers."""
+    """Everything that shapes a DynamicDeiT. Sizes in pixels, ``prune_at`` in block numbers.
+
+    pos_grid  rows and columns that ``pos_embed`` was trained for, where these were no square
+    """
 
     embed_dim: int
     num_heads: int
     depth: int = 12
     prune_at: tuple[int, ...] = (3, 6, 9)
     patch_size: int = 16
-    img_size: int = 224
+    img_size: ImageSize = USUAL
     num_classes: int = 1000
     in_chans: int = 3
     mlp_dim: int = 0
     qkv_bias: bool = True
+    pos_grid: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if not self.mlp_dim:
             object.__setattr__(self, "mlp_dim", 4 * self.embed_dim)
         object.__setattr__(self, "prune_at", tuple(self.prune_at))
+        object.__setattr__(self, "img_size", ImageSize.of(self.img_size))
+        object.__setattr__(self, "pos_grid", self.pos_grid and tuple(self.pos_grid))
         require_sizes(self)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return self.img_size.patches(self.patch_size)
 
     @property
     def num_tokens(self) -> int:
         """Patches in the grid, the class token not counted."""
-        return (self.img_size // self.patch_size) ** 2
+        return math.prod(self.grid)
 
 
 class PatchEmbed(nn.Module):
@@ -122,7 +135,7 @@ def matches(shapes: Shapes) -> bool:
 def read_config(shapes: Shapes, hints: Hints) -> DeiTConfig:
     """The configuration these tensors describe; ``hints`` settles what shapes cannot say."""
     embed_dim, in_chans, patch_size, _ = shape_of(shapes, "patch_embed.proj.weight", 4)
-    grid = square_side(shape_of(shapes, "pos_embed", 3)[1] - 1, "pos_embed")
+    size = read_size(shape_of(shapes, "pos_embed", 3)[1] - 1, patch_size, hints)
     depth = count_modules(shapes, "blocks")
     known = [variant.prune_at for variant in VARIANTS.values() if variant.depth == depth]
     prune_at, num_heads = read_prune_at_and_heads(
@@ -134,7 +147,8 @@ def read_config(shapes: Shapes, hints: Hints) -> DeiTConfig:
         depth=depth,
         prune_at=prune_at,
         patch_size=patch_size,
-        img_size=grid * patch_size,
+        img_size=size,
+        pos_grid=None if size.square else size.patches(patch_size),
         num_classes=shape_of(shapes, "head.weight", 2)[0],
         in_chans=in_chans,
         mlp_dim=shape_of(shapes, "blocks.0.mlp.fc1.weight", 2)[0],

@@ -28,16 +28,18 @@ def add_class_and_position(patches: Tensor, cls_token: Tensor, pos_embed: Tensor
 def resize_positions(state: Mapping[str, Tensor], config: Any) -> dict[str, Tensor]:
     """A checkpoint's tensors with ``pos_embed`` interpolated to the configuration's grid.
 
+    From the grid they were trained on: ``config.pos_grid``, or the square one.
+
     Bicubic over the grid, the class token's embedding as it is: what DeiT does for fine-tuning
     at another resolution (arXiv 2012.12877, section 3).
     """
     positions = state["pos_embed"]
-    if positions.shape[1] == 1 + config.num_tokens:
-        return dict(state)
     class_token, grid = positions[:, :1], positions[:, 1:]
-    old, new = math.isqrt(grid.shape[1]), math.isqrt(config.num_tokens)
-    grid = grid.float().transpose(1, 2).unflatten(2, (old, old))
-    grid = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
+    trained_on = config.pos_grid or (math.isqrt(grid.shape[1]),) * 2
+    if trained_on == config.grid or math.prod(trained_on) != grid.shape[1]:
+        return dict(state)
+    grid = grid.float().transpose(1, 2).unflatten(2, trained_on)
+    grid = F.interpolate(grid, size=config.grid, mode="bicubic", align_corners=False)
     resized = torch.cat([class_token.float(), grid.flatten(2).transpose(1, 2)], dim=1)
     return {**state, "pos_embed": resized}
 

@@ -7,6 +7,7 @@ patch. Sparsification as in `dynexport.models.deit`. Parameter names are the pub
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from dynexport.errors import ModelError
+from dynexport.images.size import USUAL, ImageSize
 from dynexport.models.layers import (
     Block,
     add_class_and_position,
@@ -33,9 +35,9 @@ from dynexport.models.protocol import (
     assumed_heads_and_blocks,
     count_modules,
     read_prune_at_and_heads,
+    read_size,
     require_sizes,
     shape_of,
-    square_side,
 )
 from dynexport.models.sparsifiers import GumbelMask, Tokens, through_blocks
 from dynexport.schedule import Selection, power_schedule
@@ -53,6 +55,7 @@ class LVViTConfig:
     """Everything that shapes a DynamicLVViT. Sizes in pixels, ``prune_at`` in block numbers.
 
     skip_lam  what every residual branch is divided by
+    pos_grid  rows and columns that ``pos_embed`` was trained for, where these were no square
     """
 
     embed_dim: int
@@ -60,18 +63,21 @@ class LVViTConfig:
     depth: int
     prune_at: tuple[int, ...]
     patch_size: int = 16
-    img_size: int = 224
+    img_size: ImageSize = USUAL
     num_classes: int = 1000
     in_chans: int = 3
     stem_dim: int = 64
     mlp_dim: int = 0
     qkv_bias: bool = False
     skip_lam: float = 2.0
+    pos_grid: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if not self.mlp_dim:
             object.__setattr__(self, "mlp_dim", 3 * self.embed_dim)
         object.__setattr__(self, "prune_at", tuple(self.prune_at))
+        object.__setattr__(self, "img_size", ImageSize.of(self.img_size))
+        object.__setattr__(self, "pos_grid", self.pos_grid and tuple(self.pos_grid))
         require_sizes(self)
         if self.patch_size % 2:
             raise ModelError(
@@ -80,9 +86,14 @@ class LVViTConfig:
             )
 
     @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return self.img_size.patches(self.patch_size)
+
+    @property
     def num_tokens(self) -> int:
         """Patches in the grid, the class token not counted."""
-        return (self.img_size // self.patch_size) ** 2
+        return math.prod(self.grid)
 
 
 class ConvStem(nn.Module):
@@ -162,7 +173,7 @@ def matches(shapes: Shapes) -> bool:
 def read_config(shapes: Shapes, hints: Hints) -> LVViTConfig:
     """The configuration these tensors describe; ``hints`` settles what shapes cannot say."""
     embed_dim, stem_dim, half, _ = shape_of(shapes, "patch_embed.proj.weight", 4)
-    grid = square_side(shape_of(shapes, "pos_embed", 3)[1] - 1, "pos_embed")
+    size = read_size(shape_of(shapes, "pos_embed", 3)[1] - 1, 2 * half, hints)
     depth = count_modules(shapes, "blocks")
     known = [variant.prune_at for variant in VARIANTS.values() if variant.depth == depth]
     prune_at, num_heads = read_prune_at_and_heads(
@@ -174,7 +185,8 @@ def read_config(shapes: Shapes, hints: Hints) -> LVViTConfig:
         depth=depth,
         prune_at=prune_at,
         patch_size=2 * half,
-        img_size=grid * 2 * half,
+        img_size=size,
+        pos_grid=None if size.square else size.patches(2 * half),
         num_classes=shape_of(shapes, "head.weight", 2)[0],
         in_chans=shape_of(shapes, "patch_embed.conv1.weight", 4)[1],
         stem_dim=stem_dim,

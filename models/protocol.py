@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 from torch import Tensor, nn
 
 from dynexport.errors import ModelError
+from dynexport.images import ImageSize
 from dynexport.models.sparsifiers import Tokens
 from dynexport.schedule import KeepSchedule, Schedule, Selection
 from dynexport.tasks import LOGITS, Task
@@ -25,18 +26,21 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 Hints = Mapping[str, Any]
 """What shapes cannot say: the checkpoint's args, whatever they hold, and what the user said, or
-they tell, of ``num_heads``, ``prune_at``, ``img_size`` and ``task``."""
+they tell, of ``num_heads``, ``prune_at``, ``img_size`` and ``task``; ``trained_size`` is the
+`ImageSize` that they tell alone."""
 
 
 class Config(Protocol):
     """What every family's configuration (a frozen dataclass) has."""
 
     @property
-    def img_size(self) -> int: ...
+    def img_size(self) -> ImageSize: ...
     @property
     def in_chans(self) -> int: ...
     @property
     def num_classes(self) -> int: ...
+    @property
+    def grid(self) -> tuple[int, int]: ...
     @property
     def num_tokens(self) -> int: ...
     @property
@@ -116,6 +120,7 @@ class Family:
     schedule        from one base ratio to the ratio of each stage
     matches         whether a checkpoint's tensors belong to this family
     read_config     the configuration they describe; ModelError where it cannot be settled
+    read_values     further hints, from what is in the tensors; by default none
     assumptions     of a configuration that was read, with the hints, what they did not settle
     fit             a checkpoint's tensors, those that depend on the image size or the task fitted
                     to a configuration; by default none does
@@ -130,6 +135,7 @@ class Family:
     schedule: Schedule
     matches: Callable[[Shapes], bool]
     read_config: Callable[[Shapes, Hints], Any]
+    read_values: Callable[[Mapping[str, Tensor]], Hints] = lambda state: {}
     assumptions: Callable[[Any, Hints], Iterable[Assumption]] = lambda config, hints: ()
     fit: Callable[[Mapping[str, Tensor], Any], Mapping[str, Tensor]] = lambda state, _: state
     tasks: tuple[Task, ...] = (CLASSIFY,)
@@ -147,7 +153,7 @@ def require_sizes(config: Any) -> None:
             f"{config.embed_dim} channels do not divide into {config.num_heads} heads: "
             "give a number of heads that divides the width"
         )
-    if config.img_size < config.patch_size or config.img_size % config.patch_size:
+    if any(side % config.patch_size for side in config.img_size):
         raise ModelError(
             f"image size {config.img_size} is no multiple of the patch size {config.patch_size}"
         )
@@ -190,15 +196,30 @@ def count_modules(shapes: Shapes, prefix: str) -> int:
     return count
 
 
-def square_side(tokens: int, name: str, what: str = "patches") -> int:
-    """The side of a square grid of ``tokens`` patches, or windows."""
+def read_size(tokens: int, patch: int, hints: Hints, name: str = "pos_embed") -> ImageSize:
+    """The size of the images that make ``tokens`` patches: one that was told, or a square."""
+    for told in (hints.get("trained_size"), hints.get("img_size")):
+        if isinstance(told, ImageSize) and math.prod(told.patches(patch)) == tokens:
+            return told
+    side = square_side(tokens, name, patch) * patch
+    return ImageSize(side, side)
+
+
+def square_side(tokens: int, name: str, patch: int = 1) -> int:
+    """The side of a square grid of ``tokens`` patches."""
     side = math.isqrt(max(tokens, 0))
     if side < 1 or side * side != tokens:
         raise ModelError(
-            f"tensor {name!r} stands for {tokens} {what}, which make no square grid: "
-            "only square images are supported"
+            f"tensor {name!r} stands for {tokens} patches, which make no square grid: say the size "
+            f"of its images, as in `img_size` {_oblong(tokens, patch)}"
         )
     return side
+
+
+def _oblong(tokens: int, patch: int) -> str:
+    """An image that makes so many patches, as near to a square as there is."""
+    rows = next((n for n in range(math.isqrt(max(tokens, 1)), 0, -1) if tokens % n == 0), 1)
+    return str(ImageSize(rows * patch, max(tokens, 1) // rows * patch))
 
 
 OTHER_HEADS = (1152, 1280, 1408)

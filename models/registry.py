@@ -146,7 +146,7 @@ def variant_name(family: Family, config: Config) -> str:
 
     Whatever its classes, image size, task or schedule of pruning.
     """
-    free = {"num_classes", "img_size", "prune_at", "task"}
+    free = {"num_classes", "img_size", "pos_grid", "prune_at", "task"}
     for name, published in family.variants.items():
         fields = [f.name for f in dataclasses.fields(published) if f.name not in free]
         if all(getattr(config, f) == getattr(published, f) for f in fields):

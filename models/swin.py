@@ -6,6 +6,7 @@ so its checkpoints load strictly.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynexport.errors import ModelError
+from dynexport.images.size import USUAL, ImageSize
 from dynexport.models.dualpath import SPARSE_STAGE, GumbelSplit, through_two_paths
 from dynexport.models.features import TASKS, StageNorms, fit_stage_norms, require_task
 from dynexport.models.layers import DropPath, Mlp, drop_path_rates, initialise, share_norm
@@ -27,10 +29,9 @@ from dynexport.models.protocol import (
     read_prune_at,
     require_blocks,
     shape_of,
-    square_side,
 )
 from dynexport.models.sparsifiers import Route, Tokens
-from dynexport.models.windows import LeanWindowAttention, WindowAttention, shift_mask
+from dynexport.models.windows import LeanWindowAttention, WindowAttention, masked_grid, shift_mask
 from dynexport.schedule import Selection, linear_schedule
 from dynexport.tasks.classify import CLASSIFY
 from dynexport.tasks.features import FEATURES
@@ -50,7 +51,7 @@ class SwinConfig:
     prune_at: tuple[int, ...]
     windows: tuple[int, ...] = (7, 7, 7, 7)
     patch_size: int = 4
-    img_size: int = 224
+    img_size: ImageSize = USUAL
     num_classes: int = 1000
     task: str = CLASSIFY.name
     in_chans: int = 3
@@ -69,7 +70,8 @@ class SwinConfig:
                     f"{self.dim(stage)} channels of stage {stage + 1} do not divide into {heads} "
                     "heads: give a number of heads that divides the width"
                 )
-        if min(self.img_size, self.patch_size, self.in_chans) < 1:
+        object.__setattr__(self, "img_size", ImageSize.of(self.img_size))
+        if min(self.patch_size, self.in_chans) < 1:
             raise ModelError(f"every size of a Swin must be at least 1, found {self}")
         require_task(self.task, self.num_classes)
         require_blocks(self.prune_at, self.depths[SPARSE_STAGE])
@@ -78,14 +80,24 @@ class SwinConfig:
         """Channels of a stage."""
         return self.embed_dim * 2**stage
 
-    def grid(self, stage: int) -> int:
-        """Side of a stage's map, positions."""
-        return -(-self.img_size // (self.patch_size * 2**stage))
+    def map_size(self, stage: int) -> tuple[int, int]:
+        """Height and width of a stage's map, positions."""
+        height, width = (-(-side // (self.patch_size * 2**stage)) for side in self.img_size)
+        return height, width
+
+    def shifts(self, stage: int) -> bool:
+        """Whether a stage's map is larger than one window, so that every other block shifts it."""
+        return min(self.map_size(stage)) > self.windows[stage] > 1
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the third stage's map, all of which every sparsifier ranks."""
+        return self.map_size(SPARSE_STAGE)
 
     @property
     def num_tokens(self) -> int:
-        """Positions of the third stage's map, all of which every sparsifier ranks."""
-        return self.grid(SPARSE_STAGE) ** 2
+        """Positions of the third stage's map."""
+        return math.prod(self.grid)
 
 
 class PatchEmbed(nn.Module):
@@ -94,33 +106,33 @@ class PatchEmbed(nn.Module):
     def __init__(self, config: SwinConfig) -> None:
         super().__init__()
         size = config.patch_size
-        self.missing = -config.img_size % size
+        self.below, self.right = (-side % size for side in config.img_size)
         self.proj = nn.Conv2d(config.in_chans, config.embed_dim, kernel_size=size, stride=size)
         self.norm = nn.LayerNorm(config.embed_dim)
 
     def forward(self, images: Tensor) -> Tensor:
-        if self.missing:
-            images = F.pad(images, (0, self.missing, 0, self.missing))
+        if self.below or self.right:
+            images = F.pad(images, (0, self.right, 0, self.below))
         return self.norm(self.proj(images).flatten(2).transpose(1, 2))
 
 
 class PatchMerging(nn.Module):
     """Four neighbours to one position of twice the width: (B, H*W, C) -> (B, H*W/4, 2C)."""
 
-    def __init__(self, dim: int, side: int) -> None:
+    def __init__(self, dim: int, size: tuple[int, int]) -> None:
         super().__init__()
-        self.side = side
+        self.size = size
         self.norm = nn.LayerNorm(4 * dim)
         self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        side, dim = self.side, x.shape[-1]
-        x = x.reshape(-1, side, side, dim)
-        if side % 2:
-            x = F.pad(x, (0, 0, 0, 1, 0, 1))
-        half = (side + 1) // 2
-        x = x.reshape(-1, half, 2, half, 2, dim)
-        x = x.permute(0, 1, 3, 4, 2, 5).reshape(-1, half * half, 4 * dim)
+        (height, width), dim = self.size, x.shape[-1]
+        x = x.reshape(-1, height, width, dim)
+        if height % 2 or width % 2:
+            x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
+        down, across = (height + 1) // 2, (width + 1) // 2
+        x = x.reshape(-1, down, 2, across, 2, dim)
+        x = x.permute(0, 1, 3, 4, 2, 5).reshape(-1, down * across, 4 * dim)
         return self.reduction(self.norm(x))
 
 
@@ -144,16 +156,16 @@ class SwinBlock(nn.Module):
         self, config: SwinConfig, stage: int, shifted: bool, two_paths: bool, rate: float
     ) -> None:
         super().__init__()
-        dim, side, window = config.dim(stage), config.grid(stage), config.windows[stage]
-        shift = window // 2 if shifted and side > window else 0
+        dim, size, window = config.dim(stage), config.map_size(stage), config.windows[stage]
+        shift = window // 2 if shifted and config.shifts(stage) else 0
         self.norm1 = nn.LayerNorm(dim)
-        self.attn: nn.Module = WindowAttention(dim, side, window, shift, config.num_heads[stage])
+        self.attn: nn.Module = WindowAttention(dim, size, window, shift, config.num_heads[stage])
         self.drop_path = DropPath(rate)
         self.shared_norm: nn.Module = nn.Identity()
         self.norm2: nn.Module = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * config.mlp_ratio))
         self.fastmlp = FastMlp(dim) if two_paths else None
-        self.register_buffer("attn_mask", shift_mask(side, window, shift) if shift else None)
+        self.register_buffer("attn_mask", shift_mask(size, window, shift) if shift else None)
 
     def forward(self, x: Tensor, route: Route | None = None) -> Tensor:
         """A map as rows (B, N, C) -> (B, N, C)."""
@@ -199,8 +211,8 @@ class Stage(nn.Module):
             )
             for block, rate in enumerate(rates)
         )
-        dim, side = config.dim(stage), config.grid(stage)
-        self.downsample = PatchMerging(dim, side) if stage < 3 else None
+        dim, size = config.dim(stage), config.map_size(stage)
+        self.downsample = PatchMerging(dim, size) if stage < 3 else None
         if sparse:
             self.score_predictor = nn.ModuleList(GumbelSplit(dim) for _ in self.prune_at)
 
@@ -244,7 +256,7 @@ class DynamicSwin(SparseModel):
         for stage, layer in enumerate(self.layers):
             assert isinstance(layer, Stage)
             tokens = layer(tokens)
-            maps.append(tokens.x.unflatten(1, (self.config.grid(stage),) * 2))
+            maps.append(tokens.x.unflatten(1, self.config.map_size(stage)))
             if layer.downsample is not None:
                 tokens = tokens._replace(x=layer.downsample(tokens.x), route=None)
         if self.config.task == FEATURES.name:
@@ -277,7 +289,7 @@ def read_config(shapes: Shapes, hints: Hints) -> SwinConfig:
         prune_at=read_prune_at(shapes, predictors, depths[SPARSE_STAGE], known, hints),
         windows=windows,
         patch_size=patch_size,
-        img_size=read_img_size(shapes, hints, windows[0] * patch_size),
+        img_size=read_img_size(hints, windows[0] * patch_size),
         num_classes=shape_of(shapes, "head.weight", 2)[0] if "head.weight" in shapes else 0,
         task=hints.get("task") or CLASSIFY.name,
         in_chans=in_chans,
@@ -285,18 +297,30 @@ def read_config(shapes: Shapes, hints: Hints) -> SwinConfig:
     )
 
 
-def read_img_size(shapes: Shapes, hints: Hints, window: int) -> int:
-    """The image size: what was said of it, where the number of masks agrees.
+def read_img_size(hints: Hints, window: int) -> ImageSize:
+    """The image size: what was said of it, where the masks agree.
 
     ``window`` pixels a side of the first stage's. Backbones of detectors store no masks; then,
     unless said, 224.
     """
-    name = "layers.0.blocks.1.attn_mask"
-    said = hints.get("img_size")
-    if name not in shapes:
-        return int(said or 224)
-    side = square_side(shape_of(shapes, name, 3)[0], name, "windows")
-    return int(said) if said and -(-said // window) == side else side * window
+    said, windows = hints.get("img_size") or USUAL, hints.get("windows")
+    if windows is None or windows == tuple(-(-side // window) for side in said):
+        return said
+    return ImageSize(*(count * window for count in windows))
+
+
+def read_values(state: Mapping[str, Tensor]) -> Hints:
+    """How many windows the first stage has, ``windows`` (down, across), as their masks tell."""
+    mask = state.get("layers.0.blocks.1.attn_mask")
+    if mask is None:
+        return {}
+    windows = masked_grid(mask) if mask.ndim == 3 else None
+    if windows is None:
+        raise ModelError(
+            f"tensor 'layers.0.blocks.1.attn_mask' of shape {list(mask.shape)} is no mask of "
+            "shifted windows: leave it out, and say the size of the images with `img_size`"
+        )
+    return {"windows": windows}
 
 
 def fit(state: Mapping[str, Tensor], config: SwinConfig) -> dict[str, Tensor]:
@@ -308,9 +332,9 @@ def fit(state: Mapping[str, Tensor], config: SwinConfig) -> dict[str, Tensor]:
     if config.task == FEATURES.name:
         resized = fit_stage_norms(resized, [config.dim(stage) for stage in range(4)])
     for stage, depth in enumerate(config.depths):
-        side, window = config.grid(stage), config.windows[stage]
-        if side > window > 1:
-            mask = shift_mask(side, window, window // 2)
+        if config.shifts(stage):
+            window = config.windows[stage]
+            mask = shift_mask(config.map_size(stage), window, window // 2)
             resized |= {f"layers.{stage}.blocks.{b}.attn_mask": mask for b in range(1, depth, 2)}
     return resized
 
@@ -330,6 +354,7 @@ FAMILY = Family(
     tasks=TASKS,
     matches=matches,
     read_config=read_config,
+    read_values=read_values,
     assumptions=assumed_blocks,
     fit=fit,
     published_top1={"swin-t": 80.91, "swin-s": 83.21, "swin-b": 83.43},

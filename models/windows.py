@@ -21,9 +21,11 @@ class WindowAttention(nn.Module):
 
     relative_position_index: Tensor
 
-    def __init__(self, dim: int, side: int, window: int, shift: int, num_heads: int) -> None:
+    def __init__(
+        self, dim: int, size: tuple[int, int], window: int, shift: int, num_heads: int
+    ) -> None:
         super().__init__()
-        self.side, self.window, self.shift, self.num_heads = side, window, shift, num_heads
+        self.size, self.window, self.shift, self.num_heads = size, window, shift, num_heads
         table = torch.zeros((2 * window - 1) ** 2, num_heads)
         self.relative_position_bias_table = nn.Parameter(table)
         self.register_buffer("relative_position_index", relative_positions(window))
@@ -37,7 +39,7 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """x (B, N, C), mask (n, w*w, w*w) for n windows or None -> (B, N, C)."""
-        order, back = (t.to(x.device) for t in window_order(self.side, self.window, self.shift))
+        order, back = (t.to(x.device) for t in window_order(self.size, self.window, self.shift))
         windows = into_windows(x, order).unflatten(1, (-1, self.window**2))
         shape = windows.shape
         head_dim = shape[-1] // self.num_heads
@@ -78,7 +80,7 @@ class LeanWindowAttention(nn.Module):
         bias = trained.bias().detach()
         masked = bias if mask is None else (bias + mask.unsqueeze(1)).flatten(0, 1)
         self.register_buffer("bias", masked.unsqueeze(0))
-        order, back = window_order(trained.side, trained.window, trained.shift)
+        order, back = window_order(trained.size, trained.window, trained.shift)
         self.padded = len(order) > len(back)
         heads = torch.arange(self.num_heads)
         windows = order.reshape(-1, 1, self.window_rows) * 3  # rows of (N, 3, heads, D)
@@ -115,19 +117,24 @@ def relative_positions(window: int) -> Tensor:
     return down * (2 * window - 1) + across
 
 
-def window_order(side: int, window: int, shift: int) -> tuple[Tensor, Tensor]:
-    """How rows go into windows and back: int64 (P,) and (side*side,).
+def window_order(size: tuple[int, int], window: int, shift: int) -> tuple[Tensor, Tensor]:
+    """How the N rows of a map of this height and width go into windows and back: (P,) and (N,).
 
-    The first lists, window after window after a cyclic shift, the rows of a map padded to whole
-    windows (P positions); row side*side stands for padding. The second finds each row again.
+    The first lists, window after window after a cyclic shift, the rows of the map padded to whole
+    windows (P positions); row N stands for padding. The second finds each row again. Both int64.
     """
-    padded = side + -side % window
-    rows = torch.full((padded, padded), side * side)
-    rows[:side, :side] = torch.arange(side * side).reshape(side, side)
-    count = padded // window
-    shifted = rows.roll((-shift, -shift), (0, 1)).reshape(count, window, count, window)
-    order = shifted.permute(0, 2, 1, 3).flatten()
-    return order, order.argsort(stable=True)[: side * side]
+    height, width = size
+    rows = torch.arange(height * width).reshape(size)
+    rows = F.pad(rows, (0, -width % window, 0, -height % window), value=height * width)
+    order = cut_windows(rows.roll((-shift, -shift), (0, 1)), window).flatten()
+    return order, order.argsort(stable=True)[: height * width]
+
+
+def cut_windows(image: Tensor, window: int) -> Tensor:
+    """A map of whole windows (H, W), window after window: (n, w*w)."""
+    down, across = (side // window for side in image.shape)
+    windows = image.reshape(down, window, across, window).permute(0, 2, 1, 3)
+    return windows.reshape(down * across, window * window)
 
 
 def into_windows(x: Tensor, order: Tensor) -> Tensor:
@@ -137,13 +144,31 @@ def into_windows(x: Tensor, order: Tensor) -> Tensor:
     return x.index_select(1, order)
 
 
-def shift_mask(side: int, window: int, shift: int) -> Tensor:
+def shift_mask(size: tuple[int, int], window: int, shift: int) -> Tensor:
     """Keeps apart what a cyclic shift brought into one window: float32 (n, w*w, w*w)."""
-    padded = side + -side % window
-    region = torch.zeros(padded, dtype=torch.long)
+    down, across = (_regions(side + -side % window, window, shift) for side in size)
+    rows = cut_windows(3 * down[:, None] + across[None, :], window)
+    return torch.where(rows[:, None, :] == rows[:, :, None], 0.0, APART)
+
+
+def _regions(side: int, window: int, shift: int) -> Tensor:
+    """Along one side: 1 in the last window, 2 in what the shift brought there, else 0."""
+    region = torch.zeros(side, dtype=torch.long)
     region[-window:] = 1
     region[-shift:] = 2
-    count = padded // window
-    regions = (3 * region[:, None] + region[None, :]).reshape(count, window, count, window)
-    rows = regions.permute(0, 2, 1, 3).reshape(count * count, window * window)
-    return torch.where(rows[:, None, :] == rows[:, :, None], 0.0, APART)
+    return region
+
+
+def masked_grid(mask: Tensor) -> tuple[int, int] | None:
+    """Rows and columns of the windows that a mask (n, w*w, w*w) is for.
+
+    Only the windows of the last row and of the last column hold what must be kept apart. None
+    where it is no such mask.
+    """
+    bordering = (mask != 0).flatten(1).any(dim=1)
+    across = 1 + int(bordering.int().argmax())
+    down, rest = divmod(len(mask), across)
+    expected = torch.ones(down, across, dtype=torch.bool)
+    expected[:-1, :-1] = False
+    fits = rest == 0 and torch.equal(bordering.cpu(), expected.flatten())
+    return (down, across) if fits else None

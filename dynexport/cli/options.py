@@ -74,8 +74,12 @@ NumHeads = Annotated[
     typer.Option(help="Attention heads, where not 64 channels each.", rich_help_panel=MODEL),
 ]
 ImgSize = Annotated[
-    int | None,
-    typer.Option(help="Another image size than it was trained at, pixels.", rich_help_panel=MODEL),
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Another image size than it was trained at, pixels: 224, or HEIGHTxWIDTH, 224x448.",
+        rich_help_panel=MODEL,
+    ),
 ]
 Weights = Annotated[
     str | None,

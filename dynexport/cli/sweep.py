@@ -220,7 +220,7 @@ def _recipe(
     model: str | None,
     prune_at: str | None,
     num_heads: int | None,
-    img_size: int | None,
+    img_size: str | None,
     weights: str | None,
     align: int,
     data: Path | None,

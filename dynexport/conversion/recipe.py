@@ -16,6 +16,7 @@ from dynexport.errors import InputError, ScheduleError
 from dynexport.formats.metadata import Batch
 from dynexport.graph.fuse import require_target
 from dynexport.graph.opset import require_opset
+from dynexport.images import ImageSize
 from dynexport.precision import Precision
 from dynexport.schedule import KeepSchedule, parse_ratios
 
@@ -36,7 +37,8 @@ class Recipe:
     args           more of what its args might have said, each as "skip_lam=1"; values are numbers,
                    texts, or numbers with commas between
     strict         refuse what would have to be assumed
-    img_size       another image size than it was trained at, pixels
+    img_size       another image size than it was trained at, pixels: 224, or "224x448", the height
+                   first; or, where tensors leave it open, that one
     task           what the model is for: "classify" (the default), "features" ...; see
                    `dynexport.tasks`
     batch          "8" (static) or "1:8:64" (dynamic: smallest, optimal, largest); by default
@@ -63,7 +65,7 @@ class Recipe:
     model: str | None = None
     prune_at: tuple[int, ...] | None = None
     num_heads: int | None = None
-    img_size: int | None = None
+    img_size: int | str | ImageSize | None = None
     task: str | None = None
     weights: str | None = None
     batch: str | int | None = None
@@ -80,6 +82,8 @@ class Recipe:
     strict: bool = False
 
     def __post_init__(self) -> None:
+        if self.img_size is not None:
+            object.__setattr__(self, "img_size", ImageSize.of(self.img_size))
         self.sizes()
         if self.dense and (self.ratio, self.ratios, self.align) != (None, None, 1):
             raise ScheduleError(
@@ -176,7 +180,8 @@ def _settings_of(precision: Precision) -> Iterator[tuple[str, Any]]:
 
 
 def _option(name: str, value: Any) -> list[str]:
-    text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    listed = isinstance(value, tuple) and not isinstance(value, ImageSize)
+    text = ",".join(map(str, value)) if listed else str(value)
     return [f"--{name.replace('_', '-')}", text]
 
 

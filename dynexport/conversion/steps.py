@@ -67,6 +67,7 @@ def describe_export(
         ratios=None if keep is None else keep.ratios,
         keep_counts=() if keep is None else keep_counts(trained.model, keep),
         num_tokens=config.num_tokens,
+        grid=getattr(config, "grid", None),
         selection=trained.model.selection,
         batch=str(recipe.sizes()),
         outputs=dict(outputs),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -55,7 +56,8 @@ class Batch:
 
 
 ENTRIES = (
-    *("family", "variant", "config", "ratios", "keep_counts", "num_tokens", "selection", "batch"),
+    *("family", "variant", "config", "ratios", "keep_counts", "num_tokens", "grid"),
+    *("selection", "batch"),
     *("outputs", "macs_dense", "macs_sparse", "nodes_dense", "nodes", "preprocessing", "selected"),
     *("dense_twin", "checkpoint_sha256", "weights", "precision", "versions", "target", "align"),
 )
@@ -77,6 +79,7 @@ class ExportSpec:
     ratios             keep ratio per stage; None for a dense twin
     keep_counts        tokens kept per stage; empty for a dense twin
     num_tokens         patches in the grid
+    grid               its rows and columns; None where tokens form none
     selection          what each stage ranks
     batch              batch sizes, as `Batch` writes them
     outputs            name -> shape for one image: ``logits`` (classes,), or ``feat_0`` (C, H, W)
@@ -106,6 +109,7 @@ class ExportSpec:
     versions: dict[str, str]
     target: str = "tensorrt"
     align: int = 1
+    grid: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +150,7 @@ class Metadata(ExportSpec):
             values = {key: json.loads(properties[PREFIX + key]) for key in names}
             for key in ("ratios", "keep_counts", "selected"):
                 values[key] = None if values[key] is None else tuple(values[key])
+            values["grid"] = _read_grid(values)
             steps = values["preprocessing"]
             for key in ("mean", "std"):
                 steps[key] = tuple(steps[key])
@@ -168,7 +173,7 @@ class Metadata(ExportSpec):
         names = (*self.outputs, *self.selected, *self.dense_twin, *self.dense_twin.values())
         shapes = [size for shape in self.outputs.values() for size in shape]
         counts = (*self.keep_counts, *shapes, self.num_tokens, self.macs_dense, self.macs_sparse)
-        sizes = (self.config.get("in_chans"), self.preprocessing.img_size, self.align)
+        sizes = (self.config.get("in_chans"), *self.preprocessing.img_size, self.align)
         scales = (*self.preprocessing.mean, *self.preprocessing.std, *(self.ratios or ()))
         return (
             all(isinstance(text, str) for text in (*texts, *names))
@@ -184,3 +189,12 @@ class Metadata(ExportSpec):
     def ideal_speedup(self) -> float:
         """Dense twin's multiply-accumulates over this model's: what sparsity could give."""
         return self.macs_dense / (self.macs_sparse if self.keep_counts else self.macs_dense)
+
+
+def _read_grid(values: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Rows and columns; files from before images could be oblong tell only how many tokens."""
+    if "grid" in values:
+        grid = values["grid"]
+        return None if grid is None else (int(grid[0]), int(grid[1]))
+    side = math.isqrt(values["num_tokens"])
+    return (side, side) if side * side == values["num_tokens"] else None

@@ -168,7 +168,7 @@ class ReferenceBundle:
         positions = metadata.selection.positions(metadata.num_tokens, stages)
         size, channels = metadata.preprocessing.img_size, metadata.config.get("in_chans")
         raw = self.images.dtype == np.uint8
-        shape = (count, size, size, channels) if raw else (count, channels, size, size)
+        shape = (count, *size, channels) if raw else (count, channels, *size)
         outputs = {name: values.shape for name, values in self.outputs.items()}
         kept = [(count, kept) for kept in metadata.keep_counts]
         return (

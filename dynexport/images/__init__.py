@@ -8,11 +8,13 @@ from dynexport.images.image_set import (
     open_images,
 )
 from dynexport.images.preprocessing import Preprocessing
+from dynexport.images.size import ImageSize
 from dynexport.images.synthetic import synthetic_images
 
 __all__ = [
     "DAMAGED_NPZ",
     "ImageSet",
+    "ImageSize",
     "Preprocessing",
     "fill_batch",
     "load_images",

@@ -98,10 +98,10 @@ class ImageArray:
     def check(self, places: Sequence[int], steps: Preprocessing) -> None:
         """ImageError unless the images fit the model, as far as the header tells."""
         height, width = self.header.shape[2:] if self._normalised else self.header.shape[1:3]
-        if self._normalised and (height, width) != (steps.img_size, steps.img_size):
+        if self._normalised and (height, width) != steps.img_size:
             raise ImageError(
                 f"{self.path}: 'images' is {self.header}, normalised, so it must have the "
-                f"model's own size, {steps.img_size} x {steps.img_size}"
+                f"model's own size, {steps.img_size.height} x {steps.img_size.width}"
             )
         if not self._normalised:
             steps.check_size((width, height), str(self.path))

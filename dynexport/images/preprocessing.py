@@ -1,12 +1,14 @@
 """From a picture to what the model sees, exactly as the reference evaluates.
 
-Resize the shorter side to 256/224 of the input size (bicubic, antialiased), cut out the centre,
-scale to [0, 1], subtract the mean, divide by the standard deviation. Models of 32 pixels and
-less take pictures as they are.
+Resize until the picture just covers 256/224 of the input size (bicubic, antialiased), cut out the
+centre, scale to [0, 1], subtract the mean, divide by the standard deviation. Models of 32 pixels
+and less take pictures as they are.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from dynexport.errors import ImageError
+from dynexport.images.size import ImageSize
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -40,20 +43,27 @@ NO_PICTURE = (
 class Preprocessing:
     """How pictures become a model's input.
 
-    img_size   side of the square input, pixels
-    resize     shorter side before the crop, or None for pictures taken as they are
+    img_size   of the input
+    resize     what a picture just covers before the crop, or None for those taken as they are
     mean, std  per channel, on the [0, 1] scale
     """
 
-    img_size: int
-    resize: int | None
+    img_size: ImageSize
+    resize: ImageSize | None
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "img_size", ImageSize.of(self.img_size))
+        if self.resize is not None:
+            object.__setattr__(self, "resize", ImageSize.of(self.resize))
+
     @classmethod
-    def for_size(cls, img_size: int) -> Preprocessing:
+    def for_size(cls, img_size: int | Sequence[int]) -> Preprocessing:
         """The reference's evaluation transform at this input size."""
-        return cls(img_size, int(256 / 224 * img_size) if img_size > 32 else None)
+        size = ImageSize.of(img_size)
+        covered = ImageSize(*(int(256 / 224 * side) for side in size))
+        return cls(size, covered if max(size) > 32 else None)
 
     def read(self, path: Path) -> NDArray[np.uint8]:
         """A picture file to uint8 (H, W, 3) of the input size; ImageError if it is none."""
@@ -76,12 +86,12 @@ class Preprocessing:
     def check_size(self, size: tuple[int, int], name: str) -> None:
         """ImageError unless a picture of this width and height can be used."""
         width, height = size
-        if self.resize is None and size != (self.img_size, self.img_size):
+        if self.resize is None and (height, width) != self.img_size:
             raise ImageError(
                 f"{name} is {width} x {height}: this model takes images of "
-                f"exactly {self.img_size} x {self.img_size}, unscaled"
+                f"exactly {self.img_size.width} x {self.img_size.height}, unscaled"
             )
-        if self.resize is not None and self.resize**2 * max(size) > LARGEST_PICTURE * min(size):
+        if self.resize is not None and math.prod(_cover(size, self.resize)) > LARGEST_PICTURE:
             raise ImageError(f"{name} is {width} x {height}: too narrow to be resized and cropped")
 
     def crop(self, image: Image.Image, name: str = "the image") -> NDArray[np.uint8]:
@@ -89,13 +99,11 @@ class Preprocessing:
         self.check_size(image.size, name)
         if self.resize is None:
             return np.asarray(image, dtype=np.uint8)
-        size, short = self.img_size, min(image.size)
-        width, height = (
-            self.resize if side == short else int(self.resize * side / short) for side in image.size
-        )
+        size, (width, height) = self.img_size, _cover(image.size, self.resize)
         image = image.resize((width, height), Image.Resampling.BICUBIC)
-        left, top = round((width - size) / 2.0), round((height - size) / 2.0)
-        return np.asarray(image.crop((left, top, left + size, top + size)), dtype=np.uint8)
+        left, top = round((width - size.width) / 2.0), round((height - size.height) / 2.0)
+        part = image.crop((left, top, left + size.width, top + size.height))
+        return np.asarray(part, dtype=np.uint8)
 
     def to_input(self, images: NDArray[Any]) -> NDArray[np.float32]:
         """The model's input, float32 (B, 3, H, W), of pictures or of what is normalised already.
@@ -110,3 +118,14 @@ class Preprocessing:
         std = np.asarray(self.std, dtype=np.float32)
         scaled = (images.astype(np.float32) / np.float32(255.0) - mean) / std
         return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+
+
+def _cover(size: tuple[int, int], box: ImageSize) -> tuple[int, int]:
+    """Width and height of a picture of this width and height, scaled until it just covers a box.
+
+    Of a square box that is: its shorter side is the box's.
+    """
+    width, height = size
+    if box.height * width >= box.width * height:
+        return int(box.height * width / height), box.height
+    return box.width, int(box.width * height / width)

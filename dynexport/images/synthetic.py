@@ -15,6 +15,7 @@ from PIL import Image
 
 from dynexport.errors import ImageError
 from dynexport.images.preprocessing import Preprocessing
+from dynexport.images.size import ImageSize
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,19 +46,19 @@ class SyntheticImages:
             yield hashlib.sha256(f"synthetic {self.seed} {place}".encode()).digest()
 
 
-def synthetic_images(count: int, img_size: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Smooth coloured noise, uint8 (count, img_size, img_size, 3), the same for the same seed.
+def synthetic_images(count: int, img_size: int | Sequence[int], seed: int = 0) -> NDArray[np.uint8]:
+    """Smooth coloured noise, uint8 (count, H, W, 3), the same for the same seed.
 
     Smooth, because neighbouring patches of real images are alike; different from one image to
     the next, so that a mix-up inside a batch shows.
     """
-    return np.stack(list(islice(_draw(img_size, seed), count)))
+    return np.stack(list(islice(_draw(ImageSize.of(img_size), seed), count)))
 
 
-def _draw(img_size: int, seed: int) -> Iterator[NDArray[np.uint8]]:
+def _draw(size: ImageSize, seed: int) -> Iterator[NDArray[np.uint8]]:
     rng = np.random.default_rng(seed)
     while True:
         coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
-        smooth = coarse.resize((img_size, img_size), Image.Resampling.BICUBIC)
-        noisy = np.asarray(smooth, dtype=np.float64) + rng.normal(0, 12, (img_size, img_size, 3))
+        smooth = coarse.resize((size.width, size.height), Image.Resampling.BICUBIC)
+        noisy = np.asarray(smooth, dtype=np.float64) + rng.normal(0, 12, (*size, 3))
         yield np.clip(noisy, 0, 255).astype(np.uint8)

@@ -109,7 +109,7 @@ def export_onnx(
     """
     require_opset(opset)
     config = model.config
-    example = torch.zeros(TRACED_BATCH, config.in_chans, config.img_size, config.img_size)
+    example = torch.zeros(TRACED_BATCH, config.in_chans, *config.img_size)
     exported_to = max(opset, USUAL)
     graph = _translate(OutputsOnly(model), example, list(spec.outputs), exported_to)
     _fold_constants(graph)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dynexport.errors import CheckpointError, InputError, ModelError
+from dynexport.images import ImageSize
 from dynexport.models import (
     Assumption,
     Config,
@@ -31,7 +33,7 @@ def identify(
     model: str | None = None,
     prune_at: tuple[int, ...] | None = None,
     num_heads: int | None = None,
-    img_size: int | None = None,
+    img_size: int | str | Sequence[int] | None = None,
     task: str | None = None,
 ) -> tuple[Family, Config]:
     """The family and configuration of a checkpoint, read off its tensors and args.
@@ -42,7 +44,8 @@ def identify(
     """
     shapes = checkpoint.shapes
     hints = _hints_of(checkpoint, prune_at, num_heads)
-    hints |= {"img_size": img_size or hints["img_size"], "task": task}
+    asked = None if img_size is None else ImageSize.of(img_size)
+    hints |= {"img_size": asked or hints["trained_size"], "task": task}
     try:
         family = _family_of(checkpoint) if model is None else find_variant(model)[0]
         offered = [one.name for one in family.tasks]
@@ -56,11 +59,12 @@ def identify(
             if num_heads is None:
                 hints["num_heads"] = getattr(published, "num_heads", None)
             hints["prune_at"] = hints["prune_at"] or published.prune_at
+        hints |= family.read_values(checkpoint.state)
         config = family.read_config(shapes, hints)
         if model is not None and variant_name(family, config) != model:
             raise ModelError(f"its tensors are not those of {model}")
-        if img_size is not None:
-            config = dataclasses.replace(config, img_size=img_size)
+        if asked is not None:
+            config = dataclasses.replace(config, img_size=asked)
     except ModelError as error:
         _require_no_further_tokens(checkpoint)
         if model in variants():
@@ -106,7 +110,7 @@ def _hints_of(
         **args,
         "prune_at": prune_at or next((blocks for blocks in told if blocks), None),
         "num_heads": _whole(args.get("num_heads")) if num_heads is None else num_heads,
-        "img_size": _whole(args.get("input_size")),
+        "trained_size": _size(args.get("input_size")),
     }
 
 
@@ -139,6 +143,16 @@ def _no_such(checkpoint: Checkpoint, model: str, error: ModelError) -> Checkpoin
 def _whole(value: Any) -> int | None:
     """What was recorded, if it is a whole number."""
     return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _size(value: Any) -> ImageSize | None:
+    """What was recorded, if it is an image size: of timm's (C, H, W), the last two."""
+    if isinstance(value, (list, tuple)) and len(value) == 3:
+        value = value[1:]
+    try:
+        return ImageSize.of(value)
+    except InputError:
+        return None
 
 
 def _blocks(value: Any) -> tuple[int, ...] | None:

@@ -20,7 +20,7 @@ def count_macs(model: SparseModel) -> int:
     """
     shapes = _without_data(model)
     config = model.config
-    image = torch.empty(1, config.in_chans, config.img_size, config.img_size, device="meta")
+    image = torch.empty(1, config.in_chans, *config.img_size, device="meta")
     with FlopCounterMode(display=False) as counter:
         shapes(image)
     return int(counter.get_total_flops()) // 2

@@ -40,7 +40,7 @@ def list_models(
             {
                 "model": name,
                 "family": family.name,
-                "img_size": config.img_size,
+                "img_size": str(config.img_size),
                 "prune_at": list(config.prune_at),
                 "parameters": sum(p.numel() for p in model.parameters()),
                 "macs": macs,

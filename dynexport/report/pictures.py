@@ -18,6 +18,7 @@ from dynexport.images import open_images
 from dynexport.report.facts import Picture, Tile
 from dynexport.visualize import look_at
 from dynexport.visualize.drawing import TILE, View, dim_dropped, enlarge
+from dynexport.visualize.strips import require_grid
 
 SHOWN = 4
 """Images a model, at most."""
@@ -52,13 +53,13 @@ def find_shown(model: Path, metadata: Metadata, source: Path | None) -> tuple[ND
 
 
 def _draw(view: View, metadata: Metadata, number: int) -> Picture:
-    tokens, name = metadata.num_tokens, f"image {number}"
+    tokens, grid, name = metadata.num_tokens, require_grid(metadata), f"image {number}"
     large = enlarge(view.picture, TILE)
     tiles = [Tile("input", name, encode_picture(large))]
     lost = "dropped" if metadata.selection.nested else "on the fast path"
     for stage, (kept, count) in enumerate(zip(view.kept, metadata.keep_counts, strict=True), 1):
         alt = f"{name} after stage {stage}: {count} of {tokens} patches kept, the rest {lost}"
-        uri = encode_picture(dim_dropped(large, kept, tokens))
+        uri = encode_picture(dim_dropped(large, kept, grid))
         tiles.append(Tile(f"stage {stage}: {count} of {tokens}", alt, uri))
     return Picture(name, view.classes, tuple(tiles))
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,7 +21,7 @@ def dead_stages(plan: VerifyPlan, shared: SharedChoice) -> tuple[str, ...]:
     tells nothing.
     """
     facts, failures = plan.metadata, []
-    telling = (_distinct_patches(plan.images, facts.num_tokens) >= TELLING)[plan.every]
+    telling = (_distinct_patches(plan.images, facts.grid or (1, 1)) >= TELLING)[plan.every]
     ranked = facts.selection.ranked(facts.keep_counts, facts.num_tokens)
     stages = zip(facts.keep_counts, ranked, shared.theirs.scores, shared.ours.scores, strict=True)
     for number, (count, tokens, theirs, ours) in enumerate(stages, start=1):
@@ -39,11 +37,11 @@ def dead_stages(plan: VerifyPlan, shared: SharedChoice) -> tuple[str, ...]:
     return tuple(failures)
 
 
-def _distinct_patches(images: NDArray[np.float32], tokens: int) -> NDArray[np.int64]:
+def _distinct_patches(images: NDArray[np.float32], grid: tuple[int, int]) -> NDArray[np.int64]:
     """How many of each image's patches, images being (P, C, H, W), are unlike each other: (P,)."""
-    side = math.isqrt(tokens)
-    size = images.shape[2] // side
-    cut = images[:, :, : side * size, : side * size]
-    rows = cut.reshape(*cut.shape[:2], side, size, side, size).transpose(0, 2, 4, 1, 3, 5)
-    patches = rows.reshape(len(images), side * side, -1)
+    down, across = grid
+    high, wide = images.shape[2] // down, images.shape[3] // across
+    cut = images[:, :, : down * high, : across * wide]
+    rows = cut.reshape(*cut.shape[:2], down, high, across, wide).transpose(0, 2, 4, 1, 3, 5)
+    patches = rows.reshape(len(images), down * across, -1)
     return np.array([len(np.unique(each, axis=0)) for each in patches])

@@ -5,7 +5,6 @@ Kept patches are the original's, pixel by pixel: what marks the others is drawn 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +12,11 @@ from numpy.typing import NDArray
 
 Colour = tuple[int, int, int]
 
+Pair = tuple[int, int]
+"""Rows and columns, of patches or of pixels."""
+
 TILE = 224
-"""Side of a tile, pixels, that smaller images are enlarged to as far as whole factors go."""
+"""Longer side of a tile, pixels, that smaller images are enlarged to as far as whole factors go."""
 
 VERMILION: Colour = (213, 94, 0)
 """Of M. Okabe and K. Ito, Color Universal Design (2008): told apart by the colour-blind too."""
@@ -62,42 +64,43 @@ class View:
 
 
 def enlarge(picture: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """A picture (S, S, 3) to be shown.
+    """A picture (H, W, 3) to be shown.
 
-    By the largest whole factor that keeps to ``side`` pixels, or as it is where it is larger.
+    By the largest whole factor that keeps its longer side to ``side`` pixels, or as it is where it
+    is larger.
     """
-    factor = max(1, side // len(picture))
+    factor = max(1, side // max(picture.shape[:2]))
     return picture.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def dim_dropped(
-    picture: NDArray[np.uint8], kept: NDArray[np.int64], tokens: int
+    picture: NDArray[np.uint8], kept: NDArray[np.int64], grid: Pair
 ) -> NDArray[np.uint8]:
-    """The picture (S, S, 3) with every patch that is not ``kept`` (K,) dimmed.
+    """The picture (H, W, 3) with every patch of its grid that is not ``kept`` (K,) dimmed.
 
     Without colour, and pale on a dark picture, dark on a light one. It is hatched, so that what had
     that grey already shows, too, and a thin line runs round the kept ones.
     """
-    alive = patch_mask(kept, tokens, len(picture))
+    alive = patch_mask(kept, grid, picture.shape[:2])
     grey = picture @ np.array([0.299, 0.587, 0.114])
     pale = grey.mean() < LIGHT
     dimmed = 0.28 * grey + (150 if pale else 24)
-    dimmed += HATCHED * _hatching(len(picture)) * (1 if pale else -1)
+    dimmed += HATCHED * _hatching(picture.shape[:2]) * (1 if pale else -1)
     drawn = np.where(alive[..., None], picture, np.round(dimmed)[..., None])
     drawn[rim_of(alive)] = VERMILION
     return drawn.astype(np.uint8)
 
 
-def _hatching(side: int) -> NDArray[np.bool_]:
-    """Pixels (side, side) on fine diagonals."""
-    place = np.arange(side)
-    return np.asarray((place[:, None] + place) % max(3, side // 28) < max(1, side // 112))
+def _hatching(size: Pair) -> NDArray[np.bool_]:
+    """Pixels (H, W) on fine diagonals."""
+    side, (down, across) = max(size), (np.arange(one) for one in size)
+    return np.asarray((down[:, None] + across) % max(3, side // 28) < max(1, side // 112))
 
 
 def colour_scores(
-    scores: NDArray[np.float64], kept: NDArray[np.int64], side: int
+    scores: NDArray[np.float64], kept: NDArray[np.int64], grid: Pair, size: Pair
 ) -> NDArray[np.uint8]:
-    """A heat map (side, side, 3) of scores (N,), from their 2nd to their 98th percentile.
+    """A heat map (H, W, 3) of scores (N,) on a grid, from their 2nd to their 98th percentile.
 
     A thin line runs round what was kept.
     """
@@ -107,8 +110,8 @@ def colour_scores(
     if high > low:
         share[ranked] = np.clip((scores[ranked] - low) / (high - low), 0.0, 1.0)
     cells = np.where(ranked[:, None], viridis(share), np.array(UNRANKED)).astype(np.uint8)
-    drawn = cells[patch_of_pixel(scores.size, side)]
-    drawn[rim_of(patch_mask(kept, scores.size, side))] = VERMILION
+    drawn = cells[patch_of_pixel(grid, size)]
+    drawn[rim_of(patch_mask(kept, grid, size))] = VERMILION
     return drawn
 
 
@@ -119,29 +122,28 @@ def viridis(shares: NDArray[np.float64]) -> NDArray[np.uint8]:
     return np.round(np.stack(channels, axis=-1)).astype(np.uint8)
 
 
-def patch_of_pixel(tokens: int, side: int) -> NDArray[np.int64]:
-    """The position of each pixel's patch, (side, side), in a square grid of so many tokens."""
-    grid = math.isqrt(tokens)
-    place = np.arange(side) * grid // side
-    return place[:, None] * grid + place
+def patch_of_pixel(grid: Pair, size: Pair) -> NDArray[np.int64]:
+    """The position in a grid of each pixel's patch, (H, W)."""
+    down, across = (np.arange(side) * count // side for side, count in zip(size, grid, strict=True))
+    return down[:, None] * grid[1] + across
 
 
-def patch_mask(kept: NDArray[np.int64], tokens: int, side: int) -> NDArray[np.bool_]:
-    """Which pixels (side, side) lie in patches that were kept.
+def patch_mask(kept: NDArray[np.int64], grid: Pair, size: Pair) -> NDArray[np.bool_]:
+    """Which pixels (H, W) lie in patches that were kept.
 
     Tokens that are no patches are left out.
     """
-    alive = np.zeros(tokens, dtype=bool)
-    alive[kept[kept < tokens]] = True
-    return np.asarray(alive[patch_of_pixel(tokens, side)])
+    alive = np.zeros(grid[0] * grid[1], dtype=bool)
+    alive[kept[kept < len(alive)]] = True
+    return np.asarray(alive[patch_of_pixel(grid, size)])
 
 
 def rim_of(alive: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Pixels (S, S) just outside: a line of S / 112, at least one."""
-    side = len(alive)
-    width = max(1, side // 112)
+    """Pixels (H, W) just outside: a line of 1 / 112 of the longer side, at least one."""
+    rows, columns = alive.shape
+    width = max(1, max(alive.shape) // 112)
     padded, near = np.pad(alive, width), np.zeros_like(alive)
     for down in range(2 * width + 1):
         for right in range(2 * width + 1):
-            near |= padded[down : down + side, right : right + side]
+            near |= padded[down : down + rows, right : right + columns]
     return near & ~alive

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from dynexport.errors import InputError
 from dynexport.files import existing_file
 from dynexport.formats.metadata import Metadata
+from dynexport.images import ImageSize
 from dynexport.schedule import format_ratios
 from dynexport.visualize.drawing import (
     TILE,
@@ -39,7 +40,7 @@ BAR: Colour = (0, 114, 178)
 class Layout:
     """Measures of strips, pixels.
 
-    tile    side of a tile; gap: between two
+    tile    height and width of a tile; gap: between two
     column  from one tile to the next; panel: width of what is written beside them
     height  of the tiles of one image and what is beside them
     stages  how many; heat: whether there are scores below
@@ -47,7 +48,7 @@ class Layout:
     file    of the font; None for Pillow's, which knows ASCII alone
     """
 
-    tile: int
+    tile: ImageSize
     gap: int
     column: int
     panel: int
@@ -86,8 +87,8 @@ def draw_strips(
     """A row for each view, under a heading that tells the model and what was dimmed.
 
     title  what to call the model; by default its variant
-    tile   side of a tile at most, pixels: smaller images are enlarged by a whole factor, larger
-           ones stay as they are
+    tile   longer side of a tile at most, pixels: smaller images are enlarged by a whole factor,
+           larger ones stay as they are
     font   a TrueType or OpenType file, for names that are not in ASCII
 
     InputError where there are no views, where the picture would be too large for a file, or where
@@ -121,22 +122,22 @@ def plan_layout(
     images: int = 1,
 ) -> Layout:
     """Measures for so many images and classes; InputError as `draw_strips` raises it."""
-    size, tokens = metadata.preprocessing.img_size, metadata.num_tokens
-    if math.isqrt(tokens) ** 2 != tokens:
-        raise InputError(f"the model has {tokens} tokens, which form no square grid to be drawn")
+    require_grid(metadata)
     file = None if font is None else existing_file(font, "a TrueType or OpenType font")
-    tile = max(1, tile // size) * size
-    gap, text = max(4, tile // 28), min(20, max(12, tile // 16))
+    size = metadata.preprocessing.img_size
+    factor = max(1, tile // max(size))
+    shown = ImageSize(factor * size.height, factor * size.width)
+    gap, text = max(4, max(shown) // 28), min(20, max(12, max(shown) // 16))
     letters = open_font(file, text)
     widest = max(letters.getlength(line) for title in _titles(metadata) for line in title)
     heat = scores and len(metadata.keep_counts) > 0
     beside = line_of(text) + classes * class_height(text)
     layout = Layout(
-        tile=tile,
+        tile=shown,
         gap=gap,
-        column=max(tile, math.ceil(widest) + text // 2) + gap,
+        column=max(shown.width, math.ceil(widest) + text // 2) + gap,
         panel=17 * text,
-        height=max(2 * tile + gap if heat else tile, beside),
+        height=max(2 * shown.height + gap if heat else shown.height, beside),
         stages=len(metadata.keep_counts),
         heat=heat,
         text=text,
@@ -149,6 +150,13 @@ def plan_layout(
             f"holds {LARGEST_SIDE:,} a side: give fewer images, as with `count`"
         )
     return layout
+
+
+def require_grid(metadata: Metadata) -> tuple[int, int]:
+    """Rows and columns of a model's patches; InputError where they form none."""
+    if metadata.grid is None:
+        raise InputError(f"the model has {metadata.num_tokens} tokens, which form no grid to draw")
+    return metadata.grid
 
 
 def line_of(text: int) -> int:
@@ -217,19 +225,19 @@ def _titles(metadata: Metadata) -> tuple[tuple[str, str], ...]:
         (f"stage {stage}", f"{count} of {tokens}, {count / tokens:.0%}")
         for stage, count in enumerate(metadata.keep_counts, start=1)
     )
-    return (("input", f"{size} x {size}"), *stages)
+    return (("input", f"{size.width} x {size.height}"), *stages)
 
 
 def _draw_row(view: View, metadata: Metadata, layout: Layout) -> Image.Image:
     """The tiles of one image, and what is written beside them."""
-    below = layout.tile + layout.gap
+    below, grid = layout.tile.height + layout.gap, require_grid(metadata)
     sheet, pen = _blank(layout, layout.height + (2 if layout.heat else 1) * layout.gap)
-    large = enlarge(view.picture, layout.tile)
-    tiles = [large, *(dim_dropped(large, kept, metadata.num_tokens) for kept in view.kept)]
+    large = enlarge(view.picture, max(layout.tile))
+    tiles = [large, *(dim_dropped(large, kept, grid) for kept in view.kept)]
     for place, tile in enumerate(tiles):
         sheet.paste(Image.fromarray(tile), (layout.gap + place * layout.column, 0))
     for place, (scores, kept) in enumerate(zip(view.scores, view.kept, strict=False), start=1):
-        heat = Image.fromarray(colour_scores(scores, kept, layout.tile))
+        heat = Image.fromarray(colour_scores(scores, kept, grid, layout.tile))
         sheet.paste(heat, (layout.gap + place * layout.column, below))
     if layout.heat:
         unranked = any(bool(np.isnan(scores).any()) for scores in view.scores)
@@ -244,12 +252,12 @@ def _draw_scale(
     """What the colours of a heat map mean."""
     font, text, left = layout.font, layout.text, layout.gap
     pen.text((left, top), "score", INK, font)
-    bar = viridis(np.tile(np.linspace(0.0, 1.0, layout.tile), (text, 1)))
+    bar = viridis(np.tile(np.linspace(0.0, 1.0, layout.tile.width), (text, 1)))
     top += layout.line
     sheet.paste(Image.fromarray(bar), (left, top))
     top += text + 2
     pen.text((left, top), "low", FAINT, font)
-    pen.text((left + layout.tile, top), "high", FAINT, font, anchor="ra")
+    pen.text((left + layout.tile.width, top), "high", FAINT, font, anchor="ra")
     top += round(1.5 * layout.line)
     if unranked and top + text <= layout.height:
         pen.rectangle((left, top, left + text, top + text), UNRANKED)

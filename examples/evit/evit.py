@@ -32,9 +32,9 @@ from dynexport.models import (
     in_dense_twin,
     pin_class_token,
     read_heads,
+    read_size,
     replayed_rows,
     shape_of,
-    square_side,
     take_rows,
 )
 from dynexport.models.deit import DeiTConfig, PatchEmbed
@@ -233,6 +233,7 @@ def read_config(shapes: Shapes, hints: Hints) -> EViTConfig:
     depth = count_modules(shapes, "blocks")
     if shape_of(shapes, "blocks.0.mlp.fc1.weight", 2)[0] != 4 * embed_dim:
         raise ModelError("the MLP is not four times as wide as the model: this is no DeiT")
+    size = read_size(shape_of(shapes, "pos_embed", 3)[1] - 1, patch_size, hints)
     quarters: Any = (depth // 4, depth // 2, 3 * depth // 4)
     return EViTConfig(
         embed_dim=embed_dim,
@@ -240,7 +241,8 @@ def read_config(shapes: Shapes, hints: Hints) -> EViTConfig:
         depth=depth,
         prune_at=hints.get("prune_at") or quarters,
         patch_size=patch_size,
-        img_size=square_side(shape_of(shapes, "pos_embed", 3)[1] - 1, "pos_embed") * patch_size,
+        img_size=size,
+        pos_grid=None if size.square else size.patches(patch_size),
         num_classes=shape_of(shapes, "head.weight", 2)[0],
         in_chans=in_chans,
     )

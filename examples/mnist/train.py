@@ -139,7 +139,7 @@ def initialise(model: DynamicDeiT) -> DynamicDeiT:
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
-    side, quarter = CONFIG.img_size // CONFIG.patch_size, CONFIG.embed_dim // 4
+    side, quarter = CONFIG.grid[0], CONFIG.embed_dim // 4
     angles = torch.arange(side).unsqueeze(1) * 100 ** (-torch.arange(quarter) / quarter)
     waves = torch.cat([angles.sin(), angles.cos()], dim=1)
     rows, columns = waves.repeat_interleave(side, dim=0), waves.repeat(side, 1)
@@ -296,7 +296,7 @@ def save(student: DynamicDeiT, options: argparse.Namespace, path: Path) -> None:
     """The student as the public code saves one: "model", "args" and "epoch"."""
     args = argparse.Namespace(
         model="deit",
-        input_size=CONFIG.img_size,
+        input_size=CONFIG.img_size.height,
         nb_classes=CONFIG.num_classes,
         base_rate=BASE_RATE,
         num_heads=CONFIG.num_heads,

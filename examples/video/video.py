@@ -12,7 +12,6 @@ need OpenCV (pip install opencv-python-headless).
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Iterator
 from itertools import islice
@@ -66,9 +65,10 @@ class Looker:
                 f"{model} does not tell what it keeps: convert with --emit-kept, and a ratio"
             )
         steps = told["preprocessing"]
-        self._size, self._shorter = steps["img_size"], steps["resize"] or steps["img_size"]
+        self._height, self._width = steps["img_size"]
+        self._covered = steps["resize"] or steps["img_size"]
         self._mean, self._std = np.float32(steps["mean"]), np.float32(steps["std"])
-        self._side = math.isqrt(told["num_tokens"])  # of the grid of patches, which is square
+        self._grid = told["grid"]
         self._smallest = int(told["batch"].split(":")[0])
         self._session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
 
@@ -77,7 +77,7 @@ class Looker:
         pixels = self._crop(frame)
         kept, logits = self.look(pixels)
         tiles = [pixels, *(self._dim(pixels, positions) for positions in kept)]
-        factor = max(1, TILE // self._size)
+        factor = max(1, TILE // max(self._height, self._width))
         sheet = np.concatenate(
             [np.kron(t, np.ones((factor, factor, 1), np.uint8)) for t in tiles], 1
         )
@@ -100,19 +100,22 @@ class Looker:
 
     def _crop(self, frame: Image.Image) -> NDArray[np.uint8]:
         """Resized and cut to the centre, as the model was trained."""
-        least = min(frame.size)
-        width, height = (max(self._size, int(self._shorter * s / least)) for s in frame.size)
+        high, wide = self._covered
+        scale = max(high / frame.height, wide / frame.width)
+        width, height = (
+            max(least, int(scale * side + 1e-6))
+            for least, side in zip((self._width, self._height), frame.size, strict=True)
+        )
         frame = frame.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
-        left, top = (width - self._size) // 2, (height - self._size) // 2
-        return np.asarray(frame.crop((left, top, left + self._size, top + self._size)))
+        left, top = (width - self._width) // 2, (height - self._height) // 2
+        return np.asarray(frame.crop((left, top, left + self._width, top + self._height)))
 
     def _dim(self, pixels: NDArray[np.uint8], kept: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Dropped patches at a quarter of their contrast, on grey."""
-        mask = np.zeros(self._side**2, dtype=bool)
-        mask[kept[kept < mask.size]] = True  # behind the grid are tokens that are no patches
-        patch = self._size // self._side
-        grid = mask.reshape(self._side, self._side)
-        whole = grid.repeat(patch, axis=0).repeat(patch, axis=1)
+        mask = np.zeros(self._grid, dtype=bool)
+        mask.flat[kept[kept < mask.size]] = True  # behind the grid are tokens that are no patches
+        patch = self._height // len(mask)
+        whole = mask.repeat(patch, axis=0).repeat(patch, axis=1)
         return np.where(whole[..., None], pixels, pixels // 4 + 96).astype(np.uint8)
 
 

@@ -43,7 +43,7 @@ CEILING_MS = 100.0
 
 def images_for(config: Any, count: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(3)
-    return torch.randn(count, 3, config.img_size, config.img_size, generator=generator)
+    return torch.randn(count, 3, *config.img_size, generator=generator)
 
 
 @pytest.mark.parametrize("family", ["deit", "lvvit", "swin", "convnext"])

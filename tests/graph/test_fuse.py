@@ -100,7 +100,7 @@ def test_converted_files_are_joined_and_inline_to_standard_operators(
     twin = dense_twin(model.clone(), facts.dense_twin)
     assert not {value.name for each in twin.graph for value in each.outputs} & {*facts.selected}
     size = tiny.metadata.preprocessing.img_size
-    images = RNG.standard_normal((3, 3, size, size)).astype(np.float32)
+    images = RNG.standard_normal((3, 3, *size)).astype(np.float32)
     np.testing.assert_allclose(run(standard, images), run(model, images), rtol=1e-4, atol=1e-4)
 
 

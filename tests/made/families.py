@@ -37,4 +37,4 @@ def random_model(family: str, config: Any = None) -> SparseModel:
 
 def images_for(model: SparseModel, batch: int = 2) -> torch.Tensor:
     size = model.config.img_size
-    return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
+    return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(0))

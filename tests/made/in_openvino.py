@@ -13,7 +13,7 @@ RATIOS = (0.7, 0.5, 0.3)
 
 def images_for(tiny: Tiny, batch: int) -> NDArray[np.float32]:
     size = tiny.metadata.preprocessing.img_size
-    return np.random.default_rng(batch).normal(size=(batch, 3, size, size)).astype(np.float32)
+    return np.random.default_rng(batch).normal(size=(batch, 3, *size)).astype(np.float32)
 
 
 def cast(source: int, target: int, *shape: int | str) -> bytes:

@@ -212,7 +212,7 @@ def _convert_once(
     folder = Path(kept.name)
     trained = build(family, 0, **dict(changes))
     config = trained.config
-    args = {"pruning_loc": list(config.prune_at), "input_size": config.img_size}
+    args = {"pruning_loc": list(config.prune_at), "input_size": list(config.img_size)}
     heads = getattr(config, "num_heads", None)
     checkpoint = folder / f"{family}.pth"
     torch.save({"model": trained.state_dict(), "args": {**args, "num_heads": heads}}, checkpoint)

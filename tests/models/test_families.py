@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def checkpoint(family: str, tmp_path: Path) -> Path:
     path = tmp_path / f"{family}.pth"
-    args = {"pruning_loc": [1, 2, 3], "base_rate": 0.7, "input_size": TINY[family].img_size}
+    args = {"pruning_loc": [1, 2, 3], "base_rate": 0.7, "input_size": list(TINY[family].img_size)}
     torch.save({"model": random_model(family).state_dict(), "args": args}, path)
     return path
 
@@ -120,10 +120,10 @@ def test_swin_at_any_image_size(size: int, tmp_path: Path) -> None:
 
 def test_swin_padding_changes_no_size_that_windows_fill() -> None:
     """Whole windows take no padding: the map at 64 pixels equals the reference's layout."""
-    order, back = window_order(8, 4, 2)
+    order, back = window_order((8, 8), 4, 2)
     assert sorted(order.tolist()) == list(range(64))
     assert torch.equal(order[back], torch.arange(64))
-    order, back = window_order(6, 4, 2)
+    order, back = window_order((6, 6), 4, 2)
     assert (order == 36).sum() == 64 - 36
     assert torch.equal(order[back], torch.arange(36))
 

@@ -18,7 +18,7 @@ from dynexport.models.layers import DropPath, masked_softmax
 
 
 def images_for(config: DeiTConfig, batch: int = 2) -> torch.Tensor:
-    return torch.randn(batch, config.in_chans, config.img_size, config.img_size)
+    return torch.randn(batch, config.in_chans, *config.img_size)
 
 
 def test_training_masks_only_ever_shrink(tiny_model: nn.Module) -> None:

@@ -65,7 +65,7 @@ def folder(tmp_path: Path, tiny_conversion: Conversion, tiny_checkpoint: Path) -
     for family in ("deit", "lvvit", "swin", "convnext"):
         model = tiny.build(family, 0)
         facts = dataclasses.asdict(model.config)
-        args = {"pruning_loc": list(facts["prune_at"]), "input_size": facts["img_size"]}
+        args = {"pruning_loc": list(facts["prune_at"]), "input_size": list(facts["img_size"])}
         content = {"model": model.state_dict(), "args": {**args, "base_rate": 0.7}}
         if family in ("deit", "lvvit"):
             content["args"]["num_heads"] = facts["num_heads"]

@@ -24,7 +24,7 @@ from dynexport.schedule import KeepSchedule, power_schedule
 def images_for(model: nn.Module, batch: int = 3, seed: int = 0) -> torch.Tensor:
     size = model.config.img_size
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(batch, model.config.in_chans, size, size, generator=generator)
+    return torch.randn(batch, model.config.in_chans, *size, generator=generator)
 
 
 def test_equal_to_the_masked_form(tiny_model: nn.Module) -> None:

@@ -283,7 +283,7 @@ def write_checkpoint(folder: Path, family: str) -> Path:
     """A tiny model of a family, as users have it."""
     trained = build(family, 0)
     config = trained.config
-    args = {"pruning_loc": list(config.prune_at), "input_size": config.img_size}
+    args = {"pruning_loc": list(config.prune_at), "input_size": list(config.img_size)}
     path = folder / f"{family}.pth"
     heads = getattr(config, "num_heads", None)
     torch.save({"model": trained.state_dict(), "args": {**args, "num_heads": heads}}, path)

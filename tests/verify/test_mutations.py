@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from dynexport import artifact
 from dynexport.formats.reference import ReferenceBundle
-from dynexport.images import synthetic_images
+from dynexport.images import ImageSize, synthetic_images
 from dynexport.models import SparseModel
 from dynexport.runtimes import Runner, open_runner
 from dynexport.verify import Verification, verify_model
@@ -227,29 +227,29 @@ def test_a_dense_model_of_one_class(tmp_path: Path) -> None:
     assert [failure[:17] for failure in result.failures] == ["logits differs by"]
 
 
-def smooth(rng: np.random.Generator, count: int, size: int) -> NDArray[Any]:
+def smooth(rng: np.random.Generator, count: int, size: ImageSize) -> NDArray[Any]:
     return synthetic_images(count, size, seed=int(rng.integers(1000)))
 
 
-def noise(rng: np.random.Generator, count: int, size: int) -> NDArray[Any]:
-    return rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+def noise(rng: np.random.Generator, count: int, size: ImageSize) -> NDArray[Any]:
+    return rng.integers(0, 256, (count, *size, 3), dtype=np.uint8)
 
 
-def normalised_noise(rng: np.random.Generator, count: int, size: int) -> NDArray[Any]:
-    return rng.standard_normal((count, 3, size, size)).astype(np.float32)
+def normalised_noise(rng: np.random.Generator, count: int, size: ImageSize) -> NDArray[Any]:
+    return rng.standard_normal((count, 3, *size)).astype(np.float32)
 
 
-def one_colour(rng: np.random.Generator, count: int, size: int) -> NDArray[Any]:
+def one_colour(rng: np.random.Generator, count: int, size: ImageSize) -> NDArray[Any]:
     """Images whose patches are all alike, one of them black."""
     colours = rng.integers(0, 256, (count, 1, 1, 3), dtype=np.uint8)
     colours[0] = 0
-    return np.ascontiguousarray(np.broadcast_to(colours, (count, size, size, 3)))
+    return np.ascontiguousarray(np.broadcast_to(colours, (count, *size, 3)))
 
 
-def repeated(rng: np.random.Generator, count: int, size: int) -> NDArray[Any]:
+def repeated(rng: np.random.Generator, count: int, size: ImageSize) -> NDArray[Any]:
     """Images of two patches in turn."""
     patches = rng.integers(0, 256, (count, 4, 8, 3), dtype=np.uint8)
-    return np.tile(patches, (1, size // 4, -(-size // 8), 1))[:, :, :size]
+    return np.tile(patches, (1, size.height // 4, -(-size.width // 8), 1))[:, :, : size.width]
 
 
 IMAGES = (smooth, noise, normalised_noise, one_colour, repeated)

@@ -36,7 +36,8 @@ def tiles_of(sheet: Image.Image, view: View, metadata: Metadata) -> list[NDArray
     pixels = np.asarray(sheet)
     top = 2 * layout.line + layout.gap
     lefts = [layout.gap + place * layout.column for place in range(1 + layout.stages)]
-    return [pixels[top : top + layout.tile, left : left + layout.tile] for left in lefts]
+    high, wide = layout.tile
+    return [pixels[top : top + high, left : left + wide] for left in lefts]
 
 
 def test_what_is_kept_is_what_pytorch_kept(tiny: Tiny, tmp_path: Path) -> None:

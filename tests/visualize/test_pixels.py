@@ -29,7 +29,7 @@ from dynexport.visualize.strips import draw_strip, plan_layout, shorten
 @pytest.mark.parametrize("grey", [0, 33, 128, 149, 151, 196, 233, 255])
 def test_dropped_patches_show_on_any_grey(grey: int) -> None:
     picture = np.full((112, 112, 3), grey, np.uint8)
-    drawn = dim_dropped(picture, np.array([0]), 4)
+    drawn = dim_dropped(picture, np.array([0]), (2, 2))
     assert (drawn[:56, :56] == grey).all()
     outside = np.delete(drawn.reshape(2, 56, 2, 56, 3).swapaxes(1, 2).reshape(4, -1, 3), 0, axis=0)
     away = np.abs(outside.astype(int) - grey).max(axis=2)
@@ -38,18 +38,18 @@ def test_dropped_patches_show_on_any_grey(grey: int) -> None:
 
 
 def test_the_line_runs_outside_what_is_kept() -> None:
-    kept = patch_mask(np.array([4, 9]), 9, 9)  # the middle one; position 9 is no patch
+    kept = patch_mask(np.array([4, 9]), (3, 3), (9, 9))  # the middle one; position 9 is no patch
     assert kept.sum() == 9
     assert kept[3:6, 3:6].all()
     rim = rim_of(kept)
     assert rim.sum() == 16
     assert not (rim & kept).any()
-    drawn = dim_dropped(np.zeros((9, 9, 3), np.uint8), np.array([4]), 9)
+    drawn = dim_dropped(np.zeros((9, 9, 3), np.uint8), np.array([4]), (3, 3))
     assert (drawn[rim] == VERMILION).all()
 
 
 def test_sides_that_are_no_multiple_of_the_grid() -> None:
-    mask = patch_mask(np.array([0, 8]), 9, 10)
+    mask = patch_mask(np.array([0, 8]), (3, 3), (10, 10))
     assert mask.any()
     assert mask.sum() < 50
     assert mask.shape == (10, 10)
@@ -58,7 +58,7 @@ def test_sides_that_are_no_multiple_of_the_grid() -> None:
 def test_a_heat_map_is_not_spoiled_by_one_score() -> None:
     scores = np.linspace(-1.0, 1.0, 100)
     scores[99], scores[50] = 1e30, np.nan
-    drawn = colour_scores(scores, np.arange(100), 10).reshape(100, 3).astype(int)
+    drawn = colour_scores(scores, np.arange(100), (10, 10), (10, 10)).reshape(100, 3).astype(int)
     assert tuple(drawn[50]) == UNRANKED
     assert tuple(drawn[0]) == tuple(VIRIDIS[0])
     assert tuple(drawn[99]) == tuple(VIRIDIS[-1])
@@ -69,7 +69,14 @@ def test_a_heat_map_is_not_spoiled_by_one_score() -> None:
 
 def test_equal_scores_have_one_colour() -> None:
     for scores in (np.full(4, 2.0), np.full(4, np.nan)):
-        assert len(np.unique(colour_scores(scores, np.arange(4), 8).reshape(-1, 3), axis=0)) == 1
+        assert (
+            len(
+                np.unique(
+                    colour_scores(scores, np.arange(4), (2, 2), (8, 8)).reshape(-1, 3), axis=0
+                )
+            )
+            == 1
+        )
 
 
 def test_viridis_grows_lighter_evenly() -> None:
@@ -81,8 +88,9 @@ def test_viridis_grows_lighter_evenly() -> None:
 @pytest.mark.parametrize("tile", [28, 84, 300, 900])
 def test_text_has_room_at_any_size(deit: Tiny, tile: int) -> None:
     layout = plan_layout(deit.metadata, scores=True, classes=5, tile=tile)
-    assert layout.tile % 28 == 0
-    assert layout.tile <= tile
+    assert layout.tile.square
+    assert layout.tile.width % 28 == 0
+    assert layout.tile.width <= tile
     assert 12 <= layout.text <= 20
     assert layout.column > layout.font.getlength("34 of 49, 69%")
     name = "n02099601/a_very_long_name" * 10

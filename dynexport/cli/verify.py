@@ -214,7 +214,8 @@ def _accuracy(found: Accuracy) -> str:
     ]
     if found.agreement is not None:
         told.append(f"the same class as PyTorch {found.agreement:.2%}")
-    return f"{found.images} images of {escape(found.source)}: {'; '.join(told)}"
+    how = f" ({found.told_by})" if found.told_by else ""
+    return f"{found.images} images of {escape(found.source)}{how}: {'; '.join(told)}"
 
 
 def _print_bisection(console: Console, found: Bisection) -> None:

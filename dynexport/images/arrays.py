@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,7 @@ class ImageArray:
     path: Path
     header: _Header
     labels: NDArray[np.int64] | None
+    told_by: ClassVar[str] = ""
 
     @classmethod
     def open(cls, path: Path) -> ImageArray:
@@ -94,6 +95,10 @@ class ImageArray:
     @property
     def total(self) -> int:
         return self.header.shape[0]
+
+    def labelled(self, classes: int) -> ImageArray:
+        """The same: its labels are numbers of classes."""
+        return self
 
     def check(self, places: Sequence[int], steps: Preprocessing) -> None:
         """ImageError unless the images fit the model, as far as the header tells."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dynexport.errors import ImageError
 from dynexport.files import sha256_of
+from dynexport.images.class_folders import number_folders
 from dynexport.images.preprocessing import Preprocessing
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -25,13 +26,14 @@ NAMED = 3
 class ImageFolder:
     """Files in name order, N of them.
 
-    labels  int64 (N,) where every file lies in one of two or more class folders: the place of its
-            class among them in name order, as torchvision's ImageFolder numbers them
+    labels   int64 (N,), the class that the folder of each stands for, see `labelled`
+    told_by  what told the classes
     """
 
     path: Path
     files: tuple[Path, ...]
-    labels: NDArray[np.int64] | None
+    labels: NDArray[np.int64] | None = None
+    told_by: str = ""
 
     @classmethod
     def open(cls, path: Path) -> ImageFolder:
@@ -41,7 +43,21 @@ class ImageFolder:
             raise ImageError(
                 f"no images in {path}: expected files ending in {', '.join(sorted(SUFFIXES))}"
             )
-        return cls(path, files, _class_labels(path, files))
+        return cls(path, files)
+
+    def labelled(self, classes: int) -> ImageFolder:
+        """The same for a model of so many classes, as `number_folders` tells them.
+
+        Without labels unless every file lies in a folder, of two or more. Empty folders count too:
+        the numbers are those of training.
+        """
+        names = sorted(p.name for p in self.path.iterdir() if p.is_dir() and not _is_hidden(p.name))
+        inside = [file.relative_to(self.path).parts for file in self.files]
+        if len(names) < 2 or any(len(parts) < 2 for parts in inside):
+            return self
+        told = number_folders(self.path, names, classes)
+        labels = np.array([told.numbers[parts[0]] for parts in inside], dtype=np.int64)
+        return replace(self, labels=labels, told_by=told.how)
 
     @property
     def total(self) -> int:
@@ -98,16 +114,6 @@ def _walk(folder: Path) -> Iterator[Path]:
 def _is_hidden(folder: str) -> bool:
     """Whether a folder of this name is a tool's own: .git, __MACOSX, __pycache__."""
     return folder.startswith((".", "__"))
-
-
-def _class_labels(folder: Path, files: Sequence[Path]) -> NDArray[np.int64] | None:
-    """Empty class folders count too: the numbers are those of training."""
-    names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not _is_hidden(p.name))
-    inside = [file.relative_to(folder).parts for file in files]
-    if len(names) < 2 or any(len(parts) < 2 for parts in inside):
-        return None
-    place = {name: number for number, name in enumerate(names)}
-    return np.array([place[parts[0]] for parts in inside], dtype=np.int64)
 
 
 def _problem_with(file: Path, steps: Preprocessing) -> str:

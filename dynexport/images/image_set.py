@@ -53,10 +53,25 @@ class ImageSet:
 
     @property
     def labels(self) -> NDArray[np.int64] | None:
-        """The class of each, int64 (count,), where the source tells."""
+        """The class of each, int64 (count,), where the source tells; of folders see `labelled`."""
         if self.images.labels is None:
             return None
         return self.images.labels[list(self.places)]
+
+    def labelled(self, classes: int) -> ImageSet:
+        """The same for a model of so many classes, which tell what folders stand for.
+
+        ImageError where a folder tells none of them, or a label is none.
+        """
+        known = replace(self, images=self.images.labelled(classes))
+        labels = () if known.labels is None else known.labels
+        wrong = next((label for label in labels if not 0 <= label < classes), None)
+        if wrong is not None:
+            raise ImageError(
+                f"{self.source} has label {wrong}, but the model knows {classes} classes, 0 to "
+                f"{classes - 1}: give the images it was trained to classify"
+            )
+        return known
 
     def pictures(self) -> Iterator[NDArray[Any]]:
         """The pictures, one by one, of the model's input size.
@@ -84,11 +99,11 @@ class ImageSet:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of what the images hold, in order, hexadecimal.
+        """SHA-256 of what the images hold, in order, and of their labels; hexadecimal.
 
         Where they lie and what they are called makes no difference. Reads every image once.
         """
-        whole = hashlib.sha256()
+        whole = hashlib.sha256(b"" if self.labels is None else self.labels.tobytes())
         for one in self.images.fingerprints(self.places):
             whole.update(one)
         return whole.hexdigest()

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +24,17 @@ class SyntheticImages:
 
     total: int
     seed: int = 0
-    labels: NDArray[np.int64] | None = None
+    labels: ClassVar[None] = None
+    told_by: ClassVar[str] = ""
 
     @property
     def path(self) -> Path:
         """ImageError: there is none."""
         raise ImageError("synthetic images lie in no file: give a folder of images or an .npz")
+
+    def labelled(self, classes: int) -> SyntheticImages:
+        """The same: they are of no class."""
+        return self
 
     def check(self, places: Sequence[int], steps: Preprocessing) -> None:
         """Nothing can be wrong with them."""

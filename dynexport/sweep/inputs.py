@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from dynexport.bench.timing import Plan
 from dynexport.conversion import Recipe
 from dynexport.conversion.recipe import ONE_SIZE
-from dynexport.errors import ImageError, InputError
+from dynexport.errors import InputError
 from dynexport.formats.metadata import Batch
 from dynexport.images import ImageSet, Preprocessing, open_images
 from dynexport.runtimes import require_runtime
@@ -58,14 +58,7 @@ def open_judged(recipe: Recipe, count: int | None, config: Config) -> ImageSet:
     Without any, as many synthetic ones. ImageError if a label is none of the model's.
     """
     images = open_images(recipe.images, Preprocessing.for_size(config.img_size), count=count)
-    labels, classes = images.labels, config.num_classes
-    if labels is not None and not ((labels >= 0) & (labels < classes)).all():
-        wrong = labels[(labels < 0) | (labels >= classes)][0]
-        raise ImageError(
-            f"{recipe.images} has label {wrong}, but the model knows {classes} classes, 0 to "
-            f"{classes - 1}: give the images it was trained to classify"
-        )
-    return images
+    return images.labelled(config.num_classes)
 
 
 def require_batches(batches: Sequence[int]) -> tuple[int, ...]:

@@ -28,7 +28,8 @@ from dynexport.images import synthetic_images
 from dynexport.precision import choose_tolerances
 from dynexport.progress import OnStep, silent
 from dynexport.pytorch import require_convert_extras
-from dynexport.verify.comparing import open_data, tolerances_for, verify_artifact
+from dynexport.verify.accuracy import open_data
+from dynexport.verify.comparing import tolerances_for, verify_artifact
 from dynexport.verify.outcome import Verification
 
 __all__ = [

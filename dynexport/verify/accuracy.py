@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,7 @@ from dynexport.compare.numbers import TOP, Agreement, best_classes, hits, not_nu
 from dynexport.compare.original import Original
 from dynexport.compare.tolerances import Tolerances
 from dynexport.errors import ImageError, InputError
-from dynexport.formats.metadata import Metadata
-from dynexport.images import ImageSet, fill_batch
+from dynexport.images import ImageSet, fill_batch, open_images
 from dynexport.tasks import LOGITS, describe_outputs
 
 ROUNDING = 1e-9
@@ -32,6 +32,7 @@ class Accuracy:
     pytorch_top1, pytorch_top5  the same of PyTorch; None where it is not at hand
     agreement       share of images that both give the same class; None where it is not at hand
     unsound         whose logits hold NaN or infinity, a sentence each
+    told_by         what told the classes of folders
     """
 
     source: str
@@ -42,6 +43,7 @@ class Accuracy:
     pytorch_top5: float | None
     agreement: float | None
     unsound: tuple[str, ...] = ()
+    told_by: str = ""
 
     @property
     def drop(self) -> float | None:
@@ -51,16 +53,26 @@ class Accuracy:
         return 100.0 * (self.pytorch_top1 - self.top1)
 
 
-def require_measurable(
-    data: ImageSet, metadata: Metadata, original: Original | None, tolerances: Tolerances
-) -> None:
-    """InputError or ImageError unless all that is asked of these images can be told."""
+def open_data(
+    data: str | Path | None, data_images: int | None, artifact: Artifact
+) -> ImageSet | None:
+    """The images to measure accuracy on, if any, ready for a model and labelled by its classes."""
+    if data is None:
+        if data_images is not None:
+            raise InputError("`data_images` limits the images of `data`: give both")
+        return None
+    metadata = artifact.require_metadata()
     if LOGITS not in metadata.outputs:
         raise InputError(
             "accuracy is measured on logits, and this model gives "
             f"{describe_outputs(metadata.outputs)}: leave `data` out"
         )
     (classes,) = metadata.outputs[LOGITS]
+    return open_images(data, metadata.preprocessing, count=data_images).labelled(classes)
+
+
+def require_measurable(data: ImageSet, original: Original | None, tolerances: Tolerances) -> None:
+    """InputError or ImageError unless all that is asked of these images can be told."""
     labels = data.labels
     if labels is None and original is None:
         raise ImageError(
@@ -77,17 +89,9 @@ def require_measurable(
             f"`max_drop` is of accuracy, and {data.source} holds no labels: give a folder with a "
             "folder for each class, or an .npz with labels"
         )
-    if labels is not None and not ((labels >= 0) & (labels < classes)).all():
-        wrong = labels[(labels < 0) | (labels >= classes)][0]
-        raise ImageError(
-            f"{data.source} has label {wrong}, but the model knows {classes} classes, 0 to "
-            f"{classes - 1}: give the images it was trained to classify"
-        )
 
 
-def measure_accuracy(
-    artifact: Artifact, metadata: Metadata, data: ImageSet, original: Original | None
-) -> Accuracy:
+def measure_accuracy(artifact: Artifact, data: ImageSet, original: Original | None) -> Accuracy:
     """Run all images in batches of the optimal size, the last one filled up from its front."""
     size = artifact.optimal
     ours: list[NDArray[np.generic]] = []
@@ -107,6 +111,7 @@ def measure_accuracy(
         pytorch_top1=_share(expected, labels, 1),
         pytorch_top5=_share(expected, labels, TOP),
         agreement=None if expected is None else hits(logits, best_classes(expected), 1),
+        told_by=data.images.told_by,
         unsound=(
             *not_numbers(f"logits on {data.source}", logits),
             *(() if expected is None else not_numbers(f"PyTorch's on {data.source}", expected)),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +19,8 @@ from dynexport.compare.numbers import (
 from dynexport.compare.original import Original
 from dynexport.compare.selection import overlap_of
 from dynexport.compare.tolerances import AS_USUAL, Limits, Tolerances
-from dynexport.errors import InputError
 from dynexport.formats.reference import ReferenceBundle
-from dynexport.images import ImageSet, open_images
+from dynexport.images import ImageSet
 from dynexport.precision import choose_tolerances, held_tolerances
 from dynexport.progress import OnStep, silent
 from dynexport.tasks import judged_by_class
@@ -41,18 +39,6 @@ from dynexport.verify.replay import (
 )
 from dynexport.verify.steadiness import run_twice, unsteady_outputs
 from dynexport.verify.structure import structure_failures
-
-
-def open_data(
-    data: str | Path | None, data_images: int | None, artifact: Artifact
-) -> ImageSet | None:
-    """The images to measure accuracy on, if any, ready for a model."""
-    if data is None:
-        if data_images is not None:
-            raise InputError("`data_images` limits the images of `data`: give both")
-        return None
-    steps = artifact.require_metadata().preprocessing
-    return open_images(data, steps, count=data_images)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,12 +84,12 @@ def verify_artifact(
     tolerances = tolerances or tolerances_for(artifact, bundle)
     plan = plan_verification(artifact, bundle)
     if data is not None:
-        require_measurable(data, plan.metadata, original, tolerances)
+        require_measurable(data, original, tolerances)
     judged = _judge(plan, original, tolerances)
     accuracy = bisection = None
     if data is not None:
         on_step(f"run {data.count} images of {data.source}")
-        accuracy = measure_accuracy(artifact, plan.metadata, data, original)
+        accuracy = measure_accuracy(artifact, data, original)
     if find_departure and original is not None:
         on_step("find the first node that departs")
         worst = _worst_batch(plan, judged.shared)

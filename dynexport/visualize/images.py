@@ -32,7 +32,7 @@ def find_images(
         if other := other_kind(file, PICTURE):
             raise ImageError(other)
         steps.check(file)
-        found.append(ImageSet(ImageFolder(file.parent, (file,), None), (0,), steps))
+        found.append(ImageSet(ImageFolder(file.parent, (file,)), (0,), steps))
     if not found:
         raise InputError("no images were given: name pictures, folders of them, or an .npz")
     return tuple(found)

@@ -8,10 +8,8 @@ from pathlib import Path
 from dynexport.errors import InputError
 from dynexport.files import existing_file
 from dynexport.formats.metadata import Metadata
+from dynexport.images.class_folders import IMAGENET_CLASSES
 from dynexport.tasks import LOGITS, describe_outputs
-
-IMAGENET_CLASSES = 1000
-"""A model with so many classes is taken to be one of ImageNet-1k, in its usual order: by synset."""
 
 
 def names_of_classes(metadata: Metadata, labels: str | Path | None) -> tuple[str, ...]:

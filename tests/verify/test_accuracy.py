@@ -18,8 +18,9 @@ from dynexport.compare.numbers import Agreement
 from dynexport.compare.tolerances import Limits
 from dynexport.conversion import Conversion, Recipe, convert
 from dynexport.errors import ImageError, InputError
+from dynexport.formats.onnx_file import read_metadata
 from dynexport.formats.reference import ReferenceBundle
-from dynexport.images import synthetic_images
+from dynexport.images import fill_batch, synthetic_images
 from dynexport.precision import choose_tolerances
 from dynexport.pytorch.model import open_original
 from dynexport.runtimes import open_runner
@@ -99,17 +100,26 @@ def test_agreement_needs_no_labels_but_pytorch(
 def test_a_fixed_batch_and_a_folder_of_classes(
     batch: str, pictures: np.ndarray, tmp_path: Path
 ) -> None:
-    """The last batch is filled up; a folder's classes are numbered in their order."""
+    """The last batch is filled up; two folders of ten classes are those that they are named by."""
     checkpoint = save_checkpoint(tmp_path / "tiny.pth", random_model())
     onnx = convert(Recipe(checkpoint, ratio=0.7, batch=batch, output=tmp_path / "t.onnx")).onnx
     for number, picture in enumerate(pictures):
-        folder = tmp_path / "my data" / f"class {number % 2}"
+        folder = tmp_path / "my data" / str(7 + number % 2)
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(folder / f"{number}.png")
     found = verify_model(onnx, data=tmp_path / "my data").accuracy
     few = verify_model(onnx, data=tmp_path / "my data", data_images=4).accuracy
+    with open_runner("onnxruntime", onnx) as runner:
+        ready = read_metadata(onnx).preprocessing.normalise(pictures)
+        batches = [
+            fill_batch(ready[at : at + int(batch)], int(batch))
+            for at in range(0, COUNT, int(batch))
+        ]
+        best = np.concatenate([runner.run(one)["logits"].argmax(1) for one in batches])[:COUNT]
     assert found is not None
     assert found.images == COUNT
+    assert found.top1 == pytest.approx((best == 7 + np.arange(COUNT) % 2).mean())
+    assert found.told_by == "folders are class numbers"
     assert few is not None
     assert few.images == 4
 

@@ -178,11 +178,16 @@ def _family_of(checkpoint: Checkpoint) -> Family:
 def build_model(checkpoint: Checkpoint, family: Family, config: Config) -> SparseModel:
     """The training form filled with the checkpoint's weights, strictly; float32, in eval mode.
 
-    CheckpointError names tensors that are missing, unknown or of another shape.
+    Buffers that a new model computes may be missing. CheckpointError names tensors that are
+    missing, unknown or of another shape.
     """
     with torch.device("meta"):
         model = family.model(config)
-    resized = family.fit(checkpoint.state, config)
+    resized = {**family.fit(checkpoint.state, config)}
+    lacking = [name for name in _computed(model) if name not in resized]
+    if lacking:
+        fresh = family.model(config).state_dict()
+        resized |= {name: fresh[name] for name in lacking}
     _require_fit(
         checkpoint.path,
         {name: tuple(tensor.shape) for name, tensor in resized.items()},
@@ -199,6 +204,15 @@ def build_model(checkpoint: Checkpoint, family: Family, config: Config) -> Spars
         state[name] = tensor.to(expected[name].dtype)
     model.load_state_dict(state, strict=True, assign=True)
     return model.eval().requires_grad_(False)
+
+
+def _computed(model: SparseModel) -> list[str]:
+    """The buffers that follow from the configuration, which savers may leave out.
+
+    Not those that training fills: a batch norm's mean and variance.
+    """
+    buffers = dict(model.named_buffers()).keys() & model.state_dict().keys()
+    return [name for name in buffers if not name.endswith((".running_mean", ".running_var"))]
 
 
 def _require_fit(path: Path, found: Shapes, expected: Shapes) -> None:

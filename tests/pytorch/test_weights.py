@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from made.families import TINY, images_for, random_model
 from made.saved import State, filled, in_hand
 
 from dynexport.errors import CheckpointError
@@ -40,3 +41,35 @@ def test_any_tensor_that_is_gone_is_refused(state: State, name: str) -> None:
     with pytest.raises(CheckpointError) as error:
         filled(in_hand(state, pruning_loc=[1, 2, 3]))
     assert problem in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("family", "left_out"),
+    [
+        ("swin", ("attn_mask",)),
+        ("swin", ("relative_position_index",)),
+        ("swin", ("attn_mask", "relative_position_index")),
+        ("lvvit", ("num_batches_tracked",)),
+    ],
+)
+def test_buffers_that_follow_from_the_configuration_may_be_missing(
+    family: str, left_out: tuple[str, ...]
+) -> None:
+    """As timm and Hugging Face save a Swin, and converters a batch norm."""
+    model = random_model(family)
+    whole = dict(model.state_dict())
+    state = {name: value for name, value in whole.items() if not name.endswith(left_out)}
+    assert len(state) < len(whole)
+    args = {"pruning_loc": [1, 2, 3], "input_size": TINY[family].img_size}
+    found = filled(in_hand(state, **args))
+    assert all(torch.equal(whole[name], value) for name, value in found.state_dict().items())
+    images = images_for(model)
+    assert torch.equal(found(images).logits, model(images).logits)
+
+
+@pytest.mark.parametrize("name", ["running_mean", "running_var"])
+def test_buffers_that_training_fills_may_not_be_missing(name: str) -> None:
+    state = dict(random_model("lvvit").state_dict())
+    del state[f"patch_embed.bn2.{name}"]
+    with pytest.raises(CheckpointError, match=rf"lacks 1 of .* first 'patch_embed\.bn2\.{name}'"):
+        filled(in_hand(state, pruning_loc=[1, 2, 3]))

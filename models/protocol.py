@@ -70,7 +70,7 @@ class SparseModel(nn.Module):
 
     config       its configuration
     sparsifiers  path of the ModuleList of sparsifiers, one a stage, which converting swaps
-    selection    what each stage ranks
+    selection    what each stage ranks; of the class, or of each model where configurations differ
 
     A sparsifier in training form has ``top_k(keep_count, ranked)``, which returns the oracle's:
     a module that keeps exactly ``keep_count`` of ``ranked`` tokens as a mask, or what is set as
@@ -82,7 +82,7 @@ class SparseModel(nn.Module):
     """
 
     sparsifiers: ClassVar[str]
-    selection: ClassVar[Selection]
+    selection: Selection
     config: Any
 
     def __init__(self, config: Any) -> None:

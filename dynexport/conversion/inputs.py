@@ -123,10 +123,14 @@ def choose_schedule(recipe: Recipe, trained: TrainedModel) -> KeepSchedule | Non
     return dataclasses.replace(keep, align=recipe.align)
 
 
+RATIO = ("base_rate", "keep_rate", "base_keep_rate")
+"""What training code calls the base ratio."""
+
+
 def _trained_ratio(trained: TrainedModel) -> Any:
-    """The base ratio that the training recorded, by either of its names; alone in a list, too."""
+    """The base ratio that the training recorded, by any of its names; alone in a list, too."""
     args = trained.checkpoint.args
-    told = args.get("base_rate", args.get("keep_rate"))
+    told = next((args[name] for name in RATIO if name in args), None)
     return told[0] if isinstance(told, (list, tuple)) and len(set(told)) == 1 else told
 
 

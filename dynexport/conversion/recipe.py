@@ -35,7 +35,7 @@ class Recipe:
                    class token's included; see `dynexport.schedule.align_counts`
     model, prune_at, num_heads, weights  settle what the checkpoint leaves open
     args           more of what its args might have said, each as "skip_lam=1"; values are numbers,
-                   texts, or numbers with commas between
+                   true or false, texts, or several with commas between
     strict         refuse what would have to be assumed
     img_size       another image size than it was trained at, pixels: 224, or "224x448", the height
                    first; or, where tensors leave it open, that one
@@ -152,11 +152,13 @@ def _parse_arg(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not name or not equals or not value:
         raise InputError(f"{text!r} tells nothing: write NAME=VALUE, as in `args` skip_lam=1")
-    parts = [_number(part) for part in value.split(",")]
+    parts = [_plain(part) for part in value.split(",")]
     return name, parts if len(parts) > 1 else parts[0]
 
 
-def _number(text: str) -> int | float | str:
+def _plain(text: str) -> bool | int | float | str:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
     try:
         value = float(text)
     except ValueError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -155,8 +156,14 @@ def _size(value: Any) -> ImageSize | None:
         return None
 
 
+LIST = re.compile(r"\s*[\[(]?((?:\s*\d+\s*,)*\s*\d+)\s*,?\s*[\])]?\s*")
+"""Whole numbers as text: EViT records its drop_loc as it stood on the command line, "(3, 6, 9)"."""
+
+
 def _blocks(value: Any) -> tuple[int, ...] | None:
     """What was recorded, if it is a whole number or a list of them."""
+    if isinstance(value, str) and (listed := LIST.fullmatch(value)):
+        value = [int(number) for number in listed[1].split(",")]
     numbers = [
         _whole(number) for number in (value if isinstance(value, (list, tuple)) else [value])
     ]

@@ -3,13 +3,15 @@
     dynexport convert deit-s.pth --plugin evit.py --ratio 0.7
 
 No predictor: in a few blocks, between attention and MLP, the tokens the class token attends to
-most are kept, and the others are fused into one, weighted by that attention (section 3.2). The
-parameters are a plain DeiT's, so its checkpoints convert as they are, fine-tuned or not.
+most are kept, and the others are fused into one, weighted by that attention (section 3.2), or
+dropped where the training's ``args.fuse_token`` says so. The parameters are a plain DeiT's, so its
+checkpoints convert as they are, fine-tuned or not.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynexport.models import (
+    Assumption,
     Family,
     Hints,
     KeepSchedule,
@@ -28,6 +31,7 @@ from dynexport.models import (
     Shapes,
     SparseModel,
     Tokens,
+    assumed_heads_and_blocks,
     count_modules,
     in_dense_twin,
     pin_class_token,
@@ -49,27 +53,35 @@ from dynexport.models.layers import (
 
 @dataclass(frozen=True)
 class EViTConfig(DeiTConfig):
-    """A DeiT's configuration; ``keep_rate`` is what an EViT trains with."""
+    """A DeiT's configuration; ``keep_rate`` is what an EViT trains with.
+
+    fuse_token  whether the tokens dropped are fused into one
+    """
 
     keep_rate: float = 0.7
+    fuse_token: bool = True
 
 
 class Fuse(nn.Module):
     """Training: keeps the best ``keep_rate`` of the tokens, whatever their number, fuses the rest.
 
-    tokens.x (B, 1 + N, C), class_attention (B, 1 + N) -> tokens.x (B, 1 + K + 1, C).
+    tokens.x (B, 1 + N, C), class_attention (B, 1 + N) -> tokens.x (B, 1 + K + 1, C), or
+    (B, 1 + K, C) where nothing is fused.
     """
 
-    def __init__(self, num_tokens: int, keep_rate: float) -> None:
+    def __init__(self, config: EViTConfig) -> None:
         super().__init__()
-        self.num_tokens, self.keep_rate = num_tokens, keep_rate
+        self.config = config
 
     def forward(self, tokens: Tokens, class_attention: Tensor) -> Tokens:
-        count = math.ceil(self.keep_rate * (tokens.x.shape[1] - 1))
-        return tokens._replace(x=keep_and_fuse(tokens.x, class_attention, count)[0])
+        count = math.ceil(self.config.keep_rate * (tokens.x.shape[1] - 1))
+        rows = best_rows(class_attention, count)
+        return tokens._replace(
+            x=keep_and_fuse(tokens.x, class_attention, rows, self.config.fuse_token)
+        )
 
     def top_k(self, keep_count: int, ranked: int) -> FuseMask:
-        return FuseMask(self.num_tokens, keep_count)
+        return FuseMask(self.config, keep_count)
 
 
 class FuseMask(nn.Module):
@@ -78,9 +90,9 @@ class FuseMask(nn.Module):
     So a token's place, class token apart, is its position: the grid's, then each fused token's.
     """
 
-    def __init__(self, num_tokens: int, keep_count: int) -> None:
+    def __init__(self, config: EViTConfig, keep_count: int) -> None:
         super().__init__()
-        self.num_tokens, self.keep_count = num_tokens, keep_count
+        self.config, self.keep_count = config, keep_count
         self.replay: Tensor | None = None
 
     def forward(self, tokens: Tokens, class_attention: Tensor) -> Tokens:
@@ -89,17 +101,19 @@ class FuseMask(nn.Module):
         scores = log_attention(attention).masked_fill(alive == 0, -torch.inf)
         kept = scores.topk(self.keep_count, dim=1).indices if self.replay is None else self.replay
         keep = torch.zeros_like(alive).scatter(1, kept, 1.0)
-        fused = (attention * (alive - keep)).unsqueeze(1) @ x[:, 1:]
+        fused = []
+        if self.config.fuse_token:
+            fused = [(attention * (alive - keep)).unsqueeze(1) @ x[:, 1:]]
         return tokens._replace(
-            x=torch.cat([x, fused], dim=1),
-            mask=F.pad(keep, (1, 1), value=1.0),
+            x=torch.cat([x, *fused], dim=1),
+            mask=F.pad(keep, (1, len(fused)), value=1.0),
             scores=(*tokens.scores, scores),
             masks=(*tokens.masks, keep),
             kept=(*tokens.kept, kept),
         )
 
     def inference_form(self) -> FuseTopK:
-        return FuseTopK(self.num_tokens, self.keep_count)
+        return FuseTopK(self.config, self.keep_count)
 
 
 class FuseTopK(nn.Module):
@@ -108,18 +122,20 @@ class FuseTopK(nn.Module):
     With ``replay`` (B, K), positions decided elsewhere take the place of its own choice.
     """
 
-    def __init__(self, num_tokens: int, keep_count: int) -> None:
+    def __init__(self, config: EViTConfig, keep_count: int) -> None:
         super().__init__()
-        self.num_tokens, self.keep_count = num_tokens, keep_count
+        self.config, self.keep_count = config, keep_count
         self.replay: Tensor | None = None
 
     def forward(self, tokens: Tokens, class_attention: Tensor) -> Tokens:
-        left = None
-        if tokens.kept:
-            fused = self.num_tokens + len(tokens.kept) - 1
-            left = F.pad(tokens.kept[-1], (0, 1), value=fused)
-        rows = None if self.replay is None else replayed_rows(self.replay, left)
-        x, rows = keep_and_fuse(tokens.x, class_attention, self.keep_count, rows)
+        left = tokens.kept[-1] if tokens.kept else None
+        if left is not None and self.config.fuse_token:
+            left = F.pad(left, (0, 1), value=self.config.num_tokens + len(tokens.kept) - 1)
+        if self.replay is None:
+            rows = best_rows(class_attention, self.keep_count)
+        else:
+            rows = replayed_rows(self.replay, left)
+        x = keep_and_fuse(tokens.x, class_attention, rows, self.config.fuse_token)
         kept = rows[:, 1:, 0] - 1
         if left is not None:
             kept = left.gather(1, kept)
@@ -135,21 +151,27 @@ def log_attention(attention: Tensor) -> Tensor:
     return attention.clamp_min(torch.finfo(attention.dtype).tiny).log()
 
 
-def keep_and_fuse(
-    x: Tensor, class_attention: Tensor, count: int, rows: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """x (B, 1 + N, C), class_attention (B, 1 + N) -> (B, 1 + count + 1, C), rows (B, 1 + count, 1).
+def best_rows(class_attention: Tensor, count: int) -> Tensor:
+    """Rows of the class token, ranked along above all, and of the ``count`` it attends to most.
 
-    The class token is ranked along, above all; ``rows`` take the place of that choice. What is
-    fused is the weighted sum of all tokens less that of the kept ones, so that nobody lists the
-    dropped.
+    class_attention (B, 1 + N) -> (B, 1 + count, 1)
     """
+    return pin_class_token(class_attention.unsqueeze(-1)).topk(1 + count, dim=1).indices
+
+
+def keep_and_fuse(x: Tensor, class_attention: Tensor, rows: Tensor, fuse: bool) -> Tensor:
+    """x (B, 1 + N, C), class_attention (B, 1 + N), rows (B, R, 1) -> (B, R + 1, C), or (B, R, C).
+
+    What is fused is the weighted sum of all tokens less that of the kept ones, so that nobody
+    lists the dropped.
+    """
+    kept = take_rows(x, rows)
+    if not fuse:
+        return kept
     weights = class_attention.unsqueeze(-1)
-    if rows is None:
-        rows = pin_class_token(weights).topk(1 + count, dim=1).indices
-    kept, kept_weights = take_rows(x, rows), take_rows(weights, rows)
+    kept_weights = take_rows(weights, rows)
     fused = weights.transpose(1, 2) @ x - kept_weights.transpose(1, 2) @ kept
-    return torch.cat([kept, fused], dim=1), rows
+    return torch.cat([kept, fused], dim=1)
 
 
 class EViTBlock(nn.Module):
@@ -175,10 +197,10 @@ class EViT(SparseModel):
     """images (B, 3, H, W) -> `Output` with logits (B, classes)."""
 
     sparsifiers = "fuse"
-    selection = Selection(nested=True, leading=1, appended=1)
 
     def __init__(self, config: EViTConfig) -> None:
         super().__init__(config)
+        self.selection = Selection(nested=True, leading=1, appended=int(config.fuse_token))
         dim = config.embed_dim
         self.patch_embed = PatchEmbed(config.in_chans, dim, config.patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
@@ -186,9 +208,7 @@ class EViT(SparseModel):
         self.blocks = nn.ModuleList(EViTBlock(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.head = nn.Linear(dim, config.num_classes)
-        self.fuse = nn.ModuleList(
-            Fuse(config.num_tokens, config.keep_rate) for _ in config.prune_at
-        )
+        self.fuse = nn.ModuleList(Fuse(config) for _ in config.prune_at)
         initialise(self)
 
     def forward(self, images: Tensor) -> Output:
@@ -204,13 +224,13 @@ class EViT(SparseModel):
         left, counts = self.config.num_tokens, []
         for ratio in keep.ratios:
             count = math.ceil(ratio * left)
-            if count >= left:
+            if self.config.fuse_token and count >= left:
                 raise ScheduleError(
                     f"keep ratio {ratio:g} keeps all of {left} tokens, so none is left to fuse: "
                     "give a smaller one, or export the dense twin with `dense`"
                 )
             counts.append(count)
-            left = count + 1
+            left = count + self.selection.appended
         return tuple(counts)
 
 
@@ -245,7 +265,21 @@ def read_config(shapes: Shapes, hints: Hints) -> EViTConfig:
         pos_grid=None if size.square else size.patches(patch_size),
         num_classes=shape_of(shapes, "head.weight", 2)[0],
         in_chans=in_chans,
+        fuse_token=_fuse_token(hints) is not False,
     )
+
+
+def _fuse_token(hints: Hints) -> bool | None:
+    """What was recorded, or said, of fusing."""
+    told = hints.get("fuse_token")
+    return told if isinstance(told, bool) else None
+
+
+def assumptions(config: EViTConfig, hints: Hints) -> Iterator[Assumption]:
+    """What no tensor tells."""
+    yield from assumed_heads_and_blocks(config, hints)
+    if _fuse_token(hints) is None:
+        yield Assumption("dropped tokens fused into one", "args", "fuse_token=false")
 
 
 FAMILY = Family(
@@ -260,5 +294,6 @@ FAMILY = Family(
     schedule=constant_schedule,
     matches=matches,
     read_config=read_config,
+    assumptions=assumptions,
     fit=resize_positions,
 )

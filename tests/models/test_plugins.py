@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,14 @@ from typer.testing import CliRunner
 from dynexport.bench import bench_model
 from dynexport.bench.timing import Plan
 from dynexport.cli import app
-from dynexport.conversion import Recipe, convert
+from dynexport.conversion import Recipe, convert, open_checkpoint
 from dynexport.errors import DynexportError, InputError, ModelError, ScheduleError
 from dynexport.models import families, find_family, load_plugins, registry, variants
 from dynexport.pytorch.checkpoint import load_checkpoint
 from dynexport.pytorch.identify import build_model, identify
 from dynexport.pytorch.rewrite import oracle, rewrite
 from dynexport.runtimes import open_runner
-from dynexport.schedule import KeepSchedule
+from dynexport.schedule import KeepSchedule, Selection
 from dynexport.verify import verify_model
 
 pytestmark = pytest.mark.slow
@@ -55,10 +56,14 @@ def forget_plugins() -> None:
 
 @pytest.fixture
 def evit() -> nn.Module:
+    return trained_evit()
+
+
+def trained_evit(**changes: Any) -> Any:
     load_plugins([EVIT])
     family = find_family("evit")
     torch.manual_seed(0)
-    model = family.model(family.config(**TINY)).eval()
+    model = family.model(family.config(**{**TINY, **changes})).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 2:
@@ -80,7 +85,8 @@ def images(count: int) -> Tensor:
 
 
 def published_forward(model: Any, pictures: Tensor, ratio: float) -> Tensor:
-    """The public code's evaluation, written plainly: top-k, its complement, a weighted sum."""
+    """The public code's evaluation, written plainly: top-k, its complement, a weighted sum of it
+    where it was trained with --fuse_token."""
     x = torch.cat([model.cls_token.expand(len(pictures), -1, -1), model.patch_embed(pictures)], 1)
     x = x + model.pos_embed
     for index, block in enumerate(model.blocks):
@@ -98,6 +104,7 @@ def published_forward(model: Any, pictures: Tensor, ratio: float) -> Tensor:
                 rest = [n for n in range(count - 1) if n not in best[item].tolist()]
                 patches = x[item, 1:]
                 fused = (patches[rest] * attention[item, rest, None]).sum(0, keepdim=True)
+                fused = fused[: int(model.config.fuse_token)]
                 items.append(torch.cat([x[item, :1], patches[best[item]], fused]))
             x = torch.stack(items)
         x = x + block.mlp(block.norm2(x))
@@ -111,6 +118,42 @@ def test_evit_gives_the_published_answers(evit: Any) -> None:
         assert evit.keep_counts(keep) == (35, 26, 19)
         for form in (evit, oracle(evit, keep), rewrite(evit, keep)):
             assert torch.allclose(form(images(3)).logits, expected, atol=1e-4)
+
+
+def test_evit_without_fusing_gives_the_published_answers_by_what_was_recorded(
+    tmp_path: Path,
+) -> None:
+    """As the public code records it: --fuse_token is off by default, --drop_loc is a text."""
+    model = trained_evit(fuse_token=False)
+    args = Namespace(fuse_token=False, base_keep_rate=0.7, drop_loc="(1, 2, 3)", input_size=28)
+    path, onnx = tmp_path / "evit.pth", tmp_path / "evit.onnx"
+    torch.save({"model": model.state_dict(), "args": args}, path)
+    result = convert(Recipe(path, batch="1:2:4", output=onnx, plugins=[EVIT], num_heads=1))
+    assert result.assumed == ()
+    assert result.metadata.keep_counts == (35, 25, 18)
+    assert result.metadata.selection == Selection(nested=True, leading=1)
+    assert result.verification.passed
+    assert verify_model(onnx, checkpoint=path, plugins=[EVIT]).passed
+    with torch.no_grad():
+        expected = published_forward(model, images(3), 0.7)
+        keep = KeepSchedule((0.7,) * 3)
+        for form in (model, oracle(model, keep), rewrite(model, keep)):
+            assert torch.allclose(form(images(3)).logits, expected, atol=1e-4)
+    with open_runner("onnxruntime", onnx) as runner:
+        found = runner.run(images(3).numpy())["logits"]
+    assert np.abs(found - expected.numpy()).max() < 1e-4
+
+
+def test_fusing_that_nothing_tells_is_assumed_and_said(checkpoint: Path) -> None:
+    asked = {"plugins": (EVIT,), "prune_at": (1, 2, 3), "num_heads": 1}
+    assumed = open_checkpoint(Recipe(checkpoint, **asked))
+    assert [str(one) for one in assumed.assumed] == [
+        "dropped tokens fused into one (else `args` fuse_token=false)"
+    ]
+    assert assumed.config.fuse_token is True
+    told = open_checkpoint(Recipe(checkpoint, **asked, args=("fuse_token=false",)))
+    assert told.assumed == ()
+    assert told.config.fuse_token is False
 
 
 def test_evit_keeps_positions_that_name_fused_tokens(evit: Any) -> None:

@@ -53,6 +53,19 @@ def test_what_is_recorded_is_read(tmp_path: Path, name: str) -> None:
     assert told(path) == []
 
 
+@pytest.mark.parametrize("text", ["(2, 6, 10)", "[2,6,10]", "2,6,10", " ( 2,6, 10, ) "])
+def test_pruning_locations_recorded_as_text_are_read(tmp_path: Path, text: str) -> None:
+    """EViT records --drop_loc as it stood on the command line."""
+    path = saved(tmp_path / "x.pth", deep(), drop_loc=text)
+    assert identify(load_checkpoint(path))[1].prune_at == (2, 6, 10)
+
+
+@pytest.mark.parametrize("text", ["()", "2, six, 10", "2.5, 6, 10", "__import__('os')", "-1,2,3"])
+def test_text_that_lists_no_whole_numbers_tells_nothing(tmp_path: Path, text: str) -> None:
+    path = saved(tmp_path / "x.pth", deep(), drop_loc=text)
+    assert identify(load_checkpoint(path))[1].prune_at == (3, 6, 9)
+
+
 def test_what_the_user_says_is_not_assumed(tmp_path: Path) -> None:
     path = saved(tmp_path / "x.pth", deep())
     assert told(path, prune_at=(2, 4, 6), num_heads=2) == []
@@ -115,9 +128,14 @@ def test_residuals_as_they_are_told_change_the_answers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("args", "ratio"),
-    [({"base_rate": 0.7}, 0.7), ({"keep_rate": [0.6]}, 0.6), ({"keep_rate": 0.5}, 0.5)],
+    [
+        ({"base_rate": 0.7}, 0.7),
+        ({"keep_rate": [0.6]}, 0.6),
+        ({"keep_rate": 0.5}, 0.5),
+        ({"base_keep_rate": 0.9}, 0.9),
+    ],
 )
-def test_the_ratio_of_the_training_is_read_by_either_name(
+def test_the_ratio_of_the_training_is_read_by_any_of_its_names(
     tmp_path: Path, args: dict[str, Any], ratio: float
 ) -> None:
     recipe = Recipe(saved(tmp_path / "x.pth", deep(), **args))
@@ -147,9 +165,12 @@ def test_an_argument_that_tells_nothing_is_refused(text: str) -> None:
 
 
 def test_arguments_are_numbers_texts_and_lists_and_are_told_again() -> None:
-    recipe = Recipe("x.pth", args=("a=1", "b=0.5", "c=x", "d=1,2"))
-    assert recipe.told_args() == {"a": 1, "b": 0.5, "c": "x", "d": [1, 2]}
-    assert recipe.to_command().endswith("--arg a=1 --arg b=0.5 --arg c=x --arg d=1,2")
+    recipe = Recipe("x.pth", args=("a=1", "b=0.5", "c=x", "d=1,2", "e=True", "f=false"))
+    told = {"a": 1, "b": 0.5, "c": "x", "d": [1, 2], "e": True, "f": False}
+    assert recipe.told_args() == told
+    assert recipe.to_command().endswith(
+        "--arg a=1 --arg b=0.5 --arg c=x --arg d=1,2 --arg e=True --arg f=false"
+    )
 
 
 def test_a_swin_of_oblong_images_is_not_taken_for_a_square_one() -> None:

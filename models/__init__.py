@@ -5,6 +5,7 @@ own files and their building blocks in `dynexport.models.layers`.
 """
 
 from dynexport.errors import ModelError, ScheduleError
+from dynexport.models.assumptions import assumed_usual, read_activation, read_norm_eps
 from dynexport.models.operators import in_dense_twin, take_rows
 from dynexport.models.protocol import (
     Assumption,
@@ -14,7 +15,6 @@ from dynexport.models.protocol import (
     Output,
     Shapes,
     SparseModel,
-    assumed_heads_and_blocks,
     count_modules,
     read_heads,
     read_size,
@@ -60,7 +60,7 @@ __all__ = [
     "Tokens",
     "TopKGather",
     "TopKMask",
-    "assumed_heads_and_blocks",
+    "assumed_usual",
     "count_modules",
     "create",
     "families",
@@ -69,7 +69,9 @@ __all__ = [
     "in_dense_twin",
     "load_plugins",
     "pin_class_token",
+    "read_activation",
     "read_heads",
+    "read_norm_eps",
     "read_size",
     "replayed_rows",
     "shape_of",

@@ -7,6 +7,7 @@ with four axes OpenVINO would add and normalise them channel by channel, and reo
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 
 from dynexport.errors import ModelError
 from dynexport.images.size import USUAL, ImageSize
+from dynexport.models.activations import make_activation, require_numerics
+from dynexport.models.assumptions import assumed_usual, read_activation, read_norm_eps
 from dynexport.models.dualpath import SPARSE_STAGE, GumbelSplit, through_two_paths
 from dynexport.models.features import TASKS, StageNorms, fit_stage_norms, require_task
 from dynexport.models.layers import (
@@ -33,7 +36,6 @@ from dynexport.models.protocol import (
     Output,
     Shapes,
     SparseModel,
-    assumed_blocks,
     count_modules,
     read_prune_at,
     require_blocks,
@@ -45,7 +47,10 @@ from dynexport.tasks.classify import CLASSIFY
 from dynexport.tasks.features import FEATURES
 
 EPS = 1e-6
-"""Of every LayerNorm."""
+"""Of every LayerNorm, unless it is told; of the predictors' in any case."""
+
+NORM_EPS = ("norm_eps",)
+"""What it is recorded as: a config.json's ``layer_norm_eps`` is the last norm's alone."""
 
 LAYER_SCALE = 1e-6
 """What the layer scales start from."""
@@ -53,7 +58,10 @@ LAYER_SCALE = 1e-6
 
 @dataclass(frozen=True)
 class ConvNeXtConfig:
-    """Everything that shapes a DynamicConvNeXt. ``prune_at`` counts blocks of the third stage."""
+    """Everything that shapes a DynamicConvNeXt. ``prune_at`` counts blocks of the third stage.
+
+    norm_eps, activation  of LayerNorms and MLPs; see `dynexport.models.activations`
+    """
 
     dims: tuple[int, ...]
     depths: tuple[int, ...]
@@ -64,6 +72,8 @@ class ConvNeXtConfig:
     in_chans: int = 3
     patch_size: int = 4
     kernel: int = 7
+    norm_eps: float = EPS
+    activation: str = "gelu"
 
     def __post_init__(self) -> None:
         for name in ("dims", "depths", "prune_at"):
@@ -80,6 +90,7 @@ class ConvNeXtConfig:
                 "halves its map three times"
             )
         require_task(self.task, self.num_classes)
+        require_numerics(self)
         require_blocks(self.prune_at, self.depths[SPARSE_STAGE])
 
     def map_size(self, stage: int) -> tuple[int, int]:
@@ -127,7 +138,7 @@ class Downsample(nn.Sequential):
     def __init__(self, config: ConvNeXtConfig, stage: int) -> None:
         dim, size = config.dims[stage], 2 if stage else config.patch_size
         before = config.dims[stage - 1] if stage else config.in_chans
-        norm = nn.LayerNorm(before if stage else dim, eps=EPS)
+        norm = nn.LayerNorm(before if stage else dim, eps=config.norm_eps)
         convolution = nn.Conv2d(before, dim, kernel_size=size, stride=size)
         super().__init__(*((norm, convolution) if stage else (convolution, norm)))
         self.size = config.map_size(stage - 1) if stage else None
@@ -157,8 +168,9 @@ class ConvNeXtBlock(nn.Module):
         super().__init__()
         dim, self.size = config.dims[stage], config.map_size(stage)
         self.dwconv = nn.Conv2d(dim, dim, config.kernel, padding=config.kernel // 2, groups=dim)
-        self.norm: nn.Module = nn.LayerNorm(dim, eps=EPS)
+        self.norm: nn.Module = nn.LayerNorm(dim, eps=config.norm_eps)
         self.pwconv1 = nn.Linear(dim, 4 * dim)
+        self.act = make_activation(config.activation)
         self.pwconv2 = nn.Linear(4 * dim, dim)
         self.gamma: Tensor | None = nn.Parameter(torch.full((dim,), LAYER_SCALE))
         self.drop_path = DropPath(rate)
@@ -166,7 +178,8 @@ class ConvNeXtBlock(nn.Module):
         self.fast_path: nn.Sequential | None = None
         self.fast_path_gamma: Tensor | None = None
         if two_paths:
-            self.fast_path = nn.Sequential(nn.LayerNorm(dim, eps=EPS), nn.Linear(dim, dim))
+            norm = nn.LayerNorm(dim, eps=config.norm_eps)
+            self.fast_path = nn.Sequential(norm, nn.Linear(dim, dim))
             self.fast_path_gamma = nn.Parameter(torch.full((dim,), LAYER_SCALE))
 
     def forward(self, x: Tensor, route: Route | None = None) -> Tensor:
@@ -179,7 +192,7 @@ class ConvNeXtBlock(nn.Module):
 
     def slow(self, x: Tensor) -> Tensor:
         """Norm and MLP, scaled: (..., C) -> (..., C)."""
-        branch = self.pwconv2(F.gelu(self.pwconv1(self.norm(x))))
+        branch = self.pwconv2(self.act(self.pwconv1(self.norm(x))))
         return branch if self.gamma is None else self.gamma * branch
 
     def fast(self, x: Tensor) -> Tensor:
@@ -232,9 +245,9 @@ class DynamicConvNeXt(SparseModel):
             for stage in range(4)
         )
         if config.task == FEATURES.name:
-            self.norms = StageNorms(config.dims, EPS)
+            self.norms = StageNorms(config.dims, config.norm_eps)
         else:
-            self.norm = nn.LayerNorm(config.dims[3], eps=EPS)
+            self.norm = nn.LayerNorm(config.dims[3], eps=config.norm_eps)
             self.head = nn.Linear(config.dims[3], config.num_classes)
         self.score_predictor = nn.ModuleList(
             SplitPredictor(config.dims[SPARSE_STAGE]) for _ in config.prune_at
@@ -282,6 +295,8 @@ def read_config(shapes: Shapes, hints: Hints) -> ConvNeXtConfig:
         in_chans=stem[1],
         patch_size=stem[2],
         kernel=kernels[0][2],
+        norm_eps=read_norm_eps(hints, EPS, NORM_EPS),
+        activation=read_activation(hints),
     )
 
 
@@ -306,6 +321,6 @@ FAMILY = Family(
     tasks=TASKS,
     matches=matches,
     read_config=read_config,
-    assumptions=assumed_blocks,
+    assumptions=functools.partial(assumed_usual, eps_names=NORM_EPS),
     published_top1={"convnext-t": 81.59, "convnext-s": 82.57, "convnext-b": 83.45},
 )

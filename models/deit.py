@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from dynexport.images.size import USUAL, ImageSize
+from dynexport.models.activations import require_numerics
+from dynexport.models.assumptions import assumed_usual, read_activation, read_norm_eps
 from dynexport.models.layers import (
     Block,
     add_class_and_position,
@@ -26,7 +28,6 @@ from dynexport.models.protocol import (
     Output,
     Shapes,
     SparseModel,
-    assumed_heads_and_blocks,
     count_modules,
     read_prune_at_and_heads,
     read_size,
@@ -36,12 +37,16 @@ from dynexport.models.protocol import (
 from dynexport.models.sparsifiers import GumbelMask, Tokens, through_blocks
 from dynexport.schedule import Selection, power_schedule
 
+EPS = 1e-6
+"""Of every LayerNorm, but for the predictors', unless it is told."""
+
 
 @dataclass(frozen=True)
 class DeiTConfig:
     """Everything that shapes a DynamicDeiT. Sizes in pixels, ``prune_at`` in block numbers.
 
     pos_grid  rows and columns that ``pos_embed`` was trained for, where these were no square
+    norm_eps, activation  of the blocks' LayerNorms and MLPs; see `dynexport.models.activations`
     """
 
     embed_dim: int
@@ -55,6 +60,8 @@ class DeiTConfig:
     mlp_dim: int = 0
     qkv_bias: bool = True
     pos_grid: tuple[int, int] | None = None
+    norm_eps: float = EPS
+    activation: str = "gelu"
 
     def __post_init__(self) -> None:
         if not self.mlp_dim:
@@ -63,6 +70,7 @@ class DeiTConfig:
         object.__setattr__(self, "img_size", ImageSize.of(self.img_size))
         object.__setattr__(self, "pos_grid", self.pos_grid and tuple(self.pos_grid))
         require_sizes(self)
+        require_numerics(self)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -103,10 +111,14 @@ class DynamicDeiT(SparseModel):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + config.num_tokens, dim))
         self.blocks = nn.ModuleList(
-            Block(dim, config.num_heads, config.mlp_dim, config.qkv_bias, eps=1e-6, drop_path=rate)
+            Block(
+                *(dim, config.num_heads, config.mlp_dim, config.qkv_bias, config.norm_eps),
+                drop_path=rate,
+                activation=config.activation,
+            )
             for rate in drop_path_rates(drop_path, config.depth)
         )
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.norm = nn.LayerNorm(dim, eps=config.norm_eps)
         self.head = nn.Linear(dim, config.num_classes)
         self.score_predictor = nn.ModuleList(GumbelMask(dim) for _ in config.prune_at)
 
@@ -153,6 +165,8 @@ def read_config(shapes: Shapes, hints: Hints) -> DeiTConfig:
         in_chans=in_chans,
         mlp_dim=shape_of(shapes, "blocks.0.mlp.fc1.weight", 2)[0],
         qkv_bias="blocks.0.attn.qkv.bias" in shapes,
+        norm_eps=read_norm_eps(hints, EPS),
+        activation=read_activation(hints),
     )
 
 
@@ -170,7 +184,7 @@ FAMILY = Family(
     schedule=power_schedule,
     matches=matches,
     read_config=read_config,
-    assumptions=assumed_heads_and_blocks,
+    assumptions=assumed_usual,
     fit=resize_positions,
     published_top1={"deit-256": 76.53, "deit-s": 79.32, "deit-b": 81.43},
 )

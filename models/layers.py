@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dynexport.models.activations import make_activation
+
 
 def add_class_and_position(patches: Tensor, cls_token: Tensor, pos_embed: Tensor) -> Tensor:
     """Class token in front, position embeddings added: patches (B, N, C) -> (B, 1 + N, C).
@@ -62,12 +64,12 @@ def masked_softmax(scores: Tensor, mask: Tensor, eps: float) -> Tensor:
 
 
 class Mlp(nn.Module):
-    """Linear, GELU (exact), Linear."""
+    """Linear, activation, Linear."""
 
-    def __init__(self, dim: int, hidden_dim: int) -> None:
+    def __init__(self, dim: int, hidden_dim: int, activation: str = "gelu") -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden_dim)
-        self.act = nn.GELU()
+        self.act = make_activation(activation)
         self.fc2 = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -161,7 +163,8 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block: x + r * attention(norm(x)), then x + r * mlp(norm(x)).
 
-    ``residual`` is r; ``eps`` the layer norms'; ``drop_path`` the rate of stochastic depth.
+    ``residual`` is r; ``eps`` the layer norms'; ``activation`` the MLP's; ``drop_path`` the rate of
+    stochastic depth.
     """
 
     def __init__(
@@ -173,13 +176,14 @@ class Block(nn.Module):
         eps: float,
         residual: float = 1.0,
         drop_path: float = 0.0,
+        activation: str = "gelu",
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=eps)
         self.attn = MaskedAttention(dim, num_heads, qkv_bias)
         self.drop_path = DropPath(drop_path)
         self.norm2 = nn.LayerNorm(dim, eps=eps)
-        self.mlp = Mlp(dim, mlp_dim)
+        self.mlp = Mlp(dim, mlp_dim, activation)
         self.residual = residual
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:

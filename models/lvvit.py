@@ -18,6 +18,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from dynexport.errors import ModelError
 from dynexport.images.size import USUAL, ImageSize
+from dynexport.models.activations import require_numerics
+from dynexport.models.assumptions import assumed_usual, read_activation, read_norm_eps
 from dynexport.models.layers import (
     Block,
     add_class_and_position,
@@ -32,7 +34,6 @@ from dynexport.models.protocol import (
     Output,
     Shapes,
     SparseModel,
-    assumed_heads_and_blocks,
     count_modules,
     read_prune_at_and_heads,
     read_size,
@@ -46,6 +47,9 @@ SKIP_LAM = {(240, 12): 1.0, (768, 24): 3.0}
 """What residual branches are divided by where that is not 2, by width and depth: the public code's
 lvvit_t and lvvit_l."""
 
+EPS = 1e-5
+"""Of every LayerNorm, unless it is told."""
+
 AUXILIARY = 0.5
 """Weight of the auxiliary head's best patch in the logits."""
 
@@ -54,8 +58,9 @@ AUXILIARY = 0.5
 class LVViTConfig:
     """Everything that shapes a DynamicLVViT. Sizes in pixels, ``prune_at`` in block numbers.
 
-    skip_lam  what every residual branch is divided by
-    pos_grid  rows and columns that ``pos_embed`` was trained for, where these were no square
+    skip_lam              what every residual branch is divided by
+    pos_grid              rows and columns that ``pos_embed`` was trained for, where no square
+    norm_eps, activation  of the blocks' LayerNorms and MLPs; see `dynexport.models.activations`
     """
 
     embed_dim: int
@@ -71,6 +76,8 @@ class LVViTConfig:
     qkv_bias: bool = False
     skip_lam: float = 2.0
     pos_grid: tuple[int, int] | None = None
+    norm_eps: float = EPS
+    activation: str = "gelu"
 
     def __post_init__(self) -> None:
         if not self.mlp_dim:
@@ -79,6 +86,7 @@ class LVViTConfig:
         object.__setattr__(self, "img_size", ImageSize.of(self.img_size))
         object.__setattr__(self, "pos_grid", self.pos_grid and tuple(self.pos_grid))
         require_sizes(self)
+        require_numerics(self)
         if self.patch_size % 2:
             raise ModelError(
                 f"patch size {self.patch_size} is odd: LV-ViT's stem halves the image before "
@@ -141,10 +149,15 @@ class DynamicLVViT(SparseModel):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + config.num_tokens, dim))
         self.blocks = nn.ModuleList(
-            Block(dim, config.num_heads, config.mlp_dim, config.qkv_bias, 1e-5, residual, rate)
+            Block(
+                *(dim, config.num_heads, config.mlp_dim, config.qkv_bias, config.norm_eps),
+                residual=residual,
+                drop_path=rate,
+                activation=config.activation,
+            )
             for rate in drop_path_rates(drop_path, config.depth)
         )
-        self.norm = nn.LayerNorm(dim)
+        self.norm = nn.LayerNorm(dim, eps=config.norm_eps)
         self.head = nn.Linear(dim, config.num_classes)
         self.aux_head = nn.Linear(dim, config.num_classes)
         self.score_predictor = nn.ModuleList(GumbelMask(dim) for _ in config.prune_at)
@@ -193,6 +206,8 @@ def read_config(shapes: Shapes, hints: Hints) -> LVViTConfig:
         mlp_dim=shape_of(shapes, "blocks.0.mlp.fc1.weight", 2)[0],
         qkv_bias="blocks.0.attn.qkv.bias" in shapes,
         skip_lam=_skip_lam(hints) or SKIP_LAM.get((embed_dim, depth), 2.0),
+        norm_eps=read_norm_eps(hints, EPS),
+        activation=read_activation(hints),
     )
 
 
@@ -204,7 +219,7 @@ def _skip_lam(hints: Hints) -> float | None:
 
 def assumptions(config: LVViTConfig, hints: Hints) -> Iterator[Assumption]:
     """What no tensor tells."""
-    yield from assumed_heads_and_blocks(config, hints)
+    yield from assumed_usual(config, hints)
     if _skip_lam(hints) is None:
         told = f"residual branches divided by {config.skip_lam:g}"
         yield Assumption(told, "args", "skip_lam=1")

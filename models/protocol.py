@@ -239,21 +239,6 @@ def read_heads(embed_dim: int, hints: Hints) -> int:
     )
 
 
-def assumed_blocks(config: Any, hints: Hints) -> Iterable[Assumption]:
-    """Pruning locations that nothing told: those of the published variants."""
-    if not hints.get("prune_at"):
-        places = ", ".join(map(str, config.prune_at))
-        yield Assumption(f"pruned before blocks {places}", "prune_at")
-
-
-def assumed_heads_and_blocks(config: Any, hints: Hints) -> Iterable[Assumption]:
-    """`assumed_blocks`, and heads that nothing told."""
-    if not isinstance(hints.get("num_heads"), int):
-        each = config.embed_dim // config.num_heads
-        yield Assumption(f"attention in {config.num_heads} x {each} channels", "num_heads")
-    yield from assumed_blocks(config, hints)
-
-
 class UndecidedError(ModelError):
     """Tensors leave it open and nobody said it."""
 

@@ -144,9 +144,10 @@ def create(name: str, **overrides: Any) -> SparseModel:
 def variant_name(family: Family, config: Config) -> str:
     """The published name of a configuration; the family's name where it is nobody's.
 
-    Whatever its classes, image size, task or schedule of pruning.
+    Whatever its classes, image size, task or schedule of pruning, and what is computed between its
+    tensors.
     """
-    free = {"num_classes", "img_size", "pos_grid", "prune_at", "task"}
+    free = {"num_classes", "img_size", "pos_grid", "prune_at", "task", "norm_eps", "activation"}
     for name, published in family.variants.items():
         fields = [f.name for f in dataclasses.fields(published) if f.name not in free]
         if all(getattr(config, f) == getattr(published, f) for f in fields):

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from dynexport.errors import ModelError
 from dynexport.images.size import USUAL, ImageSize
+from dynexport.models.activations import require_numerics
+from dynexport.models.assumptions import assumed_usual, read_activation, read_norm_eps
 from dynexport.models.dualpath import SPARSE_STAGE, GumbelSplit, through_two_paths
 from dynexport.models.features import TASKS, StageNorms, fit_stage_norms, require_task
 from dynexport.models.layers import DropPath, Mlp, drop_path_rates, initialise, share_norm
@@ -24,7 +26,6 @@ from dynexport.models.protocol import (
     Output,
     Shapes,
     SparseModel,
-    assumed_blocks,
     count_modules,
     read_prune_at,
     require_blocks,
@@ -36,6 +37,9 @@ from dynexport.schedule import Selection, linear_schedule
 from dynexport.tasks.classify import CLASSIFY
 from dynexport.tasks.features import FEATURES
 
+EPS = 1e-5
+"""Of every LayerNorm, unless it is told."""
+
 
 @dataclass(frozen=True)
 class SwinConfig:
@@ -43,6 +47,7 @@ class SwinConfig:
 
     windows: side of the attention windows, per stage. Maps they do not fill are padded with
     zeros below and to the right, as detection backbones do; so any image size goes.
+    norm_eps, activation: of LayerNorms and MLPs; see `dynexport.models.activations`
     """
 
     embed_dim: int
@@ -56,6 +61,8 @@ class SwinConfig:
     task: str = CLASSIFY.name
     in_chans: int = 3
     mlp_ratio: float = 4.0
+    norm_eps: float = EPS
+    activation: str = "gelu"
 
     def __post_init__(self) -> None:
         for name in ("depths", "num_heads", "prune_at", "windows"):
@@ -74,6 +81,7 @@ class SwinConfig:
         if min(self.patch_size, self.in_chans) < 1:
             raise ModelError(f"every size of a Swin must be at least 1, found {self}")
         require_task(self.task, self.num_classes)
+        require_numerics(self)
         require_blocks(self.prune_at, self.depths[SPARSE_STAGE])
 
     def dim(self, stage: int) -> int:
@@ -108,7 +116,7 @@ class PatchEmbed(nn.Module):
         size = config.patch_size
         self.below, self.right = (-side % size for side in config.img_size)
         self.proj = nn.Conv2d(config.in_chans, config.embed_dim, kernel_size=size, stride=size)
-        self.norm = nn.LayerNorm(config.embed_dim)
+        self.norm = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
 
     def forward(self, images: Tensor) -> Tensor:
         if self.below or self.right:
@@ -119,10 +127,10 @@ class PatchEmbed(nn.Module):
 class PatchMerging(nn.Module):
     """Four neighbours to one position of twice the width: (B, H*W, C) -> (B, H*W/4, 2C)."""
 
-    def __init__(self, dim: int, size: tuple[int, int]) -> None:
+    def __init__(self, dim: int, size: tuple[int, int], eps: float) -> None:
         super().__init__()
         self.size = size
-        self.norm = nn.LayerNorm(4 * dim)
+        self.norm = nn.LayerNorm(4 * dim, eps=eps)
         self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -139,9 +147,9 @@ class PatchMerging(nn.Module):
 class FastMlp(nn.Module):
     """The fast path: LayerNorm and one Linear."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
-        self.fc1 = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim))
+        self.fc1 = nn.Sequential(nn.LayerNorm(dim, eps=eps), nn.Linear(dim, dim))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc1(x)
@@ -158,13 +166,13 @@ class SwinBlock(nn.Module):
         super().__init__()
         dim, size, window = config.dim(stage), config.map_size(stage), config.windows[stage]
         shift = window // 2 if shifted and config.shifts(stage) else 0
-        self.norm1 = nn.LayerNorm(dim)
+        self.norm1 = nn.LayerNorm(dim, eps=config.norm_eps)
         self.attn: nn.Module = WindowAttention(dim, size, window, shift, config.num_heads[stage])
         self.drop_path = DropPath(rate)
         self.shared_norm: nn.Module = nn.Identity()
-        self.norm2: nn.Module = nn.LayerNorm(dim)
-        self.mlp = Mlp(dim, int(dim * config.mlp_ratio))
-        self.fastmlp = FastMlp(dim) if two_paths else None
+        self.norm2: nn.Module = nn.LayerNorm(dim, eps=config.norm_eps)
+        self.mlp = Mlp(dim, int(dim * config.mlp_ratio), config.activation)
+        self.fastmlp = FastMlp(dim, config.norm_eps) if two_paths else None
         self.register_buffer("attn_mask", shift_mask(size, window, shift) if shift else None)
 
     def forward(self, x: Tensor, route: Route | None = None) -> Tensor:
@@ -212,7 +220,7 @@ class Stage(nn.Module):
             for block, rate in enumerate(rates)
         )
         dim, size = config.dim(stage), config.map_size(stage)
-        self.downsample = PatchMerging(dim, size) if stage < 3 else None
+        self.downsample = PatchMerging(dim, size, config.norm_eps) if stage < 3 else None
         if sparse:
             self.score_predictor = nn.ModuleList(GumbelSplit(dim) for _ in self.prune_at)
 
@@ -244,9 +252,9 @@ class DynamicSwin(SparseModel):
             Stage(config, stage, rates[starts[stage] : starts[stage + 1]]) for stage in range(4)
         )
         if config.task == FEATURES.name:
-            self.norms = StageNorms([config.dim(stage) for stage in range(4)], eps=1e-5)
+            self.norms = StageNorms([config.dim(stage) for stage in range(4)], config.norm_eps)
         else:
-            self.norm = nn.LayerNorm(config.dim(3))
+            self.norm = nn.LayerNorm(config.dim(3), eps=config.norm_eps)
             self.head = nn.Linear(config.dim(3), config.num_classes)
         initialise(self)
 
@@ -294,6 +302,8 @@ def read_config(shapes: Shapes, hints: Hints) -> SwinConfig:
         task=hints.get("task") or CLASSIFY.name,
         in_chans=in_chans,
         mlp_ratio=shape_of(shapes, "layers.0.blocks.0.mlp.fc1.weight", 2)[0] / embed_dim,
+        norm_eps=read_norm_eps(hints, EPS),
+        activation=read_activation(hints),
     )
 
 
@@ -355,7 +365,7 @@ FAMILY = Family(
     matches=matches,
     read_config=read_config,
     read_values=read_values,
-    assumptions=assumed_blocks,
+    assumptions=assumed_usual,
     fit=fit,
     published_top1={"swin-t": 80.91, "swin-s": 83.21, "swin-b": 83.43},
 )

@@ -28,8 +28,9 @@ def show_conversion(result: Conversion) -> None:
     facts = result.metadata
     console.print(f"\n[bold]{escape(facts.variant)}[/] {_tokens(facts)}")
     if result.assumed:
-        told = "; ".join(map(str, result.assumed))
-        console.print(f"assumed, as nothing says it: {escape(as_options(told))}")
+        console.print("assumed, as nothing says it:")
+        for one in result.assumed:
+            console.print(f"  {escape(as_options(str(one)))}")
     table = make_table("", "dense", "this model", "ratio")
     macs = (facts.macs_dense, facts.macs_sparse)
     unit, scale = macs_unit(macs)

@@ -30,6 +30,8 @@ def inspect(
         facts["undecided"] = as_options(facts["undecided"])
     if "assumed" in facts:
         facts["assumed"] = [as_options(told) for told in facts["assumed"]]
+    if facts.get("dynexport"):
+        facts["dynexport"]["assumed"] = [as_options(t) for t in facts["dynexport"]["assumed"]]
     (print_json if json else show_facts)(facts)
 
 

@@ -94,8 +94,8 @@ def open_checkpoint(recipe: Recipe) -> TrainedModel:
     load_plugins(recipe.plugins)
     loaded = load_checkpoint(recipe.checkpoint, recipe.weights)
     loaded = dataclasses.replace(loaded, args={**loaded.args, **recipe.told_args()})
-    told = (recipe.model, recipe.prune_at, recipe.num_heads)
-    family, config = identify(loaded, *told, recipe.img_size, recipe.task)
+    told = (recipe.model, recipe.prune_at, recipe.num_heads, recipe.img_size)
+    family, config = identify(loaded, *told, recipe.task)
     assumed = find_assumptions(loaded, family, config, *told)
     if assumed and recipe.strict:
         raise CheckpointError(

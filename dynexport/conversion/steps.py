@@ -78,6 +78,7 @@ def describe_export(
         target=recipe.target,
         versions={name: importlib.metadata.version(name) for name in PACKAGES},
         align=1 if keep is None else keep.align,
+        assumed=tuple(map(str, trained.assumed)),
     )
 
 

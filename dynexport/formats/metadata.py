@@ -60,6 +60,7 @@ ENTRIES = (
     *("selection", "batch"),
     *("outputs", "macs_dense", "macs_sparse", "nodes_dense", "nodes", "preprocessing", "selected"),
     *("dense_twin", "checkpoint_sha256", "weights", "precision", "versions", "target", "align"),
+    "assumed",
 )
 """The entries in the order they stand in a file: the same model gives the same bytes."""
 
@@ -89,6 +90,7 @@ class ExportSpec:
     target             what it was written for, see `dynexport.graph.fuse`
     versions           of what made it
     align              what the rows that blocks compute were rounded up to a multiple of
+    assumed            what of the model nothing told, a sentence each, with what says otherwise
 
     A field that has a default may be missing: files written before there was a choice do not say.
     """
@@ -110,6 +112,7 @@ class ExportSpec:
     target: str = "tensorrt"
     align: int = 1
     grid: tuple[int, int] | None = None
+    assumed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +154,7 @@ class Metadata(ExportSpec):
             for key in ("ratios", "keep_counts", "selected"):
                 values[key] = None if values[key] is None else tuple(values[key])
             values["grid"] = _read_grid(values)
+            values["assumed"] = tuple(values.get("assumed", ()))
             steps = values["preprocessing"]
             for key in ("mean", "std"):
                 steps[key] = tuple(steps[key])
@@ -171,12 +175,13 @@ class Metadata(ExportSpec):
         Batch.parse(self.batch)
         texts = (self.family, self.variant, self.checkpoint_sha256, self.weights, self.target)
         names = (*self.outputs, *self.selected, *self.dense_twin, *self.dense_twin.values())
+        texts = (*texts, *names, *self.assumed)
         shapes = [size for shape in self.outputs.values() for size in shape]
         counts = (*self.keep_counts, *shapes, self.num_tokens, self.macs_dense, self.macs_sparse)
         sizes = (self.config.get("in_chans"), *self.preprocessing.img_size, self.align)
         scales = (*self.preprocessing.mean, *self.preprocessing.std, *(self.ratios or ()))
         return (
-            all(isinstance(text, str) for text in (*texts, *names))
+            all(isinstance(text, str) for text in texts)
             and len(self.outputs) > 0
             and all(isinstance(size, int) and size > 0 for size in (*counts, *sizes))
             and all(isinstance(number, (int, float)) for number in scales)

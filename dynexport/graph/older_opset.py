@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from math import sqrt
+from math import pi, sqrt
 
 import numpy as np
 import onnx_ir as ir
@@ -15,11 +15,29 @@ from dynexport.graph.names import unique
 from dynexport.graph.opset import ALIKE, REDUCTIONS, means_the_same, set_opset
 from dynexport.graph.patterns import nodes_of
 
+NUMBERS = {
+    "root": sqrt(2.0),
+    "one": 1.0,
+    "half": 0.5,
+    "three": 3.0,
+    "cubic": 0.044715,
+    "slope": sqrt(2.0 / pi),
+}
+
+BY_ERF = (("Div", "root"), ("Erf",), ("Add", "one"), ("Mul", "x"), ("Mul", "half"))
+"""x / 2 (1 + erf(x / sqrt 2)): operators, and what each takes beside what the one before gave."""
+
+BY_TANH = (
+    *(("Pow", "three"), ("Mul", "cubic"), ("Add", "x"), ("Mul", "slope")),
+    *(("Tanh",), ("Add", "one"), ("Mul", "x"), ("Mul", "half")),
+)
+"""x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))."""
+
 
 def lower_opset(model: ir.Model, to: int) -> None:
     """Make of a float32 graph of one opset of `OPSETS` the same of an earlier one.
 
-    A Gelu, which opset 20 brought, becomes the five nodes that exporters write and runtimes
+    A Gelu, which opset 20 brought, becomes the nodes that exporters write and runtimes
     recognise. DynexportError where another operator of it is newer.
     """
     now = model.opset_imports[""]
@@ -40,17 +58,17 @@ def lower_opset(model: ir.Model, to: int) -> None:
 
 
 def _spell_out_gelus(model: ir.Model) -> None:
-    """x / 2 (1 + erf(x / sqrt 2)), in the order in which runtimes look for it."""
+    """Each step on what the one before gave, in the order in which runtimes look for it."""
     used = Counter(str(node.name) for node in model.graph)
     for gelu in nodes_of(model, "Gelu"):
-        numbers = {"root": sqrt(2.0), "one": 1.0, "half": 0.5}
-        root, one, half = (_number(model, name, number) for name, number in numbers.items())
         x, result = gelu.inputs[0], gelu.outputs[0]
         scope, nodes = str(gelu.name).rpartition("/")[0], []
         value = x
-        for operator, *others in (("Div", root), ("Erf",), ("Add", one), ("Mul", x), ("Mul", half)):
+        by_tanh = gelu.attributes.get_string("approximate", "none") == "tanh"
+        for operator, *others in BY_TANH if by_tanh else BY_ERF:
             name = unique(f"{scope}/{operator}", used)
-            inputs, shape, dtype = [value, *others], result.shape, result.dtype
+            given = [x if other == "x" else _number(model, other) for other in others]
+            inputs, shape, dtype = [value, *given], result.shape, result.dtype
             nodes.append(named_node(operator, inputs, name=name, shape=shape, dtype=dtype))
             value = nodes[-1].outputs[0]
         ir.convenience.replace_nodes_and_values(
@@ -58,11 +76,11 @@ def _spell_out_gelus(model: ir.Model) -> None:
         )
 
 
-def _number(model: ir.Model, name: str, number: float) -> ir.Value:
+def _number(model: ir.Model, number: str) -> ir.Value:
     """One constant a graph."""
-    name = f"const/gelu_{name}"
+    name = f"const/gelu_{number}"
     known = model.graph.initializers.get(name)
-    return known or add_constant(model, name, np.array(number, np.float32))
+    return known or add_constant(model, name, np.array(NUMBERS[number], np.float32))
 
 
 def _axes_to_attribute(node: ir.Node) -> None:

@@ -85,16 +85,23 @@ def find_assumptions(
     model: str | None = None,
     prune_at: tuple[int, ...] | None = None,
     num_heads: int | None = None,
+    img_size: int | str | Sequence[int] | None = None,
 ) -> tuple[Assumption, ...]:
     """What of a configuration neither the checkpoint told nor the user, as `identify` was asked.
 
-    Whoever names a published ``model`` has told its heads and its blocks.
+    Whoever names a published ``model`` has told all that is published of it.
     """
+    hints = {**_hints_of(checkpoint, prune_at, num_heads), "img_size": img_size}
     if model is not None:
         published: Any = find_variant(model)[1]
-        prune_at = prune_at or published.prune_at
-        num_heads = getattr(published, "num_heads", None) if num_heads is None else num_heads
-    return tuple(family.assumptions(config, _hints_of(checkpoint, prune_at, num_heads)))
+        for name in TOLD_BY_NAME:
+            if hints.get(name) is None:
+                hints[name] = getattr(published, name, None)
+    return tuple(family.assumptions(config, hints))
+
+
+TOLD_BY_NAME = ("prune_at", "num_heads", "img_size", "norm_eps", "activation", "skip_lam")
+"""What the name of a published variant tells of it, beside what tensors do."""
 
 
 PRUNE_AT = ("prune_at", "pruning_loc", "reduction_loc", "drop_loc")

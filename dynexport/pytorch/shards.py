@@ -27,6 +27,10 @@ SETTINGS = {
     "prune_at": "prune_at",
     "pruning_loc": "pruning_loc",
     "base_rate": "base_rate",
+    "layer_norm_eps": "layer_norm_eps",
+    "norm_eps": "norm_eps",
+    "hidden_act": "hidden_act",
+    "activation": "activation",
 }
 """Fields of a config.json, and what the public code's args call them."""
 

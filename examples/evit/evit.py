@@ -31,11 +31,13 @@ from dynexport.models import (
     Shapes,
     SparseModel,
     Tokens,
-    assumed_heads_and_blocks,
+    assumed_usual,
     count_modules,
     in_dense_twin,
     pin_class_token,
+    read_activation,
     read_heads,
+    read_norm_eps,
     read_size,
     replayed_rows,
     shape_of,
@@ -180,10 +182,10 @@ class EViTBlock(nn.Module):
     def __init__(self, config: EViTConfig) -> None:
         super().__init__()
         dim = config.embed_dim
-        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.norm1 = nn.LayerNorm(dim, eps=config.norm_eps)
         self.attn = MaskedAttention(dim, config.num_heads)
-        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = Mlp(dim, config.mlp_dim)
+        self.norm2 = nn.LayerNorm(dim, eps=config.norm_eps)
+        self.mlp = Mlp(dim, config.mlp_dim, config.activation)
 
     def forward(self, tokens: Tokens, sparsifier: nn.Module | None) -> Tokens:
         mixed, weights = self.attn.attend(self.norm1(tokens.x), tokens.mask)
@@ -206,7 +208,7 @@ class EViT(SparseModel):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + config.num_tokens, dim))
         self.blocks = nn.ModuleList(EViTBlock(config) for _ in range(config.depth))
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.norm = nn.LayerNorm(dim, eps=config.norm_eps)
         self.head = nn.Linear(dim, config.num_classes)
         self.fuse = nn.ModuleList(Fuse(config) for _ in config.prune_at)
         initialise(self)
@@ -266,6 +268,8 @@ def read_config(shapes: Shapes, hints: Hints) -> EViTConfig:
         num_classes=shape_of(shapes, "head.weight", 2)[0],
         in_chans=in_chans,
         fuse_token=_fuse_token(hints) is not False,
+        norm_eps=read_norm_eps(hints, 1e-6),
+        activation=read_activation(hints),
     )
 
 
@@ -277,7 +281,7 @@ def _fuse_token(hints: Hints) -> bool | None:
 
 def assumptions(config: EViTConfig, hints: Hints) -> Iterator[Assumption]:
     """What no tensor tells."""
-    yield from assumed_heads_and_blocks(config, hints)
+    yield from assumed_usual(config, hints)
     if _fuse_token(hints) is None:
         yield Assumption("dropped tokens fused into one", "args", "fuse_token=false")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from dynexport.pytorch.checkpoint import load_checkpoint
 from dynexport.pytorch.identify import find_assumptions, identify
 from dynexport.pytorch.rewrite import rewrite
 from dynexport.schedule import KeepSchedule
+
+NUMERICS = {"norm_eps": 1e-6, "activation": "gelu", "input_size": 32}
+"""Recorded, so that tests of something else read of that alone."""
 
 
 def saved(path: Path, model: torch.nn.Module, **args: Any) -> Path:
@@ -42,13 +46,16 @@ def test_what_nothing_tells_is_named_with_what_says_otherwise(tmp_path: Path) ->
     assert told(path) == [
         "attention in 1 x 64 channels (else `num_heads`)",
         "pruned before blocks 3, 6, 9 (else `prune_at`)",
+        "images of 32 pixels (else `img_size`)",
+        "LayerNorm epsilon 1e-06, exact GELU (else `args` norm_eps=1e-5, `args` "
+        "activation=gelu_tanh)",
     ]
 
 
 @pytest.mark.parametrize("name", ["prune_at", "pruning_loc", "reduction_loc", "drop_loc"])
 def test_what_is_recorded_is_read(tmp_path: Path, name: str) -> None:
     """As trainers call it, TokenReduction and EViT among them."""
-    path = saved(tmp_path / "x.pth", deep(), num_heads=1, **{name: [2, 6, 10]})
+    path = saved(tmp_path / "x.pth", deep(), num_heads=1, **{name: [2, 6, 10]}, **NUMERICS)
     assert identify(load_checkpoint(path))[1].prune_at == (2, 6, 10)
     assert told(path) == []
 
@@ -67,7 +74,7 @@ def test_text_that_lists_no_whole_numbers_tells_nothing(tmp_path: Path, text: st
 
 
 def test_what_the_user_says_is_not_assumed(tmp_path: Path) -> None:
-    path = saved(tmp_path / "x.pth", deep())
+    path = saved(tmp_path / "x.pth", deep(), **NUMERICS)
     assert told(path, prune_at=(2, 4, 6), num_heads=2) == []
 
 
@@ -77,7 +84,7 @@ def test_whoever_names_a_variant_has_told_all_of_it() -> None:
     checkpoint = in_hand(state)
     family, config = identify(checkpoint, "deit-s")
     assert find_assumptions(checkpoint, family, config, "deit-s") == ()
-    assert len(find_assumptions(checkpoint, family, config)) == 2
+    assert len(find_assumptions(checkpoint, family, config)) == 4
 
 
 @pytest.mark.parametrize("width", [1152, 1280, 1408])
@@ -100,7 +107,7 @@ def test_residuals_are_those_of_the_published_lvvits(
     """TokenLabeling's lvvit_t, _s, _m and _l; two in any other, and it is said."""
     with torch.device("meta"):
         model = DynamicLVViT(LVViTConfig(width, heads, depth, (1,), img_size=32, num_classes=2))
-    checkpoint = in_hand(model.state_dict())
+    checkpoint = in_hand(model.state_dict(), **NUMERICS)
     family, config = identify(checkpoint, prune_at=(1,), num_heads=heads)
     assert config.skip_lam == skip_lam
     (assumed,) = find_assumptions(checkpoint, family, config, prune_at=(1,), num_heads=heads)
@@ -110,7 +117,15 @@ def test_residuals_are_those_of_the_published_lvvits(
 def test_residuals_as_they_are_told_change_the_answers(tmp_path: Path) -> None:
     model = build("lvvit", 0, skip_lam=3.0)
     images = torch.randn(1, 3, 28, 28, generator=torch.Generator().manual_seed(0))
-    path = saved(tmp_path / "x.pth", model, prune_at=[1, 2, 3], num_heads=2)
+    path = saved(
+        tmp_path / "x.pth",
+        model,
+        prune_at=[1, 2, 3],
+        num_heads=2,
+        input_size=28,
+        norm_eps=1e-5,
+        activation="gelu",
+    )
     right = open_checkpoint(Recipe(path, args=("skip_lam=3",)))
     wrong = open_checkpoint(Recipe(path))
     keep = KeepSchedule((0.7, 0.5, 0.3))
@@ -153,9 +168,45 @@ def test_strict_refuses_what_would_be_assumed(
     assert left.value.code == 2
     assert capsys.readouterr().err == (
         f"error: {path} does not say all of what it is; assumed would be: attention in 1 x 64 "
-        "channels (else --num-heads); pruned before blocks 3, 6, 9 (else --prune-at)\n"
+        "channels (else --num-heads); pruned before blocks 3, 6, 9 (else --prune-at); images "
+        "of 32 pixels (else --img-size); LayerNorm epsilon 1e-06, exact GELU (else --arg norm_eps=1e-5, --arg activation=gelu_tanh)\n"
     )
-    open_checkpoint(Recipe(path, strict=True, num_heads=1, prune_at=(3, 6, 9)))
+    told = ("norm_eps=1e-6", "activation=gelu")
+    open_checkpoint(
+        Recipe(path, strict=True, num_heads=1, prune_at=(3, 6, 9), img_size=32, args=told)
+    )
+
+
+@pytest.mark.parametrize(
+    ("recorded", "eps", "activation"),
+    [
+        ({}, 1e-6, "gelu"),
+        ({"layer_norm_eps": 1e-12, "hidden_act": "gelu_new"}, 1e-12, "gelu_tanh"),
+        ({"norm_eps": "1e-5", "act_layer": "torch.nn.GELU"}, 1e-5, "gelu"),
+        ({"act_layer": "QuickGELU"}, 1e-6, "quick_gelu"),
+        ({"activation": "ReLU", "act_layer": "gelu"}, 1e-6, "relu"),
+    ],
+)
+def test_epsilon_and_activation_are_read_by_any_name(
+    tmp_path: Path, recorded: dict[str, Any], eps: float, activation: str
+) -> None:
+    config: Any = identify(load_checkpoint(saved(tmp_path / "x.pth", deep(), **recorded)))[1]
+    assert (config.norm_eps, config.activation) == (eps, activation)
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("norm_eps=small", "norm epsilon 'small' is no number: say it, as in `args` norm_eps=1e-6"),
+        ("norm_eps=0", "norm epsilon 0.0 is not valid: give a number above 0"),
+        ("norm_eps=nan", "norm epsilon nan is not valid"),
+        ("activation=silu", "unknown activation 'silu': choose from gelu, gelu_tanh"),
+    ],
+)
+def test_what_cannot_be_computed_with_is_refused(tmp_path: Path, argument: str, said: str) -> None:
+    path = saved(tmp_path / "x.pth", deep())
+    with pytest.raises(CheckpointError, match=re.escape(said)):
+        open_checkpoint(Recipe(path, args=(argument,)))
 
 
 @pytest.mark.parametrize("text", ["skip_lam", "=1", "skip_lam="])

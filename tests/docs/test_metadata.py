@@ -74,7 +74,7 @@ def test_inspect_and_a_sidecar_have_the_same_entries() -> None:
     told = inspect_file(RELEASE / "tiny.onnx")["dynexport"]
     assert set(told) == set(ENTRIES)
     sidecar = json.loads((RELEASE / "tiny.engine.json").read_text())
-    since = {PREFIX + "assumed"}
+    since = {PREFIX + name for name in ("assumed", "grid")}
     assert set(sidecar["properties"]) | since == {PREFIX + name for name in ENTRIES}
     assert all(isinstance(json.loads(text), object) for text in sidecar["properties"].values())
 

@@ -169,7 +169,8 @@ def test_strict_refuses_what_would_be_assumed(
     assert capsys.readouterr().err == (
         f"error: {path} does not say all of what it is; assumed would be: attention in 1 x 64 "
         "channels (else --num-heads); pruned before blocks 3, 6, 9 (else --prune-at); images "
-        "of 32 pixels (else --img-size); LayerNorm epsilon 1e-06, exact GELU (else --arg norm_eps=1e-5, --arg activation=gelu_tanh)\n"
+        "of 32 pixels (else --img-size); LayerNorm epsilon 1e-06, exact GELU (else --arg "
+        "norm_eps=1e-5, --arg activation=gelu_tanh)\n"
     )
     told = ("norm_eps=1e-6", "activation=gelu")
     open_checkpoint(

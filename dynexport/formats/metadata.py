@@ -175,13 +175,13 @@ class Metadata(ExportSpec):
         Batch.parse(self.batch)
         texts = (self.family, self.variant, self.checkpoint_sha256, self.weights, self.target)
         names = (*self.outputs, *self.selected, *self.dense_twin, *self.dense_twin.values())
-        texts = (*texts, *names, *self.assumed)
+        every = (*texts, *names, *self.assumed)
         shapes = [size for shape in self.outputs.values() for size in shape]
         counts = (*self.keep_counts, *shapes, self.num_tokens, self.macs_dense, self.macs_sparse)
         sizes = (self.config.get("in_chans"), *self.preprocessing.img_size, self.align)
         scales = (*self.preprocessing.mean, *self.preprocessing.std, *(self.ratios or ()))
         return (
-            all(isinstance(text, str) for text in texts)
+            all(isinstance(text, str) for text in every)
             and len(self.outputs) > 0
             and all(isinstance(size, int) and size > 0 for size in (*counts, *sizes))
             and all(isinstance(number, (int, float)) for number in scales)

@@ -120,6 +120,10 @@ def test_evit_gives_the_published_answers(evit: Any) -> None:
             assert torch.allclose(form(images(3)).logits, expected, atol=1e-4)
 
 
+NUMERICS = ("norm_eps=1e-6", "activation=gelu")
+"""Said, so that nothing else is assumed."""
+
+
 def test_evit_without_fusing_gives_the_published_answers_by_what_was_recorded(
     tmp_path: Path,
 ) -> None:
@@ -128,7 +132,8 @@ def test_evit_without_fusing_gives_the_published_answers_by_what_was_recorded(
     args = Namespace(fuse_token=False, base_keep_rate=0.7, drop_loc="(1, 2, 3)", input_size=28)
     path, onnx = tmp_path / "evit.pth", tmp_path / "evit.onnx"
     torch.save({"model": model.state_dict(), "args": args}, path)
-    result = convert(Recipe(path, batch="1:2:4", output=onnx, plugins=[EVIT], num_heads=1))
+    recipe = Recipe(path, batch="1:2:4", output=onnx, plugins=[EVIT], num_heads=1, args=NUMERICS)
+    result = convert(recipe)
     assert result.assumed == ()
     assert result.metadata.keep_counts == (35, 25, 18)
     assert result.metadata.selection == Selection(nested=True, leading=1)
@@ -145,13 +150,13 @@ def test_evit_without_fusing_gives_the_published_answers_by_what_was_recorded(
 
 
 def test_fusing_that_nothing_tells_is_assumed_and_said(checkpoint: Path) -> None:
-    asked = {"plugins": (EVIT,), "prune_at": (1, 2, 3), "num_heads": 1}
-    assumed = open_checkpoint(Recipe(checkpoint, **asked))
+    asked = {"plugins": (EVIT,), "prune_at": (1, 2, 3), "num_heads": 1, "img_size": 28}
+    assumed = open_checkpoint(Recipe(checkpoint, **asked, args=NUMERICS))
     assert [str(one) for one in assumed.assumed] == [
         "dropped tokens fused into one (else `args` fuse_token=false)"
     ]
     assert assumed.config.fuse_token is True
-    told = open_checkpoint(Recipe(checkpoint, **asked, args=("fuse_token=false",)))
+    told = open_checkpoint(Recipe(checkpoint, **asked, args=("fuse_token=false", *NUMERICS)))
     assert told.assumed == ()
     assert told.config.fuse_token is False
 

@@ -13,23 +13,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynexport.errors import ModelError
 from dynexport.images.size import USUAL, ImageSize
 from dynexport.models.activations import make_activation, require_numerics
 from dynexport.models.assumptions import assumed_usual, read_activation, read_norm_eps
-from dynexport.models.dualpath import SPARSE_STAGE, GumbelSplit, through_two_paths
+from dynexport.models.dualpath import (
+    SPARSE_STAGE,
+    GumbelSplit,
+    PointwiseConv,
+    through_two_paths,
+)
 from dynexport.models.features import TASKS, StageNorms, fit_stage_norms, require_task
 from dynexport.models.layers import (
     DropPath,
     drop_path_rates,
     initialise,
-    linear_from,
     scaled_linear,
     share_norm,
 )
+from dynexport.models.patches import Downsample, to_map, to_rows
 from dynexport.models.protocol import (
     Family,
     Hints,
@@ -60,6 +64,7 @@ LAYER_SCALE = 1e-6
 class ConvNeXtConfig:
     """Everything that shapes a DynamicConvNeXt. ``prune_at`` counts blocks of the third stage.
 
+    layer_scale           whether a learned factor a channel scales each branch
     norm_eps, activation  of LayerNorms and MLPs; see `dynexport.models.activations`
     """
 
@@ -74,6 +79,7 @@ class ConvNeXtConfig:
     kernel: int = 7
     norm_eps: float = EPS
     activation: str = "gelu"
+    layer_scale: bool = True
 
     def __post_init__(self) -> None:
         for name in ("dims", "depths", "prune_at"):
@@ -108,57 +114,11 @@ class ConvNeXtConfig:
         return math.prod(self.grid)
 
 
-class PointwiseConv(nn.Linear):
-    """A Linear over channels whose weight is stored as a 1 x 1 convolution's: (out, in, 1, 1)."""
-
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__(in_features, out_features)
-        self.weight = nn.Parameter(self.weight.detach()[..., None, None])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.flatten(1), self.bias)
-
-    def inference_form(self) -> nn.Linear:
-        return linear_from(self.weight.flatten(1), self.bias)
-
-
 class SplitPredictor(GumbelSplit):
     """The shared sparsifier with the public ConvNeXt's parameter shapes."""
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim, PointwiseConv, EPS)
-
-
-class Downsample(nn.Sequential):
-    """LayerNorm and a 2 x 2 convolution of stride 2, or the stem's two in the other order.
-
-    Entry 0 and 1 hold the parameters under the public names.
-    """
-
-    def __init__(self, config: ConvNeXtConfig, stage: int) -> None:
-        dim, size = config.dims[stage], 2 if stage else config.patch_size
-        before = config.dims[stage - 1] if stage else config.in_chans
-        norm = nn.LayerNorm(before if stage else dim, eps=config.norm_eps)
-        convolution = nn.Conv2d(before, dim, kernel_size=size, stride=size)
-        super().__init__(*((norm, convolution) if stage else (convolution, norm)))
-        self.size = config.map_size(stage - 1) if stage else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Image (B, 3, H, W) in the stem, else rows (B, N, C) -> rows (B, N/4, C')."""
-        if self.size is None:
-            return self[1](to_rows(self[0](x)))
-        # over two axes, as a sum and a norm of (B, N, C) are joined in ONNX Runtime, and slower so
-        return to_rows(self[1](to_map(self[0](x.flatten(0, 1)), self.size)))
-
-
-def to_map(rows: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, H * W, C) or (B * H * W, C) -> (B, C, H, W), the size being (H, W)."""
-    return rows.reshape(-1, *size, rows.shape[-1]).permute(0, 3, 1, 2)
-
-
-def to_rows(image: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, H * W, C)."""
-    return image.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 class ConvNeXtBlock(nn.Module):
@@ -172,7 +132,7 @@ class ConvNeXtBlock(nn.Module):
         self.pwconv1 = nn.Linear(dim, 4 * dim)
         self.act = make_activation(config.activation)
         self.pwconv2 = nn.Linear(4 * dim, dim)
-        self.gamma: Tensor | None = nn.Parameter(torch.full((dim,), LAYER_SCALE))
+        self.gamma = layer_scale(config, dim)
         self.drop_path = DropPath(rate)
         self.shared_norm: nn.Module = nn.Identity()
         self.fast_path: nn.Sequential | None = None
@@ -180,7 +140,7 @@ class ConvNeXtBlock(nn.Module):
         if two_paths:
             norm = nn.LayerNorm(dim, eps=config.norm_eps)
             self.fast_path = nn.Sequential(norm, nn.Linear(dim, dim))
-            self.fast_path_gamma = nn.Parameter(torch.full((dim,), LAYER_SCALE))
+            self.fast_path_gamma = layer_scale(config, dim)
 
     def forward(self, x: Tensor, route: Route | None = None) -> Tensor:
         """A map as rows (B, N, C) -> (B, N, C)."""
@@ -209,15 +169,21 @@ class ConvNeXtBlock(nn.Module):
         if self.gamma is not None:
             self.pwconv2 = scaled_linear(self.pwconv2, self.gamma)
             self.gamma = None
-        if self.fast_path is not None and self.fast_path_gamma is not None:
+        if self.fast_path is not None:
             norm, linear = self.fast_path
             assert isinstance(linear, nn.Linear)
-            scaled = scaled_linear(linear, self.fast_path_gamma)
-            self.fast_path_gamma = None
-            shared, linears = share_norm((self.norm, self.pwconv1), (norm, scaled))
+            if self.fast_path_gamma is not None:
+                linear = scaled_linear(linear, self.fast_path_gamma)
+                self.fast_path_gamma = None
+            shared, linears = share_norm((self.norm, self.pwconv1), (norm, linear))
             self.shared_norm, self.norm = shared, nn.Identity()
             self.pwconv1, self.fast_path = linears[0], nn.Sequential(linears[1])
         return self
+
+
+def layer_scale(config: ConvNeXtConfig, dim: int) -> Tensor | None:
+    """A new layer scale (C,), where the configuration has them."""
+    return nn.Parameter(torch.full((dim,), LAYER_SCALE)) if config.layer_scale else None
 
 
 class DynamicConvNeXt(SparseModel):
@@ -297,6 +263,7 @@ def read_config(shapes: Shapes, hints: Hints) -> ConvNeXtConfig:
         kernel=kernels[0][2],
         norm_eps=read_norm_eps(hints, EPS, NORM_EPS),
         activation=read_activation(hints),
+        layer_scale="stages.0.0.gamma" in shapes,
     )
 
 

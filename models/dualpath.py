@@ -15,9 +15,11 @@ sees a value that inference never sees. Here there is one map in every form.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynexport.errors import ModelError
+from dynexport.models.layers import linear_from
 from dynexport.models.operators import in_dense_twin, take_rows
 from dynexport.models.sparsifiers import (
     FoldedPredictor,
@@ -30,6 +32,17 @@ from dynexport.models.sparsifiers import (
 
 SPARSE_STAGE = 2
 """The third stage, where most blocks are, is the one with two paths."""
+
+
+class FastMlp(nn.Module):
+    """The fast path: LayerNorm and one Linear."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.fc1 = nn.Sequential(nn.LayerNorm(dim, eps=eps), nn.Linear(dim, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc1(x)
 
 
 def through_two_paths(x: Tensor, route: Route | None, slow: Path, fast: Path) -> Tensor:
@@ -79,6 +92,20 @@ class GumbelSplit(Predictor):
     def top_k(self, keep_count: int, total: int) -> TopKSplit:
         """The deterministic form that sends ``keep_count`` of ``total`` positions the slow way."""
         return TopKSplit(self, keep_count, total)
+
+
+class PointwiseConv(nn.Linear):
+    """A Linear over channels whose weight is stored as a 1 x 1 convolution's: (out, in, 1, 1)."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features)
+        self.weight = nn.Parameter(self.weight.detach()[..., None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.flatten(1), self.bias)
+
+    def inference_form(self) -> nn.Linear:
+        return linear_from(self.weight.flatten(1), self.bias)
 
 
 class TopKSplit(nn.Module):

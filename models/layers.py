@@ -17,33 +17,52 @@ from torch import Tensor, nn
 from dynexport.models.activations import make_activation
 
 
-def add_class_and_position(patches: Tensor, cls_token: Tensor, pos_embed: Tensor) -> Tensor:
-    """Class token in front, position embeddings added: patches (B, N, C) -> (B, 1 + N, C).
+def add_class_and_position(
+    patches: Tensor, leading: Tensor, pos_embed: Tensor, unplaced: int = 0
+) -> Tensor:
+    """Leading tokens in front, position embeddings added: patches (B, N, C) -> (B, L + N, C).
 
-    A row of zeros is padded in front and the class token rides on the position embeddings, so
-    the sum of the two is a constant and the batch size appears nowhere.
+    Rows of zeros are padded in front and the leading tokens (1, L, C), such as the class token,
+    ride on the position embeddings (1, L + N, C), so the sum of the two is a constant and the batch
+    size appears nowhere. The last ``unplaced`` of the leading tokens have no position embedding.
     """
-    offset = pos_embed + F.pad(cls_token, (0, 0, 0, pos_embed.shape[1] - 1))
-    return F.pad(patches, (0, 0, 1, 0)) + offset
+    count = leading.shape[1]
+    if unplaced:
+        placed, grid = pos_embed.split([count - unplaced, patches.shape[1]], dim=1)
+        pos_embed = torch.cat([F.pad(placed, (0, 0, 0, unplaced)), grid], dim=1)
+    if count == 0:
+        return patches + pos_embed
+    offset = pos_embed + F.pad(leading, (0, 0, 0, pos_embed.shape[1] - count))
+    return F.pad(patches, (0, 0, count, 0)) + offset
 
 
-def resize_positions(state: Mapping[str, Tensor], config: Any) -> dict[str, Tensor]:
+def resize_positions(
+    state: Mapping[str, Tensor], config: Any, placed: int = 1
+) -> dict[str, Tensor]:
     """A checkpoint's tensors with ``pos_embed`` interpolated to the configuration's grid.
 
     From the grid they were trained on: ``config.pos_grid``, or the square one.
 
-    Bicubic over the grid, the class token's embedding as it is: what DeiT does for fine-tuning
-    at another resolution (arXiv 2012.12877, section 3).
+    Bicubic over the grid, the ``placed`` leading tokens' embeddings as they are: what DeiT does for
+    fine-tuning at another resolution (arXiv 2012.12877, section 3).
     """
     positions = state["pos_embed"]
-    class_token, grid = positions[:, :1], positions[:, 1:]
+    leading, grid = positions[:, :placed], positions[:, placed:]
     trained_on = config.pos_grid or (math.isqrt(grid.shape[1]),) * 2
-    if trained_on == config.grid or math.prod(trained_on) != grid.shape[1]:
-        return dict(state)
-    grid = grid.float().transpose(1, 2).unflatten(2, trained_on)
-    grid = F.interpolate(grid, size=config.grid, mode="bicubic", align_corners=False)
-    resized = torch.cat([class_token.float(), grid.flatten(2).transpose(1, 2)], dim=1)
+    resized = torch.cat([leading, resize_grid(grid, trained_on, config.grid)], dim=1)
     return {**state, "pos_embed": resized}
+
+
+def resize_grid(rows: Tensor, trained_on: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Embeddings (1, N, C) of a grid's positions, line after line, interpolated to another grid.
+
+    They stay as they are where it is the same one, or they are none of ``trained_on``.
+    """
+    if trained_on == size or math.prod(trained_on) != rows.shape[1]:
+        return rows
+    grid = rows.float().transpose(1, 2).unflatten(2, trained_on)
+    grid = F.interpolate(grid, size=size, mode="bicubic", align_corners=False)
+    return grid.flatten(2).transpose(1, 2)
 
 
 TRAINING_EPS = 1e-6
@@ -160,11 +179,22 @@ class Attention(nn.Module):
         return self.proj(mixed), weights
 
 
+class LayerScale(nn.Module):
+    """A learned factor a channel on a residual branch (arXiv 2103.17239, section 3.2)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), 1e-5))
+
+    def forward(self, branch: Tensor) -> Tensor:
+        return self.gamma * branch
+
+
 class Block(nn.Module):
     """Pre-norm transformer block: x + r * attention(norm(x)), then x + r * mlp(norm(x)).
 
     ``residual`` is r; ``eps`` the layer norms'; ``activation`` the MLP's; ``drop_path`` the rate of
-    stochastic depth.
+    stochastic depth. With ``layer_scale`` r is learned besides, for each branch and channel.
     """
 
     def __init__(
@@ -177,28 +207,35 @@ class Block(nn.Module):
         residual: float = 1.0,
         drop_path: float = 0.0,
         activation: str = "gelu",
+        layer_scale: bool = False,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=eps)
         self.attn = MaskedAttention(dim, num_heads, qkv_bias)
+        self.ls1 = LayerScale(dim) if layer_scale else nn.Identity()
         self.drop_path = DropPath(drop_path)
         self.norm2 = nn.LayerNorm(dim, eps=eps)
         self.mlp = Mlp(dim, mlp_dim, activation)
+        self.ls2 = LayerScale(dim) if layer_scale else nn.Identity()
         self.residual = residual
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        x = x + self._scaled(self.drop_path(self.attn(self.norm1(x), mask)))
-        return x + self._scaled(self.drop_path(self.mlp(self.norm2(x))))
+        x = x + self._scaled(self.drop_path(self.ls1(self.attn(self.norm1(x), mask))))
+        return x + self._scaled(self.drop_path(self.ls2(self.mlp(self.norm2(x)))))
 
     def _scaled(self, branch: Tensor) -> Tensor:
         return branch if self.residual == 1.0 else branch * self.residual
 
     def inference_form(self) -> Block:
-        """The same block, its residual factor folded into the last Linear of each branch."""
-        self.attn.proj = scaled_linear(self.attn.proj, self.residual)
-        self.mlp.fc2 = scaled_linear(self.mlp.fc2, self.residual)
-        self.residual = 1.0
+        """The same block, what scales a branch folded into its last Linear."""
+        self.attn.proj = scaled_linear(self.attn.proj, self._factor(self.ls1))
+        self.mlp.fc2 = scaled_linear(self.mlp.fc2, self._factor(self.ls2))
+        self.ls1, self.ls2, self.residual = nn.Identity(), nn.Identity(), 1.0
         return self
+
+    def _factor(self, scale: nn.Module) -> float | Tensor:
+        """All that a branch is multiplied by."""
+        return scale.gamma * self.residual if isinstance(scale, LayerScale) else self.residual
 
 
 def drop_path_rates(last: float, depth: int) -> list[float]:
@@ -206,10 +243,14 @@ def drop_path_rates(last: float, depth: int) -> list[float]:
     return [last * block / max(1, depth - 1) for block in range(depth)]
 
 
+EMBEDDINGS = ("cls_token", "dist_token", "reg_token", "pos_embed", "absolute_pos_embed")
+"""Names of parameters that are added to tokens, or are tokens."""
+
+
 def initialise(model: nn.Module) -> None:
     """Truncated normal weights and embeddings (std 0.02), zero biases: the backbones' own."""
     for name, parameter in model.named_parameters():
-        if name in ("cls_token", "pos_embed"):
+        if name in EMBEDDINGS:
             nn.init.trunc_normal_(parameter, std=0.02)
     for module in model.modules():
         if isinstance(module, nn.Linear):

@@ -1,8 +1,9 @@
 """DynamicLVViT: LV-ViT (arXiv 2104.10858) that drops patch tokens at a few depths.
 
 A vision transformer with a convolutional stem, scaled residuals, and two heads: one reads the
-class token, the auxiliary one every patch token; their logits are added, the latter by its best
-patch. Sparsification as in `dynexport.models.deit`. Parameter names are the public code's.
+class token, the auxiliary one, which some are trained without, every patch token; their logits are
+added, the latter by its best patch. Sparsification as in `dynexport.models.deit`. Parameter names
+are the public code's.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ class LVViTConfig:
     skip_lam              what every residual branch is divided by
     pos_grid              rows and columns that ``pos_embed`` was trained for, where no square
     norm_eps, activation  of the blocks' LayerNorms and MLPs; see `dynexport.models.activations`
+    aux_head              whether an auxiliary head reads the patches
     """
 
     embed_dim: int
@@ -78,6 +80,7 @@ class LVViTConfig:
     pos_grid: tuple[int, int] | None = None
     norm_eps: float = EPS
     activation: str = "gelu"
+    aux_head: bool = True
 
     def __post_init__(self) -> None:
         if not self.mlp_dim:
@@ -136,7 +139,8 @@ class DynamicLVViT(SparseModel):
     """LV-ViT with a sparsifier before each block of ``config.prune_at``.
 
     images (B, 3, H, W) -> `Output`: logits (B, classes), the tokens' history, and in training
-    mode the auxiliary head's logits for every patch (B, N, classes), which distillation compares.
+    mode the auxiliary head's logits for every patch (B, N, classes), which distillation compares;
+    without that head the normalised patches (B, N, C).
     """
 
     sparsifiers = "score_predictor"
@@ -159,7 +163,7 @@ class DynamicLVViT(SparseModel):
         )
         self.norm = nn.LayerNorm(dim, eps=config.norm_eps)
         self.head = nn.Linear(dim, config.num_classes)
-        self.aux_head = nn.Linear(dim, config.num_classes)
+        self.aux_head = nn.Linear(dim, config.num_classes) if config.aux_head else None
         self.score_predictor = nn.ModuleList(GumbelMask(dim) for _ in config.prune_at)
         initialise(self)
 
@@ -167,7 +171,11 @@ class DynamicLVViT(SparseModel):
         patches = self.patch_embed(images)
         tokens = Tokens(add_class_and_position(patches, self.cls_token, self.pos_embed))
         tokens = through_blocks(tokens, self.blocks, self.score_predictor, self.config.prune_at)
+        if self.aux_head is None and not self.training:
+            return Output({"logits": self.head(self.norm(tokens.x[:, 0]))}, tokens)
         x = self.norm(tokens.x)
+        if self.aux_head is None:
+            return Output({"logits": self.head(x[:, 0])}, tokens, features=x[:, 1:])
         auxiliary = self.aux_head(x[:, 1:])
         alive = auxiliary
         if tokens.mask is not None and not self.training:
@@ -178,8 +186,8 @@ class DynamicLVViT(SparseModel):
 
 
 def matches(shapes: Shapes) -> bool:
-    """Whether these tensors are a DynamicLVViT's: a convolutional stem and an auxiliary head."""
-    marks = ("cls_token", "pos_embed", "patch_embed.conv1.weight", "aux_head.weight")
+    """Whether these tensors are a DynamicLVViT's: a vision transformer's, a convolutional stem."""
+    marks = ("cls_token", "pos_embed", "patch_embed.conv1.weight", "blocks.0.attn.qkv.weight")
     return all(name in shapes for name in marks)
 
 
@@ -208,6 +216,7 @@ def read_config(shapes: Shapes, hints: Hints) -> LVViTConfig:
         skip_lam=_skip_lam(hints) or SKIP_LAM.get((embed_dim, depth), 2.0),
         norm_eps=read_norm_eps(hints, EPS),
         activation=read_activation(hints),
+        aux_head="aux_head.weight" in shapes,
     )
 
 

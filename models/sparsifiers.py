@@ -8,7 +8,8 @@ its extension arXiv 2207.01580):
     TopKMask     the oracle    the k best as a mask; every token is still computed
     TopKGather   inference     the k best rows are moved to the front, the rest are gone
 
-The class token is row 0 of ``x`` throughout and is never dropped.
+Leading tokens, such as the class token, are the first rows of ``x`` throughout and are never
+dropped.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ Route = Callable[[Tensor, Path, Path], Tensor]
 class Tokens(NamedTuple):
     """Tokens between two blocks, and the history of what was decided about them.
 
-    x       (B, 1 + N, C)  class token first; (B, N, C) where there is none (dual path)
-    mask    (B, 1 + N)     1 where a token is alive; None before the first stage, in the
+    x       (B, L + N, C)  leading tokens first; (B, N, C) where there are none (dual path)
+    mask    (B, L + N)     1 where a token is alive; None before the first stage, in the
             inference form, and where nothing is dropped (dual path)
     route   how a block sends each row down one of its two paths (dual path); None before the
             first stage
@@ -100,18 +101,18 @@ def sample_mask(log_p: Tensor, training: bool) -> Tensor:
     return (log_p[..., 0] > log_p[..., 1]).to(log_p.dtype)
 
 
-def _alive(tokens: Tokens) -> Tensor:
+def _alive(tokens: Tokens, leading: int) -> Tensor:
     """The mask over the patch grid, (B, N): what is alive before this stage."""
     if tokens.mask is None:
-        return torch.ones(tokens.x.shape[0], tokens.x.shape[1] - 1, device=tokens.x.device)
-    return tokens.mask[:, 1:]
+        return torch.ones(tokens.x.shape[0], tokens.x.shape[1] - leading, device=tokens.x.device)
+    return tokens.mask[:, leading:]
 
 
 def _masked(tokens: Tokens, keep: Tensor, scores: Tensor) -> Tokens:
-    """Tokens after a stage that keeps ``keep`` (B, N); the class token stays alive."""
-    class_token = torch.ones_like(keep[:, :1])
+    """Tokens after a stage that keeps ``keep`` (B, N); leading ones stay alive."""
+    leading = tokens.x.shape[1] - keep.shape[1]
     return tokens._replace(
-        mask=torch.cat([class_token, keep], dim=1),
+        mask=F.pad(keep, (leading, 0), value=1.0),
         scores=(*tokens.scores, scores),
         masks=(*tokens.masks, keep),
     )
@@ -121,12 +122,17 @@ class GumbelMask(Predictor):
     """Training: a straight-through Gumbel-softmax sample, multiplied into the mask so far.
 
     In eval mode the sample is replaced by its mode (keep where keeping is likelier), so nothing
-    is random there; inference at a fixed ratio is what `TopKGather` is for.
+    is random there; inference at a fixed ratio is what `TopKGather` is for. ``leading`` tokens
+    stand before the patches.
     """
 
+    def __init__(self, dim: int, leading: int = 1) -> None:
+        super().__init__(dim)
+        self.leading = leading
+
     def forward(self, tokens: Tokens) -> Tokens:
-        alive = _alive(tokens)
-        log_p = self.log_probabilities(tokens.x[:, 1:], alive)
+        alive = _alive(tokens, self.leading)
+        log_p = self.log_probabilities(tokens.x[:, self.leading :], alive)
         return _masked(tokens, sample_mask(log_p, self.training) * alive, log_p[..., 0])
 
     def top_k(self, keep_count: int, left: int) -> TopKMask:
@@ -141,7 +147,7 @@ class TopKMask(nn.Module):
     so that two forms can be compared for numeric error alone.
     """
 
-    def __init__(self, predictor: Predictor, keep_count: int, left: int) -> None:
+    def __init__(self, predictor: GumbelMask, keep_count: int, left: int) -> None:
         super().__init__()
         if not 1 <= keep_count <= left:
             raise ModelError(
@@ -154,8 +160,9 @@ class TopKMask(nn.Module):
         self.replay: Tensor | None = None
 
     def forward(self, tokens: Tokens) -> Tokens:
-        alive = _alive(tokens)
-        scores = self.predictor.log_probabilities(tokens.x[:, 1:], alive)[..., 0]
+        leading = self.predictor.leading
+        alive = _alive(tokens, leading)
+        scores = self.predictor.log_probabilities(tokens.x[:, leading:], alive)[..., 0]
         scores = scores.masked_fill(alive == 0, -torch.inf)
         kept = self.replay
         if kept is None:
@@ -176,7 +183,7 @@ class FoldedPredictor(nn.Module):
     - Ranking by log P(keep) is ranking by the difference of the two logits, so the last Linear
       has one output, and neither a bias nor a LogSoftmax.
 
-    ``weights`` (T,) are those of the mean: 1/N for a patch, 0 for a class token.
+    ``weights`` (T,) are those of the mean: 1/N for a patch, 0 for a leading token.
     """
 
     average: Tensor
@@ -207,54 +214,59 @@ class FoldedPredictor(nn.Module):
 
 
 class TopKGather(FoldedPredictor):
-    """Inference: score, take the k best rows and the class token, forget the rest.
+    """Inference: score, take the k best rows and the leading tokens, forget the rest.
 
-    The class token is ranked along with the patches, its score pinned above all, and left out of
+    Leading tokens are ranked along with the patches, their scores pinned above all, and left out of
     the mean by a weight of zero. So no row is sliced off and put back, and as a top-k returns the
-    best first, the class token stays row 0. With ``replay`` (B, K), grid positions decided
+    best first, leading tokens stay the first rows. With ``replay`` (B, K), grid positions decided
     elsewhere take the place of its own choice.
     """
 
     replay: Tensor | None = None
 
-    def __init__(self, predictor: Predictor, keep_count: int, left: int) -> None:
-        super().__init__(predictor, F.pad(torch.full((left,), 1.0 / left), (1, 0)))
-        self.keep_count = keep_count
+    def __init__(self, predictor: GumbelMask, keep_count: int, left: int) -> None:
+        super().__init__(predictor, F.pad(torch.full((left,), 1.0 / left), (predictor.leading, 0)))
+        self.keep_count, self.leading = keep_count, predictor.leading
 
     def forward(self, tokens: Tokens) -> Tokens:
-        scores = pin_class_token(self.scores(tokens.x))
+        lead = self.leading
+        scores = pin_class_token(self.scores(tokens.x), lead)
         if self.replay is None:
-            rows = scores.topk(1 + self.keep_count, dim=1).indices
+            rows = scores.topk(lead + self.keep_count, dim=1).indices
         else:
-            rows = replayed_rows(self.replay, tokens.kept[-1] if tokens.kept else None)
-        chosen = rows[:, 1:, 0] - 1
+            rows = replayed_rows(self.replay, tokens.kept[-1] if tokens.kept else None, lead)
+        chosen = rows[:, lead:, 0] - lead
         if tokens.kept:
             chosen = tokens.kept[-1].gather(1, chosen)
         return tokens._replace(
             x=in_dense_twin(take_rows(tokens.x, rows), tokens.x),
-            scores=(*tokens.scores, scores[:, 1:, 0]),
+            scores=(*tokens.scores, scores[:, lead:, 0]),
             kept=(*tokens.kept, chosen),
         )
 
 
-def pin_class_token(scores: Tensor) -> Tensor:
-    """Scores (B, 1 + N, 1) with the class token's, row 0, just above all others.
+def pin_class_token(scores: Tensor, leading: int = 1) -> Tensor:
+    """Scores (B, L + N, 1) with those of the ``leading`` tokens just above all others, in order.
 
     By no constant, however large: whoever reads ranges off images, to quantise, would find it in
     them, and no step would be left to tell the others apart.
     """
+    if leading == 0:
+        return scores
     rows = torch.arange(scores.shape[1], device=scores.device).unsqueeze(1)
-    return torch.where(rows == 0, scores.amax(dim=1, keepdim=True) + 1.0, scores)
+    above = 1.0 if leading == 1 else (leading - rows).to(scores.dtype)
+    return torch.where(rows < leading, scores.amax(dim=1, keepdim=True) + above, scores)
 
 
-def replayed_rows(replay: Tensor, left: Tensor | None) -> Tensor:
-    """Rows of the class token and of the positions ``replay`` (B, K): int64 (B, 1 + K, 1).
+def replayed_rows(replay: Tensor, left: Tensor | None, leading: int = 1) -> Tensor:
+    """Rows of the ``leading`` tokens and of positions ``replay`` (B, K): int64 (B, L + K, 1).
 
     left (B, N): the position of each patch row, all of ``replay`` among them; None: the grid's.
     """
     if left is not None:
         replay = (left.unsqueeze(1) == replay.unsqueeze(2)).int().argmax(dim=2)
-    return F.pad(replay + 1, (1, 0)).unsqueeze(-1)
+    first = torch.arange(leading, device=replay.device).expand(len(replay), -1)
+    return torch.cat([first, replay + leading], dim=1).unsqueeze(-1)
 
 
 def through_blocks(

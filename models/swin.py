@@ -10,16 +10,24 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
 
 from dynexport.errors import ModelError
 from dynexport.images.size import USUAL, ImageSize
 from dynexport.models.activations import require_numerics
 from dynexport.models.assumptions import assumed_usual, read_activation, read_norm_eps
-from dynexport.models.dualpath import SPARSE_STAGE, GumbelSplit, through_two_paths
+from dynexport.models.dualpath import SPARSE_STAGE, GumbelSplit
 from dynexport.models.features import TASKS, StageNorms, fit_stage_norms, require_task
-from dynexport.models.layers import DropPath, Mlp, drop_path_rates, initialise, share_norm
+from dynexport.models.layers import drop_path_rates, initialise
+from dynexport.models.patches import (
+    POSITIONS,
+    PatchEmbed,
+    PatchMerging,
+    fit_absolute,
+    read_img_size,
+    read_values,
+)
 from dynexport.models.protocol import (
     Family,
     Hints,
@@ -31,8 +39,8 @@ from dynexport.models.protocol import (
     require_blocks,
     shape_of,
 )
-from dynexport.models.sparsifiers import Route, Tokens
-from dynexport.models.windows import LeanWindowAttention, WindowAttention, masked_grid, shift_mask
+from dynexport.models.sparsifiers import Tokens
+from dynexport.models.windows import SwinBlock, shift_mask
 from dynexport.schedule import Selection, linear_schedule
 from dynexport.tasks.classify import CLASSIFY
 from dynexport.tasks.features import FEATURES
@@ -48,6 +56,11 @@ class SwinConfig:
     windows: side of the attention windows, per stage. Maps they do not fill are padded with
     zeros below and to the right, as detection backbones do; so any image size goes.
     norm_eps, activation: of LayerNorms and MLPs; see `dynexport.models.activations`
+
+    qkv_bias            whether queries, keys and values have a bias
+    patch_norm          whether patches are normalised
+    absolute_positions  whether the first map has position embeddings; pos_grid: rows and columns
+                        they were trained for, where these were no square
     """
 
     embed_dim: int
@@ -63,6 +76,10 @@ class SwinConfig:
     mlp_ratio: float = 4.0
     norm_eps: float = EPS
     activation: str = "gelu"
+    qkv_bias: bool = True
+    patch_norm: bool = True
+    absolute_positions: bool = False
+    pos_grid: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         for name in ("depths", "num_heads", "prune_at", "windows"):
@@ -78,6 +95,7 @@ class SwinConfig:
                     "heads: give a number of heads that divides the width"
                 )
         object.__setattr__(self, "img_size", ImageSize.of(self.img_size))
+        object.__setattr__(self, "pos_grid", self.pos_grid and tuple(self.pos_grid))
         if min(self.patch_size, self.in_chans) < 1:
             raise ModelError(f"every size of a Swin must be at least 1, found {self}")
         require_task(self.task, self.num_classes)
@@ -106,100 +124,6 @@ class SwinConfig:
     def num_tokens(self) -> int:
         """Positions of the third stage's map."""
         return math.prod(self.grid)
-
-
-class PatchEmbed(nn.Module):
-    """Image (B, 3, H, W) to a map of rows (B, H/p * W/p, C), normalised."""
-
-    def __init__(self, config: SwinConfig) -> None:
-        super().__init__()
-        size = config.patch_size
-        self.below, self.right = (-side % size for side in config.img_size)
-        self.proj = nn.Conv2d(config.in_chans, config.embed_dim, kernel_size=size, stride=size)
-        self.norm = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
-
-    def forward(self, images: Tensor) -> Tensor:
-        if self.below or self.right:
-            images = F.pad(images, (0, self.right, 0, self.below))
-        return self.norm(self.proj(images).flatten(2).transpose(1, 2))
-
-
-class PatchMerging(nn.Module):
-    """Four neighbours to one position of twice the width: (B, H*W, C) -> (B, H*W/4, 2C)."""
-
-    def __init__(self, dim: int, size: tuple[int, int], eps: float) -> None:
-        super().__init__()
-        self.size = size
-        self.norm = nn.LayerNorm(4 * dim, eps=eps)
-        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        (height, width), dim = self.size, x.shape[-1]
-        x = x.reshape(-1, height, width, dim)
-        if height % 2 or width % 2:
-            x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
-        down, across = (height + 1) // 2, (width + 1) // 2
-        x = x.reshape(-1, down, 2, across, 2, dim)
-        x = x.permute(0, 1, 3, 4, 2, 5).reshape(-1, down * across, 4 * dim)
-        return self.reduction(self.norm(x))
-
-
-class FastMlp(nn.Module):
-    """The fast path: LayerNorm and one Linear."""
-
-    def __init__(self, dim: int, eps: float) -> None:
-        super().__init__()
-        self.fc1 = nn.Sequential(nn.LayerNorm(dim, eps=eps), nn.Linear(dim, dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc1(x)
-
-
-class SwinBlock(nn.Module):
-    """Window attention, then the MLP or, where the third stage is split, one of two paths."""
-
-    attn_mask: Tensor | None
-
-    def __init__(
-        self, config: SwinConfig, stage: int, shifted: bool, two_paths: bool, rate: float
-    ) -> None:
-        super().__init__()
-        dim, size, window = config.dim(stage), config.map_size(stage), config.windows[stage]
-        shift = window // 2 if shifted and config.shifts(stage) else 0
-        self.norm1 = nn.LayerNorm(dim, eps=config.norm_eps)
-        self.attn: nn.Module = WindowAttention(dim, size, window, shift, config.num_heads[stage])
-        self.drop_path = DropPath(rate)
-        self.shared_norm: nn.Module = nn.Identity()
-        self.norm2: nn.Module = nn.LayerNorm(dim, eps=config.norm_eps)
-        self.mlp = Mlp(dim, int(dim * config.mlp_ratio), config.activation)
-        self.fastmlp = FastMlp(dim, config.norm_eps) if two_paths else None
-        self.register_buffer("attn_mask", shift_mask(size, window, shift) if shift else None)
-
-    def forward(self, x: Tensor, route: Route | None = None) -> Tensor:
-        """A map as rows (B, N, C) -> (B, N, C)."""
-        x = x + self.drop_path(self.attn(self.norm1(x), self.attn_mask))
-        if self.fastmlp is None:
-            return x + self.drop_path(self.slow(x))
-        rows = through_two_paths(self.shared_norm(x), route, self.slow, self.fastmlp)
-        return x + self.drop_path(rows)
-
-    def slow(self, x: Tensor) -> Tensor:
-        """Norm and MLP: (B, N, C) -> (B, N, C)."""
-        return self.mlp(self.norm2(x))
-
-    def inference_form(self) -> SwinBlock:
-        """The same block with attention folded, and the two paths normalised once.
-
-        What differs between their norms is folded into the Linear after each.
-        """
-        assert isinstance(self.attn, WindowAttention)
-        self.attn = LeanWindowAttention(self.attn, self.attn_mask)
-        self.attn_mask = None
-        if self.fastmlp is not None:
-            shared, linears = share_norm((self.norm2, self.mlp.fc1), self.fastmlp.fc1)
-            self.shared_norm, self.norm2 = shared, nn.Identity()
-            self.mlp.fc1, self.fastmlp.fc1 = linears[0], nn.Sequential(linears[1])
-        return self
 
 
 class Stage(nn.Module):
@@ -246,6 +170,9 @@ class DynamicSwin(SparseModel):
     def __init__(self, config: SwinConfig, drop_path: float = 0.0) -> None:
         super().__init__(config)
         self.patch_embed = PatchEmbed(config)
+        if config.absolute_positions:
+            shape = (1, math.prod(config.map_size(0)), config.embed_dim)
+            self.register_parameter(POSITIONS, nn.Parameter(torch.zeros(shape)))
         rates = drop_path_rates(drop_path, sum(config.depths))
         starts = [sum(config.depths[:stage]) for stage in range(5)]
         self.layers = nn.ModuleList(
@@ -259,8 +186,10 @@ class DynamicSwin(SparseModel):
         initialise(self)
 
     def forward(self, images: Tensor) -> Output:
-        tokens = Tokens(self.patch_embed(images))
-        maps = []
+        x, maps = self.patch_embed(images), []
+        if self.config.absolute_positions:
+            x = x + self.absolute_pos_embed
+        tokens = Tokens(x)
         for stage, layer in enumerate(self.layers):
             assert isinstance(layer, Stage)
             tokens = layer(tokens)
@@ -288,6 +217,7 @@ def read_config(shapes: Shapes, hints: Hints) -> SwinConfig:
         for s in range(4)
     ]
     windows = tuple((round(rows**0.5) + 1) // 2 for rows, _ in tables)
+    size = read_img_size(shapes, hints, patch_size, windows[0])
     predictors = f"layers.{SPARSE_STAGE}.score_predictor"
     known = [variant.prune_at for variant in VARIANTS.values() if variant.depths == depths]
     return SwinConfig(
@@ -297,48 +227,27 @@ def read_config(shapes: Shapes, hints: Hints) -> SwinConfig:
         prune_at=read_prune_at(shapes, predictors, depths[SPARSE_STAGE], known, hints),
         windows=windows,
         patch_size=patch_size,
-        img_size=read_img_size(hints, windows[0] * patch_size),
+        img_size=size,
         num_classes=shape_of(shapes, "head.weight", 2)[0] if "head.weight" in shapes else 0,
         task=hints.get("task") or CLASSIFY.name,
         in_chans=in_chans,
         mlp_ratio=shape_of(shapes, "layers.0.blocks.0.mlp.fc1.weight", 2)[0] / embed_dim,
         norm_eps=read_norm_eps(hints, EPS),
         activation=read_activation(hints),
+        qkv_bias="layers.0.blocks.0.attn.qkv.bias" in shapes,
+        patch_norm="patch_embed.norm.weight" in shapes,
+        absolute_positions=POSITIONS in shapes,
+        pos_grid=None if size.square or POSITIONS not in shapes else size.patches(patch_size),
     )
 
 
-def read_img_size(hints: Hints, window: int) -> ImageSize:
-    """The image size: what was said of it, where the masks agree.
-
-    ``window`` pixels a side of the first stage's. Backbones of detectors store no masks; then,
-    unless said, 224.
-    """
-    said, windows = hints.get("img_size") or USUAL, hints.get("windows")
-    if windows is None or windows == tuple(-(-side // window) for side in said):
-        return said
-    return ImageSize(*(count * window for count in windows))
-
-
-def read_values(state: Mapping[str, Tensor]) -> Hints:
-    """How many windows the first stage has, ``windows`` (down, across), as their masks tell."""
-    mask = state.get("layers.0.blocks.1.attn_mask")
-    if mask is None:
-        return {}
-    windows = masked_grid(mask) if mask.ndim == 3 else None
-    if windows is None:
-        raise ModelError(
-            f"tensor 'layers.0.blocks.1.attn_mask' of shape {list(mask.shape)} is no mask of "
-            "shifted windows: leave it out, and say the size of the images with `img_size`"
-        )
-    return {"windows": windows}
-
-
 def fit(state: Mapping[str, Tensor], config: SwinConfig) -> dict[str, Tensor]:
-    """The tensors with the shifted windows' masks rebuilt for the configuration's image size.
+    """The tensors with what depends on the image size fitted to the configuration's.
 
-    And with the norms its task needs.
+    Masks of shifted windows, absolute positions; and with the norms its task needs.
     """
-    resized = {name: value for name, value in state.items() if not name.endswith(".attn_mask")}
+    resized = fit_absolute(state, config)
+    resized = {name: value for name, value in resized.items() if not name.endswith(".attn_mask")}
     if config.task == FEATURES.name:
         resized = fit_stage_norms(resized, [config.dim(stage) for stage in range(4)])
     for stage, depth in enumerate(config.depths):

@@ -1,16 +1,20 @@
-"""Attention inside windows of a map, the windows shifted in every other block.
+"""A Swin's block: attention inside windows of a map, shifted in every other block, then the MLP.
 
 Swin Transformer, arXiv 2103.14030, section 3.2. Maps are rows, (B, N, C), line after line.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dynexport.models.layers import linear_from
+from dynexport.models.dualpath import FastMlp, through_two_paths
+from dynexport.models.layers import DropPath, Mlp, scaled_linear, share_norm
 from dynexport.models.operators import lay_out_rows
+from dynexport.models.sparsifiers import Route
 
 APART = -100.0
 """Added to the attention of positions that the cyclic shift brought into one window."""
@@ -22,14 +26,20 @@ class WindowAttention(nn.Module):
     relative_position_index: Tensor
 
     def __init__(
-        self, dim: int, size: tuple[int, int], window: int, shift: int, num_heads: int
+        self,
+        dim: int,
+        size: tuple[int, int],
+        window: int,
+        shift: int,
+        num_heads: int,
+        qkv_bias: bool = True,
     ) -> None:
         super().__init__()
         self.size, self.window, self.shift, self.num_heads = size, window, shift, num_heads
         table = torch.zeros((2 * window - 1) ** 2, num_heads)
         self.relative_position_bias_table = nn.Parameter(table)
         self.register_buffer("relative_position_index", relative_positions(window))
-        self.qkv = nn.Linear(dim, 3 * dim)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
 
     def bias(self) -> Tensor:
@@ -74,9 +84,9 @@ class LeanWindowAttention(nn.Module):
         self.window_rows = trained.window**2
         self.proj = trained.proj
         dim = trained.proj.in_features
-        scale = torch.ones(3 * dim, 1)
+        scale = torch.ones(3 * dim)
         scale[:dim] = (dim // self.num_heads) ** -0.5
-        self.qkv = linear_from(trained.qkv.weight * scale, trained.qkv.bias * scale[:, 0])
+        self.qkv = scaled_linear(trained.qkv, scale)
         bias = trained.bias().detach()
         masked = bias if mask is None else (bias + mask.unsqueeze(1)).flatten(0, 1)
         self.register_buffer("bias", masked.unsqueeze(0))
@@ -105,6 +115,55 @@ class LeanWindowAttention(nn.Module):
         scores = torch.matmul(q, k.transpose(-2, -1)) + self.bias
         mixed = torch.matmul(scores.softmax(dim=-1), v).reshape(-1, self.q.numel(), head_dim)
         return self.proj(mixed.index_select(1, self.back).reshape(batch, tokens, dim))
+
+
+class SwinBlock(nn.Module):
+    """Window attention, then the MLP or, where the third stage is split, one of two paths."""
+
+    attn_mask: Tensor | None
+
+    def __init__(
+        self, config: Any, stage: int, shifted: bool, two_paths: bool, rate: float
+    ) -> None:
+        super().__init__()
+        dim, size, window = config.dim(stage), config.map_size(stage), config.windows[stage]
+        shift = window // 2 if shifted and config.shifts(stage) else 0
+        self.norm1 = nn.LayerNorm(dim, eps=config.norm_eps)
+        self.attn: nn.Module = WindowAttention(
+            dim, size, window, shift, config.num_heads[stage], config.qkv_bias
+        )
+        self.drop_path = DropPath(rate)
+        self.shared_norm: nn.Module = nn.Identity()
+        self.norm2: nn.Module = nn.LayerNorm(dim, eps=config.norm_eps)
+        self.mlp = Mlp(dim, int(dim * config.mlp_ratio), config.activation)
+        self.fastmlp = FastMlp(dim, config.norm_eps) if two_paths else None
+        self.register_buffer("attn_mask", shift_mask(size, window, shift) if shift else None)
+
+    def forward(self, x: Tensor, route: Route | None = None) -> Tensor:
+        """A map as rows (B, N, C) -> (B, N, C)."""
+        x = x + self.drop_path(self.attn(self.norm1(x), self.attn_mask))
+        if self.fastmlp is None:
+            return x + self.drop_path(self.slow(x))
+        rows = through_two_paths(self.shared_norm(x), route, self.slow, self.fastmlp)
+        return x + self.drop_path(rows)
+
+    def slow(self, x: Tensor) -> Tensor:
+        """Norm and MLP: (B, N, C) -> (B, N, C)."""
+        return self.mlp(self.norm2(x))
+
+    def inference_form(self) -> SwinBlock:
+        """The same block with attention folded, and the two paths normalised once.
+
+        What differs between their norms is folded into the Linear after each.
+        """
+        assert isinstance(self.attn, WindowAttention)
+        self.attn = LeanWindowAttention(self.attn, self.attn_mask)
+        self.attn_mask = None
+        if self.fastmlp is not None:
+            shared, linears = share_norm((self.norm2, self.mlp.fc1), self.fastmlp.fc1)
+            self.shared_norm, self.norm2 = shared, nn.Identity()
+            self.mlp.fc1, self.fastmlp.fc1 = linears[0], nn.Sequential(linears[1])
+        return self
 
 
 def relative_positions(window: int) -> Tensor:

@@ -25,9 +25,6 @@ from dynexport.models import (
 )
 from dynexport.pytorch.checkpoint import Checkpoint
 
-FURTHER_TOKENS = {"dist_token": "a distillation token", "reg_token": "register tokens"}
-"""What some models have beside the class token, by name: positions then stand for more."""
-
 
 def identify(
     checkpoint: Checkpoint,
@@ -67,7 +64,6 @@ def identify(
         if asked is not None:
             config = dataclasses.replace(config, img_size=asked)
     except ModelError as error:
-        _require_no_further_tokens(checkpoint)
         if model in variants():
             raise _no_such(checkpoint, str(model), error) from None
         raise CheckpointError(f"{checkpoint.path}: {error}") from None
@@ -100,7 +96,9 @@ def find_assumptions(
     return tuple(family.assumptions(config, hints))
 
 
-TOLD_BY_NAME = ("prune_at", "num_heads", "img_size", "norm_eps", "activation", "skip_lam")
+TOLD_BY_NAME = (
+    *("prune_at", "num_heads", "img_size", "norm_eps", "activation", "skip_lam", "global_pool"),
+)
 """What the name of a published variant tells of it, beside what tensors do."""
 
 
@@ -120,15 +118,6 @@ def _hints_of(
         "num_heads": _whole(args.get("num_heads")) if num_heads is None else num_heads,
         "trained_size": _size(args.get("input_size")),
     }
-
-
-def _require_no_further_tokens(checkpoint: Checkpoint) -> None:
-    for token, what in FURTHER_TOKENS.items():
-        if token in checkpoint.state:
-            raise CheckpointError(
-                f"{checkpoint.path} has {what} ({token!r}), for which no known family has a place: "
-                "train one without, or give a family of your own with `plugins`"
-            ) from None
 
 
 def _no_such(checkpoint: Checkpoint, model: str, error: ModelError) -> CheckpointError:

@@ -253,6 +253,9 @@ def read_config(shapes: Shapes, hints: Hints) -> EViTConfig:
     of the depth, unless the user says otherwise."""
     embed_dim, in_chans, patch_size, _ = shape_of(shapes, "patch_embed.proj.weight", 4)
     depth = count_modules(shapes, "blocks")
+    for token in ("dist_token", "reg_token", "register_tokens"):
+        if token in shapes:
+            raise ModelError(f"an EViT has a class token alone, and the tensors have {token!r}")
     if shape_of(shapes, "blocks.0.mlp.fc1.weight", 2)[0] != 4 * embed_dim:
         raise ModelError("the MLP is not four times as wide as the model: this is no DeiT")
     size = read_size(shape_of(shapes, "pos_embed", 3)[1] - 1, patch_size, hints)

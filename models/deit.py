@@ -227,7 +227,7 @@ def in_our_names(tensors: Mapping[str, T]) -> dict[str, T]:
 def matches(shapes: Shapes) -> bool:
     """Whether these tensors are a DynamicDeiT's: transformer blocks, predictors, a flat stem."""
     marks = ("pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight")
-    reads = ("cls_token", "fc_norm.weight")
+    reads = ("cls_token", "reg_token", "register_tokens", "fc_norm.weight")
     return (
         all(name in shapes for name in marks)
         and any(name in shapes for name in reads)

@@ -37,7 +37,7 @@ def _mean_alive(tokens: Tokens, leading: int) -> Tensor:
     if tokens.mask is None:
         return patches.mean(dim=1)
     alive = tokens.mask[:, leading:, None]
-    return (patches * alive).sum(dim=1) / alive.sum(dim=1)
+    return (patches * alive).sum(dim=1) / alive.sum(dim=1).clamp_min(1.0)
 
 
 def require_pooling(kind: str, class_token: bool) -> None:

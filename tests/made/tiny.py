@@ -41,7 +41,7 @@ from dynexport.images import synthetic_images
 from dynexport.models import SparseModel, find_family, load_plugins, registry
 from dynexport.models.convnext import ConvNeXtConfig
 from dynexport.models.deit import DeiTConfig
-from dynexport.models.layers import add_class_and_position
+from dynexport.models.layers import EMBEDDINGS, add_class_and_position
 from dynexport.models.lvvit import LVViTConfig
 from dynexport.models.swin import SwinConfig
 from dynexport.precision.int8_dynamic import quantise_dynamically
@@ -91,7 +91,7 @@ def trained_like(model: nn.Module, seed: int) -> None:
     with torch.no_grad():
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             leaf = name.rpartition(".")[2]
-            if leaf in ("cls_token", "pos_embed"):
+            if leaf in EMBEDDINGS:
                 draw(tensor, 0.0, 0.1)
             elif leaf == "relative_position_bias_table":
                 draw(tensor, 0.0, 0.7)
@@ -213,9 +213,9 @@ def _convert_once(
     trained = build(family, 0, **dict(changes))
     config = trained.config
     args = {"pruning_loc": list(config.prune_at), "input_size": list(config.img_size)}
-    heads = getattr(config, "num_heads", None)
+    args |= {name: getattr(config, name, None) for name in ("num_heads", "global_pool")}
     checkpoint = folder / f"{family}.pth"
-    torch.save({"model": trained.state_dict(), "args": {**args, "num_heads": heads}}, checkpoint)
+    torch.save({"model": trained.state_dict(), "args": args}, checkpoint)
     with evit_loaded() if family == "evit" else contextlib.nullcontext():
         result = convert(
             Recipe(

@@ -25,6 +25,9 @@ from dynexport.schedule import KeepSchedule
 NUMERICS = {"norm_eps": 1e-6, "activation": "gelu", "input_size": 32}
 """Recorded, so that tests of something else read of that alone."""
 
+ALL_ELSE = {**NUMERICS, "global_pool": "token"}
+"""All that no tensor of a DeiT tells, but for heads and blocks."""
+
 
 def saved(path: Path, model: torch.nn.Module, **args: Any) -> Path:
     torch.save({"model": model.state_dict(), "args": args}, path)
@@ -49,13 +52,14 @@ def test_what_nothing_tells_is_named_with_what_says_otherwise(tmp_path: Path) ->
         "images of 32 pixels (else `img_size`)",
         "LayerNorm epsilon 1e-06, exact GELU (else `args` norm_eps=1e-5, `args` "
         "activation=gelu_tanh)",
+        "the head reads the class token (else `args` global_pool=avg)",
     ]
 
 
 @pytest.mark.parametrize("name", ["prune_at", "pruning_loc", "reduction_loc", "drop_loc"])
 def test_what_is_recorded_is_read(tmp_path: Path, name: str) -> None:
     """As trainers call it, TokenReduction and EViT among them."""
-    path = saved(tmp_path / "x.pth", deep(), num_heads=1, **{name: [2, 6, 10]}, **NUMERICS)
+    path = saved(tmp_path / "x.pth", deep(), num_heads=1, **{name: [2, 6, 10]}, **ALL_ELSE)
     assert identify(load_checkpoint(path))[1].prune_at == (2, 6, 10)
     assert told(path) == []
 
@@ -74,7 +78,7 @@ def test_text_that_lists_no_whole_numbers_tells_nothing(tmp_path: Path, text: st
 
 
 def test_what_the_user_says_is_not_assumed(tmp_path: Path) -> None:
-    path = saved(tmp_path / "x.pth", deep(), **NUMERICS)
+    path = saved(tmp_path / "x.pth", deep(), **ALL_ELSE)
     assert told(path, prune_at=(2, 4, 6), num_heads=2) == []
 
 
@@ -84,7 +88,7 @@ def test_whoever_names_a_variant_has_told_all_of_it() -> None:
     checkpoint = in_hand(state)
     family, config = identify(checkpoint, "deit-s")
     assert find_assumptions(checkpoint, family, config, "deit-s") == ()
-    assert len(find_assumptions(checkpoint, family, config)) == 4
+    assert len(find_assumptions(checkpoint, family, config)) == 5
 
 
 @pytest.mark.parametrize("width", [1152, 1280, 1408])
@@ -170,9 +174,10 @@ def test_strict_refuses_what_would_be_assumed(
         f"error: {path} does not say all of what it is; assumed would be: attention in 1 x 64 "
         "channels (else --num-heads); pruned before blocks 3, 6, 9 (else --prune-at); images "
         "of 32 pixels (else --img-size); LayerNorm epsilon 1e-06, exact GELU (else --arg "
-        "norm_eps=1e-5, --arg activation=gelu_tanh)\n"
+        "norm_eps=1e-5, --arg activation=gelu_tanh); the head reads the class token (else --arg "
+        "global_pool=avg)\n"
     )
-    told = ("norm_eps=1e-6", "activation=gelu")
+    told = ("norm_eps=1e-6", "activation=gelu", "global_pool=token")
     open_checkpoint(
         Recipe(path, strict=True, num_heads=1, prune_at=(3, 6, 9), img_size=32, args=told)
     )
@@ -230,5 +235,5 @@ def test_a_swin_of_oblong_images_is_not_taken_for_a_square_one() -> None:
     state = build("swin", 0).state_dict()
     name = "layers.0.blocks.1.attn_mask"
     state[name] = torch.zeros(128, 16, 16)
-    with pytest.raises(CheckpointError, match="stands for 128 windows, which make no square grid"):
+    with pytest.raises(CheckpointError, match="is no mask of shifted windows"):
         identify(in_hand(state), prune_at=(1, 2, 3))

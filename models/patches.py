@@ -95,36 +95,42 @@ def to_rows(image: Tensor) -> Tensor:
     return image.permute(0, 2, 3, 1).flatten(1, 2)
 
 
-def read_img_size(shapes: Shapes, hints: Hints, patch_size: int, window: int) -> ImageSize:
+def read_img_size(
+    shapes: Shapes, hints: Hints, patch_size: int, windows: tuple[int, ...]
+) -> ImageSize:
     """The image size: what was said of it, where absolute positions or masks agree.
 
-    ``window`` positions a side of the first stage's. Backbones of detectors store no masks, and
-    resize their positions to each image; then, unless said, those tell, or it is 224.
+    ``windows`` are positions a side, by stage. Backbones of detectors store no masks, and resize
+    their positions to each image; then, unless said, those tell, or it is 224.
     """
-    said, windows = hints.get("img_size"), hints.get("windows")
-    positions = shapes.get(POSITIONS, ())
+    said, positions = hints.get("img_size"), shapes.get(POSITIONS, ())
     if len(positions) == 4:
         return said or ImageSize(positions[2] * patch_size, positions[3] * patch_size)
     if positions:
         return read_size(shape_of(shapes, POSITIONS, 3)[1], patch_size, hints, POSITIONS)
-    said, pixels = said or USUAL, window * patch_size
-    if windows is None or windows == tuple(-(-side // pixels) for side in said):
-        return said
-    return ImageSize(*(count * pixels for count in windows))
+    if "masked" not in hints:
+        return said or USUAL
+    stage, counts = hints["masked"]
+    pixels = windows[stage] * patch_size * 2**stage
+    if counts == tuple(-(-side // pixels) for side in said or USUAL):
+        return said or USUAL
+    return ImageSize(*(count * pixels for count in counts))
 
 
 def read_values(state: Mapping[str, Tensor]) -> Hints:
-    """How many windows the first stage has, ``windows`` (down, across), as their masks tell."""
-    mask = state.get("layers.0.blocks.1.attn_mask")
-    if mask is None:
-        return {}
-    windows = masked_grid(mask) if mask.ndim == 3 else None
-    if windows is None:
-        raise ModelError(
-            f"tensor 'layers.0.blocks.1.attn_mask' of shape {list(mask.shape)} is no mask of "
-            "shifted windows: leave it out, and say the size of the images with `img_size`"
-        )
-    return {"windows": windows}
+    """``masked``: the first stage with shifted windows, and how many lie (down, across)."""
+    for stage in range(4):
+        name = f"layers.{stage}.blocks.1.attn_mask"
+        if name not in state:
+            continue
+        counts = masked_grid(state[name])
+        if counts is None:
+            raise ModelError(
+                f"tensor {name!r} of shape {list(state[name].shape)} is no mask of shifted "
+                "windows: leave it out, and say the size of the images with `img_size`"
+            )
+        return {"masked": (stage, counts)}
+    return {}
 
 
 def fit_absolute(state: Mapping[str, Tensor], config: Any) -> dict[str, Tensor]:

@@ -207,19 +207,17 @@ def read_size(tokens: int, patch: int, hints: Hints, name: str = "pos_embed") ->
 
 def square_side(tokens: int, name: str, patch: int = 1) -> int:
     """The side of a square grid of ``tokens`` patches."""
-    side = math.isqrt(max(tokens, 0))
-    if side < 1 or side * side != tokens:
+    if tokens < 1:
+        raise ModelError(f"tensor {name!r} stands for {tokens} patches: expected at least one")
+    side = math.isqrt(tokens)
+    if side * side != tokens:
+        rows = next(count for count in range(side, 0, -1) if tokens % count == 0)
+        likely = ImageSize(rows * patch, tokens // rows * patch)
         raise ModelError(
             f"tensor {name!r} stands for {tokens} patches, which make no square grid: say the size "
-            f"of its images, as in `img_size` {_oblong(tokens, patch)}"
+            f"of its images, as in `img_size` {likely}"
         )
     return side
-
-
-def _oblong(tokens: int, patch: int) -> str:
-    """An image that makes so many patches, as near to a square as there is."""
-    rows = next((n for n in range(math.isqrt(max(tokens, 1)), 0, -1) if tokens % n == 0), 1)
-    return str(ImageSize(rows * patch, max(tokens, 1) // rows * patch))
 
 
 OTHER_HEADS = (1152, 1280, 1408)

@@ -217,7 +217,7 @@ def read_config(shapes: Shapes, hints: Hints) -> SwinConfig:
         for s in range(4)
     ]
     windows = tuple((round(rows**0.5) + 1) // 2 for rows, _ in tables)
-    size = read_img_size(shapes, hints, patch_size, windows[0])
+    size = read_img_size(shapes, hints, patch_size, windows)
     predictors = f"layers.{SPARSE_STAGE}.score_predictor"
     known = [variant.prune_at for variant in VARIANTS.values() if variant.depths == depths]
     return SwinConfig(

@@ -224,10 +224,11 @@ def masked_grid(mask: Tensor) -> tuple[int, int] | None:
     Only the windows of the last row and of the last column hold what must be kept apart. None
     where it is no such mask.
     """
+    if mask.ndim != 3 or mask.numel() == 0:
+        return None
     bordering = (mask != 0).flatten(1).any(dim=1)
     across = 1 + int(bordering.int().argmax())
     down, rest = divmod(len(mask), across)
     expected = torch.ones(down, across, dtype=torch.bool)
     expected[:-1, :-1] = False
-    fits = rest == 0 and torch.equal(bordering.cpu(), expected.flatten())
-    return (down, across) if fits else None
+    return (down, across) if rest == 0 and torch.equal(bordering, expected.flatten()) else None

@@ -256,7 +256,7 @@ def test_a_swin_without_masks_has_the_size_it_was_trained_at(
     args: dict[str, Any], size: int, tmp_path: Path
 ) -> None:
     loaded = load_checkpoint(without_masks(tmp_path, TINY["swin"], **args))
-    assert identify(loaded, task="features")[1].img_size == size
+    assert identify(loaded, task="features")[1].img_size == (size, size)
 
 
 def test_a_swin_trained_on_padded_images_keeps_its_size(tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ def test_a_swin_trained_on_padded_images_keeps_its_size(tmp_path: Path) -> None:
     assert identify(load_checkpoint(path))[1] == config
     args["input_size"] = 224  # contradicts the masks
     torch.save({"model": random_model("swin", config).state_dict(), "args": args}, path)
-    assert identify(load_checkpoint(path))[1].img_size == 64
+    assert identify(load_checkpoint(path))[1].img_size == (64, 64)
 
 
 def test_a_backbone_called_by_its_name_is_told_of_the_task(tmp_path: Path) -> None:

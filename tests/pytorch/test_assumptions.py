@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from dynexport.conversion.inputs import choose_schedule
 from dynexport.errors import CheckpointError, InputError
 from dynexport.models.deit import DeiTConfig, DynamicDeiT
 from dynexport.models.lvvit import DynamicLVViT, LVViTConfig
+from dynexport.models.swin import DynamicSwin
 from dynexport.pytorch.checkpoint import load_checkpoint
 from dynexport.pytorch.identify import find_assumptions, identify
 from dynexport.pytorch.rewrite import rewrite
@@ -231,9 +233,14 @@ def test_arguments_are_numbers_texts_and_lists_and_are_told_again() -> None:
 
 
 def test_a_swin_of_oblong_images_is_not_taken_for_a_square_one() -> None:
-    """224 x 448: its masks tell 8 x 16 windows."""
+    """Which windows a mask tells apart says how many lie down and how many across."""
+    for size in ((32, 64), (64, 32), (32, 32), (48, 64)):
+        model = DynamicSwin(dataclasses.replace(build("swin", 0).config, img_size=size))
+        assert identify(in_hand(model.state_dict()), prune_at=(1, 2, 3))[1].img_size == size
+
+
+def test_a_mask_that_is_none() -> None:
     state = build("swin", 0).state_dict()
-    name = "layers.0.blocks.1.attn_mask"
-    state[name] = torch.zeros(128, 16, 16)
-    with pytest.raises(CheckpointError, match="is no mask of shifted windows"):
+    state["layers.2.blocks.1.attn_mask"] = torch.zeros(4, 16, 16)
+    with pytest.raises(CheckpointError, match=r"layers.2.*is no mask of shifted windows: leave it"):
         identify(in_hand(state), prune_at=(1, 2, 3))

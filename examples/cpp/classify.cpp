@@ -26,8 +26,8 @@ struct Picture {
 
 // What the file says of itself: the entries dynexport.preprocessing and dynexport.batch.
 struct Facts {
-  int size;                      // side of the square input, pixels
-  int resize;                    // shorter side before the crop; 0: pictures are taken as they are
+  int height, width;             // of the input, pixels
+  std::vector<float> covered;    // what a picture just covers; empty: it is taken as it is
   std::vector<float> mean, std;  // of each channel, on the scale from 0 to 1
   std::size_t smallest, usual;   // sizes of a batch
 };
@@ -59,10 +59,11 @@ std::vector<float> numbers(const std::string& json, const std::string& name) {
 
 Facts read_facts(const Ort::Session& session) {
   std::string steps = entry(session, "dynexport.preprocessing");
-  std::vector<float> resize = numbers(steps, "resize");
+  std::vector<float> size = numbers(steps, "img_size");
   Facts facts;
-  facts.size = int(numbers(steps, "img_size").at(0));
-  facts.resize = resize.empty() ? 0 : int(resize[0]);
+  facts.height = int(size.at(0));
+  facts.width = int(size.back());
+  facts.covered = numbers(steps, "resize");
   facts.mean = numbers(steps, "mean");
   facts.std = numbers(steps, "std");
   // "8" for a file of one size, "1:8:64" for one that takes 1 to 64 and likes 8 best
@@ -129,25 +130,26 @@ Picture resize_axis(const Picture& from, int length, bool across) {
   return to;
 }
 
-// Shorter side to `resize`, the centre of it, from 0 to 1, normalised; (3, size, size) behind `input`.
+// Scaled to cover, the centre of it, from 0 to 1, normalised; (3, height, width) behind `input`.
 void prepare(const std::string& path, const Facts& facts, std::vector<float>& input) {
   Picture picture = read_ppm(path);
-  if (facts.resize > 0) {
-    int shorter = std::min(picture.width, picture.height);
-    auto scaled = [&](int side) {
-      return side == shorter ? facts.resize : int(double(facts.resize) * side / shorter);
-    };
-    int width = scaled(picture.width), height = scaled(picture.height);
+  if (!facts.covered.empty()) {
+    int height = int(facts.covered[0]), width = int(facts.covered.back());
+    if (double(height) * picture.width >= double(width) * picture.height) {
+      width = int(double(height) * picture.width / picture.height);
+    } else {
+      height = int(double(width) * picture.height / picture.width);
+    }
     picture = resize_axis(resize_axis(picture, width, true), height, false);
-  } else if (picture.width != facts.size || picture.height != facts.size) {
+  } else if (picture.width != facts.width || picture.height != facts.height) {
     throw std::runtime_error(path + " has not the size that this model takes");
   }
   // halves go to the even number, as nearbyint does and Python's round
-  int left = int(std::nearbyint((picture.width - facts.size) / 2.0));
-  int top = int(std::nearbyint((picture.height - facts.size) / 2.0));
+  int left = int(std::nearbyint((picture.width - facts.width) / 2.0));
+  int top = int(std::nearbyint((picture.height - facts.height) / 2.0));
   for (int channel = 0; channel < 3; ++channel) {
-    for (int y = top; y < top + facts.size; ++y) {
-      for (int x = left; x < left + facts.size; ++x) {
+    for (int y = top; y < top + facts.height; ++y) {
+      for (int x = left; x < left + facts.width; ++x) {
         std::size_t index = (std::size_t(y) * picture.width + x) * 3 + channel;
         float value = float(picture.pixels[index]) / 255.0f;
         input.push_back((value - facts.mean.at(channel)) / facts.std.at(channel));
@@ -173,7 +175,7 @@ int main(int count, char** words) try {
       // the last batch of a file of one size is filled up with its last picture
       prepare(paths[first + std::min(image, given - 1)], facts, images);
     }
-    std::int64_t shape[] = {std::int64_t(batch), 3, facts.size, facts.size};
+    std::int64_t shape[] = {std::int64_t(batch), 3, facts.height, facts.width};
     auto tensor =
         Ort::Value::CreateTensor<float>(memory, images.data(), images.size(), shape, 4);
     auto answers = session.Run(Ort::RunOptions(), inputs, &tensor, 1, outputs, 1);

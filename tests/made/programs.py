@@ -20,7 +20,7 @@ from dynexport.graph.batch import change_batch
 from dynexport.images import fill_batch, open_images
 from dynexport.runtimes import open_runner
 
-STEPS = {"img_size": 28, "resize": 32, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.1]}
+STEPS = {"img_size": [28, 28], "resize": [32, 40], "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.1]}
 
 
 def take_four(path: Path) -> None:

@@ -14,6 +14,12 @@ from dynexport.graph.sizes import Facts
 RENAMES = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Expand")
 """Operators that leave a list of numbers as it is."""
 
+PICKS = ("Tile", "Slice", "Gather", "GatherElements", "GatherND", "Transpose")
+"""Operators that give some of the numbers of what they are given first, or all."""
+
+LOOKED_BACK = 256
+"""Values asked for their bounds to tell those of one, at most."""
+
 Bounds = tuple[int, int]
 """Least and largest of whole numbers."""
 
@@ -129,11 +135,47 @@ def _counts(value: ir.Value, facts: Facts, batch: int | str | None, step: int) -
 
 
 def bounds_of(value: ir.Value | None) -> Bounds | None:
-    """The least and the largest number a value of rows can hold, where that can be told."""
+    """The least and the largest number a value of rows can hold, where that can be told.
+
+    It is told of no more than `LOOKED_BACK` values: an unrolled loop may add to the same rows for
+    thousands of nodes.
+    """
+    if value is None:
+        return None
+    told: dict[ir.Value, Bounds | None] = {}
+    waiting = [value]
+    while waiting and len(told) < LOOKED_BACK:
+        needed = [source for source in _bounding(waiting[-1]) if source not in told]
+        if needed:
+            waiting += needed
+        else:
+            last = waiting.pop()
+            told[last] = _bounds(last, told)
+    return told.get(value)
+
+
+def _bounding(value: ir.Value) -> list[ir.Value]:
+    """The values that bound what a node gives; none of a constant, or where none is known to."""
+    node = None if constant(value) is not None else value.producer()
+    if node is None or (node.op_type == "TopK" and value is node.outputs[1]):
+        return []
+    if node.op_type in (*RENAMES, *PICKS, "TopK"):
+        given = node.inputs[:1]
+    elif node.op_type == "ScatterElements":
+        given = (node.inputs[0], *node.inputs[2:3])
+    elif node.op_type == "Where":
+        given = node.inputs[1:]
+    else:
+        given = node.inputs if node.op_type in ("Add", "Sub", "Concat") else ()
+    return [source for source in given if source is not None]
+
+
+def _bounds(value: ir.Value, told: dict[ir.Value, Bounds | None]) -> Bounds | None:
+    """Those of a value, where those of what bounds it are told."""
     array = constant(value)
     if array is not None:
         return (int(array.min()), int(array.max())) if array.size else None
-    node = None if value is None else value.producer()
+    node = value.producer()
     if node is None:
         return None
     if node.op_type == "TopK" and value is node.outputs[1]:
@@ -141,34 +183,13 @@ def bounds_of(value: ir.Value | None) -> Bounds | None:
         axis = node.attributes.get_int("axis", -1) or 0
         size = sizes[axis] if -len(sizes) <= axis < len(sizes) else None
         return (0, size - 1) if isinstance(size, int) else None
-    if node.op_type in (
-        *RENAMES,
-        "Tile",
-        "Slice",
-        "Gather",
-        "GatherElements",
-        "GatherND",
-        "Transpose",
-    ):
-        return bounds_of(node.inputs[0])
     if node.op_type == "ConstantOfShape":
         fill = node.attributes.get("value")
         number = 0 if fill is None else int(np.asarray(fill.as_tensor().numpy()).item())
         return number, number
-    if node.op_type in ("Add", "Sub", "Concat", "TopK", "ScatterElements", "Where"):
-        return _combined(node)
-    return None
-
-
-def _combined(node: ir.Node) -> Bounds | None:
-    given = {
-        "TopK": node.inputs[:1],
-        "ScatterElements": (node.inputs[0], *node.inputs[2:3]),
-        "Where": node.inputs[1:],
-    }.get(node.op_type, node.inputs)
-    reaches = [bounds_of(value) for value in given]
+    reaches = [told[source] for source in _bounding(value)]
     known = [reach for reach in reaches if reach is not None]
-    if len(known) < len(reaches):
+    if not known or len(known) < len(reaches):
         return None
     (low, high), last = known[0], known[-1]
     if node.op_type == "Add":

@@ -7,18 +7,19 @@ arithmetic exporters write for it, which ONNX's inference gives up on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
+from dynexport.graph.inference import WHOLE, ask_about, infer_outputs
 from dynexport.graph.patterns import constant, has_branches, is_standard, sizes_of
-from dynexport.graph.size_arithmetic import PARTLY, SHAPED, Size
+from dynexport.graph.size_arithmetic import PARTLY, SHAPED
 
 FOLDED = frozenset(
     {
@@ -36,7 +37,9 @@ FOLDED = frozenset(
 LARGEST_FOLDED = 1 << 16
 """Elements of a computed constant, unless it is no larger than what it is made of."""
 
-WHOLE = (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL)
+
+HANDED_OVER = "dynexport/facts"
+"""Where a graph carries what is `handed_over` with it."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,15 @@ class Facts:
 
     known: dict[ir.Value, NDArray[Any]] = field(default_factory=dict)
     partly: dict[ir.Value, NDArray[Any]] = field(default_factory=dict)
+    _stored: dict[ir.Value, NDArray[Any] | None] = field(default_factory=dict)
 
     def array(self, value: ir.Value | None) -> NDArray[Any] | None:
         """What a value holds, where all of it is known."""
         if value is None or value in self.known:
             return None if value is None else self.known[value]
-        return constant(value)
+        if value not in self._stored:  # to read a file's constant takes longer than all else here
+            self._stored[value] = constant(value)
+        return self._stored[value]
 
     def numbers(self, value: ir.Value | None) -> NDArray[Any] | None:
         """What a value of whole numbers holds, as far as it is known."""
@@ -64,8 +70,21 @@ class Facts:
         return None if array is None or array.size > 64 else array.astype(object)
 
 
+@contextmanager
+def handed_over(model: ir.Model, facts: Facts) -> Iterator[None]:
+    """Spare who next asks `learn_sizes` about a graph the work: it would find these."""
+    model.meta[HANDED_OVER] = facts
+    try:
+        yield
+    finally:
+        model.meta.pop(HANDED_OVER, None)
+
+
 def learn_sizes(model: ir.Model) -> Facts:
     """Infer the shape of every value anew, and tell what is known of what they hold."""
+    handed: Facts | None = model.meta.pop(HANDED_OVER, None)
+    if handed is not None:
+        return handed
     facts, opset = Facts(), model.opset_imports.get("", 1)
     for place, value in enumerate(model.graph.inputs):
         if value.shape is not None:
@@ -92,9 +111,11 @@ def _learn_node(node: ir.Node, facts: Facts, opset: int) -> None:
 
 def _follow_open_sizes(node: ir.Node, facts: Facts) -> None:
     """The shape of what is given its shape by arithmetic that ONNX's rules do not follow."""
-    made, given = node.outputs[0], [facts.numbers(value) for value in node.inputs]
     rule = SHAPED.get(node.op_type)
-    own = None if rule is None else rule(node, sizes_of(node.inputs[0]), given)
+    if rule is None:
+        return
+    made, given = node.outputs[0], [facts.numbers(value) for value in node.inputs]
+    own = rule(node, sizes_of(node.inputs[0]), given)
     if own is not None:
         known = sizes_of(made) or own
         if len(known) == len(own):
@@ -104,45 +125,13 @@ def _follow_open_sizes(node: ir.Node, facts: Facts) -> None:
 
 def _infer(node: ir.Node, facts: Facts, opset: int) -> None:
     """Shapes and types of a node's outputs by ONNX's rules, where they follow."""
-    inputs = [value for value in node.inputs if value is not None]
-    if any(value.dtype is None for value in inputs):
-        return
-    types = {str(value.name): _type_of(value) for value in inputs}
-    arrays = {str(v.name): facts.array(v) for v in inputs if v.dtype in WHOLE}
-    data = {
-        name: onnx.numpy_helper.from_array(np.asarray(array))
-        for name, array in arrays.items()
-        if array is not None and array.size <= 64
-    }
-    try:
-        schema = onnx.defs.get_schema(node.op_type, opset, "")
-        found = onnx.shape_inference.infer_node_outputs(
-            schema,
-            ir.serde.serialize_node(node),
-            types,
-            data,
-            opset_imports=[onnx.helper.make_opsetid("", opset)],
-        )
-    except Exception:  # each rule raises as it likes; what does not follow stays unknown
-        return
-    for value in node.outputs:
-        if str(value.name) in found and found[str(value.name)].HasField("tensor_type"):
-            told = found[str(value.name)].tensor_type
-            value.type = ir.TensorType(ir.DataType(told.elem_type))
-            if told.HasField("shape"):
-                value.shape = ir.Shape([_size_in(size) for size in told.shape.dim])
-
-
-def _type_of(value: ir.Value) -> onnx.TypeProto:
-    sizes = sizes_of(value)
-    assert value.dtype is not None
-    return onnx.helper.make_tensor_type_proto(int(value.dtype), sizes)
-
-
-def _size_in(size: Any) -> Size:
-    if size.HasField("dim_value"):
-        return int(size.dim_value)
-    return str(size.dim_param) or None
+    told = infer_outputs(ask_about(node, opset, facts.array))
+    for value, found in zip(node.outputs, told, strict=False):
+        if found is not None:
+            kind, sizes = found
+            value.type = ir.TensorType(ir.DataType(kind))
+            if sizes is not None:
+                value.shape = ir.Shape(sizes)
 
 
 def _compute(node: ir.Node, facts: Facts, opset: int) -> None:
@@ -157,8 +146,10 @@ def _compute(node: ir.Node, facts: Facts, opset: int) -> None:
             else:
                 facts.partly[node.outputs[0]] = numbers
             return
+    if node.op_type not in FOLDED or not inputs:
+        return
     arrays = [facts.array(value) for value in inputs]
-    if node.op_type not in FOLDED or not inputs or any(array is None for array in arrays):
+    if any(array is None for array in arrays):
         return
     if not _worth_folding(node, [array for array in arrays if array is not None]):
         return

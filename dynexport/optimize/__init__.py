@@ -231,15 +231,16 @@ def _macs(before: ir.Model, after: ir.Model) -> tuple[int, int] | None:
     """Multiply-accumulates for one image; None where a shape does not follow."""
     counted = []
     for model in (before, after):
-        copy = model.clone()
-        if copy.functions:
-            open_up(copy)
-        learn_sizes(copy)
-        for node in copy.graph:
+        sized = model
+        if model.functions:  # else the rules left every size known that follows
+            sized = model.clone()
+            open_up(sized)
+            learn_sizes(sized)
+        for node in sized.graph:
             if node.op_type in ("MatMul", "MatMulInteger", "Gemm", "Conv"):
                 for value in (node.inputs[1], node.outputs[0]):
                     sizes = sizes_of(value)
                     if sizes is None or any(size is None or "*" in str(size) for size in sizes):
                         return None
-        counted.append(count_macs(copy))
+        counted.append(count_macs(sized))
     return counted[0], counted[1]

@@ -12,7 +12,7 @@ from dynexport.errors import ModelFileError
 from dynexport.graph.folding import working_nodes
 from dynexport.graph.rule import Rule
 from dynexport.graph.rules.order import LAST, RULES
-from dynexport.graph.sizes import learn_sizes
+from dynexport.graph.sizes import Facts, handed_over, learn_sizes
 
 ROUNDS = 4
 """How often the rules run in turn, at most."""
@@ -38,21 +38,29 @@ def apply_rules(
     """
     counts: dict[str, int] = {}
     left_out: dict[str, str] = {}
+    asked_at: dict[str, int] = {}
     rules = [rule for rule in RULES if rule.apply is not None]
     turns = [rule for rule in rules if rule is not LAST] * ROUNDS
+    sound, model = model, model.clone()
+    facts = learn_sizes(model)
     for rule in (*turns, LAST):
-        if rule.name in left_out:
-            continue
+        changes = sum(counts.values())
+        if rule.name in left_out or asked_at.get(rule.name) == changes:
+            continue  # nothing is other than when it was asked last
+        asked_at[rule.name] = changes
         try:
-            changed, count = _apply(rule, model)
-            problem = problem_with(changed) if count else ""
+            count, facts = _apply(rule, model, facts, sound)
+            problem = problem_with(model) if count else ""
         except Exception as error:  # a graph unlike those it was written for
             lines = str(error).strip().splitlines()
             problem, count = f"it failed: {lines[0] if lines else type(error).__name__}", 0
         if problem:
             left_out[rule.name] = problem
+            model = sound.clone()
+            facts = learn_sizes(model)
         elif count:
-            model, counts[rule.name] = changed, counts.get(rule.name, 0) + count
+            counts[rule.name] = counts.get(rule.name, 0) + count
+            sound = model.clone()
     reports = (
         PassReport(rule.name, counts.get(rule.name, 0), rule.what, left_out.get(rule.name, ""))
         for rule in rules
@@ -67,15 +75,20 @@ def has_gained(reports: Sequence[PassReport], before: ir.Model, after: ir.Model)
     return bool(applied - {LAST.name} if joined else applied)
 
 
-def _apply(rule: Rule, model: ir.Model) -> tuple[ir.Model, int]:
-    """A copy with a rule applied, and how often it was; ModelFileError if that broke the graph."""
-    changed = model.clone()
-    count = 0 if rule.apply is None else rule.apply(changed)
-    if count:
-        onnx.checker.check_model(ir.serde.serialize_model(changed))
-        if not changed.functions:
-            learn_sizes(changed)
-        for before, after in zip(model.graph.outputs, changed.graph.outputs, strict=True):
-            if before.name != after.name or before.dtype != after.dtype:
-                raise ModelFileError(f"the output {before.name} is not as it was")
-    return changed, count
+def _apply(rule: Rule, model: ir.Model, facts: Facts, before: ir.Model) -> tuple[int, Facts]:
+    """Apply a rule to a graph, of which ``before`` is a copy; how often it was, and what is known
+    of the graph now.
+
+    ModelFileError if that broke the graph. A rule that does not apply leaves it as it is.
+    """
+    with handed_over(model, facts):
+        count = 0 if rule.apply is None else rule.apply(model)
+    if not count:
+        return 0, facts
+    onnx.checker.check_model(ir.serde.serialize_model(model))
+    if not model.functions:
+        facts = learn_sizes(model)
+    for old, new in zip(before.graph.outputs, model.graph.outputs, strict=True):
+        if old.name != new.name or old.dtype != new.dtype:
+            raise ModelFileError(f"the output {old.name} is not as it was")
+    return count, facts

@@ -35,6 +35,24 @@ def are_heard() -> bool:
     return _LOGGER.isEnabledFor(logging.DEBUG)
 
 
+class _Remarks(logging.Handler):
+    """What any library logs, on stderr if remarks are let through."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if are_heard() and logging.lastResort is not None:
+            logging.lastResort.handle(record)
+
+
+_REMARKS = _Remarks()
+
+
+def keep_stderr() -> None:
+    """Have libraries' warnings and logs, tracebacks in them too, on stderr only where remarks are
+    let through; for a program whose stderr is its own, not for a library."""
+    logging.captureWarnings(True)
+    logging.getLogger().addHandler(_REMARKS)
+
+
 @contextmanager
 def unheard(*loggers: str) -> Iterator[None]:
     """Warnings, and what these loggers tell below an error, unless remarks are let through."""

@@ -30,7 +30,7 @@ from dynexport.cli import (
 from dynexport.cli.options import as_options
 from dynexport.cli.versions import tell_versions
 from dynexport.errors import DynexportError
-from dynexport.progress import are_heard
+from dynexport.progress import are_heard, keep_stderr
 
 PIPE_CLOSED = 141
 """The exit code of a program that SIGPIPE ended, as shells tell it."""
@@ -88,6 +88,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     gc.set_threshold(100_000, 5, 5)  # importing and tracing make a million objects that all stay:
     atexit.register(gc.freeze)  # looking for garbage among them takes a tenth of `convert`
     app.rich_markup_mode = "rich" if _is_watched() else None
+    keep_stderr()
     try:
         _run(arguments)
     except DynexportError as error:

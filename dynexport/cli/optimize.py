@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from dynexport.cli.console import make_table, print_json, progress, stdout
-from dynexport.cli.options import Json, OnnxFile, Quiet, Verbose
+from dynexport.cli.options import Json, OnnxFile, Quiet, Verbose, as_options
 
 if TYPE_CHECKING:
     from dynexport.optimize import Optimization
@@ -30,6 +30,14 @@ def optimize(
             metavar="DIR|NPZ", help="Images to compare outputs on. Default: synthetic ones."
         ),
     ] = None,
+    img_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Images a file is for that leaves height and width open, pixels: 224, or "
+            "HEIGHTxWIDTH, 224x448.",
+        ),
+    ] = None,
     tolerance: Annotated[
         float | None,
         typer.Option(
@@ -45,13 +53,17 @@ def optimize(
     from dynexport.optimize import optimize_model
 
     with progress(quiet, verbose) as on_step:
-        result = optimize_model(model, output, images=images, tolerance=tolerance, on_step=on_step)
+        result = optimize_model(
+            model, output, images=images, img_size=img_size, tolerance=tolerance, on_step=on_step
+        )
     (print_json if json else show_optimization)(result)
 
 
 def show_optimization(result: Optimization) -> None:
     """Pass by pass what was done, what it saved, and by how much outputs moved."""
     console = stdout()
+    for change in result.changes:
+        console.print(f"first: {escape(change)}")
     told = [done for done in result.passes if done.applied]
     if told:
         table = make_table("pass", "times", "")
@@ -63,7 +75,7 @@ def show_optimization(result: Optimization) -> None:
         if done.left_out:
             console.print(f"[yellow]left out[/] {done.name}: {escape(done.left_out)}")
     if result.unchanged:
-        console.print(f"unchanged: {escape(result.reason)}")
+        console.print(f"unchanged: {escape(as_options(result.reason))}")
         console.print(f"wrote {escape(result.output)}, a copy of {escape(result.model)}")
         return
     before, after = result.nodes

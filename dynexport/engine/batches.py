@@ -8,7 +8,10 @@ import onnx_ir as ir
 
 from dynexport.errors import InputError
 from dynexport.formats.metadata import PREFIX, Batch
+from dynexport.graph.patterns import label
 from dynexport.graph.replay import replay_inputs
+from dynexport.graph.rules.baked_batch import baked_batch
+from dynexport.graph.view import View
 from dynexport.runtimes.tensorrt.builder import Shapes
 
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
@@ -27,9 +30,26 @@ def batch_ranges(graph: ir.Model, name: str, batches: Sequence[str] = ()) -> tup
             )
         return (fixed,)
     recorded = graph.metadata_props.get(PREFIX + "batch")
-    if not asked and recorded is None:
-        raise InputError(f"{name} leaves its batch size open: give a range, as in `batch` 1:8:64")
+    if recorded is None:
+        if not asked:
+            raise InputError(
+                f"{name} leaves its batch size open: give a range, as in `batch` 1:8:64"
+            )
+        _require_open(graph, name, asked)
     return asked or (Batch.parse(str(recorded).strip('"')),)
+
+
+def _require_open(graph: ir.Model, name: str, asked: Sequence[Batch]) -> None:
+    """InputError where a batch open in name only is not the one asked for."""
+    found = baked_batch(View.of(graph))
+    if found is None:
+        return
+    node, size = found
+    if any(batch != Batch.parse(str(size)) for batch in asked):
+        raise InputError(
+            f"the batch of {name} is open in name only: {label(node)} is of a batch of {size}. "
+            f"Build it with `batch` {size}, or export it with no number made of x.shape[0] in it"
+        )
 
 
 def profiles_of(graph: ir.Model, ranges: Sequence[Batch]) -> tuple[Mapping[str, Shapes], ...]:

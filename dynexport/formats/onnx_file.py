@@ -31,7 +31,7 @@ def read_model(path: str | Path) -> ir.Model:
     """Load an ONNX file; ModelFileError if it is none, or is cut short.
 
     Its nodes stand in the order they run, also where the file has them in another: some tools
-    append theirs at the end, and runtimes take that.
+    append theirs at the end, and runtimes take that. Sizes that the file has as -1 are open.
     """
     path = existing_file(path, "an ONNX file")
     try:
@@ -49,7 +49,22 @@ def read_model(path: str | Path) -> ir.Model:
         raise ModelFileError(
             f"{path} holds nodes that wait for each other's values: export it again"
         ) from None
+    for value in model.graph.inputs:
+        _open_negative_sizes(value, str(value.name))
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        for value in node.outputs:
+            _open_negative_sizes(value)
     return model
+
+
+def _open_negative_sizes(value: ir.Value, name: str = "") -> None:
+    """Sizes written as -1, as people edit files, are open: named after an input, else unknown."""
+    sizes = [] if value.shape is None else list(value.shape)
+    if any(isinstance(size, int) and size < 0 for size in sizes):
+        value.shape = ir.Shape(
+            (f"{name}_{axis}" if name else None) if isinstance(size, int) and size < 0 else size
+            for axis, size in enumerate(sizes)
+        )
 
 
 def _unreadable(path: Path) -> ModelFileError:

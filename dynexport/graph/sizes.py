@@ -106,7 +106,18 @@ def _learn_node(node: ir.Node, facts: Facts, opset: int) -> None:
         _compute(node, facts, opset)
         _follow_open_sizes(node, facts)
     for value, shape in told.items():
-        value.shape = value.shape if shape is None else shape
+        value.shape = _merged(shape, value.shape)
+
+
+def _merged(told: ir.Shape | None, found: ir.Shape | None) -> ir.Shape | None:
+    """What a file says of an output, and what follows where it says nothing."""
+    if told is None or found is None or len(told) != len(found):
+        return found if told is None else told
+    pairs = zip(told, found, strict=True)
+    return ir.Shape(
+        follows if isinstance(size, ir.SymbolicDim) and size.value is None else size
+        for size, follows in pairs
+    )
 
 
 def _follow_open_sizes(node: ir.Node, facts: Facts) -> None:

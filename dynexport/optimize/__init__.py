@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
@@ -10,17 +11,18 @@ import onnx
 import onnx_ir as ir
 
 from dynexport.compare.tolerances import Limits, Tolerances
-from dynexport.errors import VerificationError
+from dynexport.errors import ModelFileError, VerificationError
 from dynexport.files import existing_file, require_kept, require_onnx_target, save
 from dynexport.formats.onnx_file import to_bytes
 from dynexport.graph.folding import working_nodes
-from dynexport.graph.inputs import reason_to_leave
 from dynexport.graph.macs import count_macs
 from dynexport.graph.patterns import sizes_of
 from dynexport.graph.sizes import learn_sizes
 from dynexport.graph.tidy import open_up
+from dynexport.images import ImageSize
 from dynexport.optimize.foreign import Comparison, make_batches, make_comparison, read_foreign
 from dynexport.optimize.passes import PassReport, apply_rules, has_gained
+from dynexport.optimize.ready import Ready, make_ready, raise_to_known, settle_batch, who_wrote
 from dynexport.precision import choose_tolerances, precision_of
 from dynexport.progress import OnStep, silent
 
@@ -31,6 +33,7 @@ class Optimization:
 
     model, output  the file read, and the one written
     unchanged      the file written is the one read; ``reason`` says why
+    changes        what it needed before any pass, a sentence each: sizes fixed, opset raised
     nodes          before and after, those apart that hold a constant
     macs           for one image, before and after; None where a shape does not follow
     opset          before and after
@@ -44,6 +47,7 @@ class Optimization:
     output: str
     unchanged: bool
     reason: str
+    changes: tuple[str, ...]
     nodes: tuple[int, int]
     macs: tuple[int, int] | None
     opset: tuple[int, int]
@@ -60,18 +64,18 @@ class Optimization:
 class Lean:
     """A graph with every rule applied that keeps its outputs.
 
-    opened    as it was, in the form that rules read
+    ready     as it was given, with what it needed; and why it is left so, where it is
+    opened    the same in the form that rules read
     graph     as it is now
     passes    what each rule did that applied, or was left out
-    outcome   how far the outputs lie apart; None where no rule applied
-    reason    why none applied
+    outcome   how far the outputs lie apart; None where nothing was changed
     """
 
+    ready: Ready
     opened: ir.Model
     graph: ir.Model
     passes: tuple[PassReport, ...]
     outcome: Comparison | None
-    reason: str = "nothing to gain"
 
 
 def optimize_model(
@@ -79,6 +83,7 @@ def optimize_model(
     output: str | Path | None = None,
     *,
     images: str | Path | None = None,
+    img_size: int | str | Sequence[int] | None = None,
     tolerance: float | None = None,
     on_step: OnStep = silent,
 ) -> Optimization:
@@ -87,6 +92,7 @@ def optimize_model(
     output     the .onnx to write; by default named after the file, in this folder
     images     folder of pictures or .npz to compare outputs on; without, synthetic ones. Random
                numbers are compared on as well
+    img_size   of a file that leaves height and width open: pixels, or both, as in "224x448"
     tolerance  accepted error of outputs, relative to the largest (at least 1); by default by
                precision, 1e-4 for float32
 
@@ -99,18 +105,18 @@ def optimize_model(
     target = _target(path, output)
     on_step(f"read {path}")
     original = read_foreign(path)
-    if reason := reason_to_leave(original):
-        return _copy(path, target, original, reason, (), start)
+    before = (working_nodes(original), original.opset_imports.get("", 0))
     limits = choose_tolerances(precision_of(original), Limits(tolerance))
-    lean = _make_lean(original, None if images is None else Path(images), limits, on_step)
+    ready = make_ready(original, None if img_size is None else ImageSize.of(img_size))
+    lean = _make_lean(path, ready, None if images is None else Path(images), limits, on_step)
     if lean.outcome is None:
-        return _copy(path, target, original, lean.reason, lean.passes, start)
+        return _copy(path, target, before, lean, start)
     if not lean.outcome.passes(limits):
         raise VerificationError(
             f"{path}: the lean graph's outputs differ ({lean.outcome.error:.1e}, accepted "
             f"{limits.outputs:g}) whichever pass is left out: nothing was written"
         )
-    content = to_bytes(_as_given(lean.graph, original))
+    content = to_bytes(_as_given(lean.graph, lean.ready.model))
     on_step(f"write {target}")
     save(target, content)
     return Optimization(
@@ -118,9 +124,10 @@ def optimize_model(
         output=str(target),
         unchanged=False,
         reason="",
-        nodes=(working_nodes(original), working_nodes(lean.graph)),
+        changes=lean.ready.changes,
+        nodes=(before[0], working_nodes(lean.graph)),
         macs=_macs(lean.opened, lean.graph),
-        opset=(original.opset_imports.get("", 0), lean.graph.opset_imports.get("", 0)),
+        opset=(before[1], lean.graph.opset_imports.get("", 0)),
         passes=lean.passes,
         images=lean.outcome.images,
         source="synthetic images" if images is None else str(images),
@@ -140,28 +147,37 @@ def _target(path: Path, output: str | Path | None) -> Path:
 
 
 def _make_lean(
-    original: ir.Model, images: Path | None, limits: Tolerances, on_step: OnStep
+    path: Path, ready: Ready, images: Path | None, limits: Tolerances, on_step: OnStep
 ) -> Lean:
     """Apply all rules at once; where that changes the outputs, leave out those that do."""
-    batches, opened = make_batches(original, images), original.clone()
-    open_up(opened)
-    learn_sizes(opened)
+    if ready.reason:
+        return Lean(ready, ready.model, ready.model, (), None)
     on_step("run it as it is")
-    compare, reason = make_comparison(opened, batches, limits)
-    if reason:
-        return Lean(opened, opened, (), None, reason)
+    try:
+        ready = settle_batch(ready)
+        batches = make_batches(ready.model, images)
+        ready = raise_to_known(ready, batches, limits)
+        opened = ready.model.clone()
+        open_up(opened)
+        learn_sizes(opened)
+        compare, reason = make_comparison(opened, batches, limits)
+    except ModelFileError as error:
+        raise ModelFileError(f"{path}: {error}; {who_wrote(ready.model)}") from None
+    if reason := ready.reason or reason:
+        return Lean(replace(ready, reason=reason), opened, opened, (), None)
     on_step("make it lean")
     graph, passes = apply_rules(opened, lambda changed: "")
-    gained = has_gained(passes, original, graph)
-    outcome = compare(graph) if gained else None
+    wanted = bool(ready.changes)
+    gained = has_gained(passes, ready.model, graph)
+    outcome = compare(graph) if gained or wanted else None
     if outcome is not None and not outcome.passes(limits):
         on_step("find the pass that changes the outputs")
         graph, passes = apply_rules(opened, lambda changed: _disagreement(compare(changed), limits))
-        gained = has_gained(passes, original, graph)
-        outcome = compare(graph) if gained else None
+        gained = has_gained(passes, ready.model, graph)
+        outcome = compare(graph) if gained or wanted else None
     if not gained:
         passes = tuple(report for report in passes if report.left_out)
-    return Lean(opened, graph, passes, outcome)
+    return Lean(replace(ready, reason="nothing to gain"), opened, graph, passes, outcome)
 
 
 def _disagreement(found: Comparison, limits: Tolerances) -> str:
@@ -195,29 +211,24 @@ def _as_given(lean: ir.Model, original: ir.Model) -> ir.Model:
 
 
 def _copy(
-    path: Path,
-    target: Path,
-    model: ir.Model,
-    reason: str,
-    passes: tuple[PassReport, ...],
-    start: float,
+    path: Path, target: Path, before: tuple[int, int], lean: Lean, start: float
 ) -> Optimization:
-    """Write the file as it is."""
+    """Write the file as it is, of so many nodes and that opset."""
     proto = onnx.load(str(path), load_external_data=False)
     stored = proto.graph.initializer
     outside = any(onnx.external_data_helper.uses_external_data(tensor) for tensor in stored)
-    content = to_bytes(model) if outside else path.read_bytes()
+    content = to_bytes(read_foreign(path)) if outside else path.read_bytes()
     save(target, content)
-    nodes, opset = working_nodes(model), model.opset_imports.get("", 0)
     return Optimization(
         model=str(path),
         output=str(target),
         unchanged=True,
-        reason=reason,
-        nodes=(nodes, nodes),
+        reason=lean.ready.reason,
+        changes=(),
+        nodes=(before[0], before[0]),
         macs=None,
-        opset=(opset, opset),
-        passes=passes,
+        opset=(before[1], before[1]),
+        passes=lean.passes,
         images=0,
         source="",
         error=0.0,

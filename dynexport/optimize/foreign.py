@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +28,11 @@ IMAGES = 8
 LARGEST_FILE = 2**31 - 2**20
 """Bytes of the largest ONNX file (protocol buffers), with some room."""
 
-Answers = Sequence[dict[str, NDArray[np.generic]]]
-"""What a graph gives, by name, batch after batch."""
+Answer = Mapping[str, NDArray[np.generic]]
+"""What a graph gives for a batch, by name."""
+
+Session = Callable[[Sequence[NDArray[np.float32]]], list[Answer]]
+"""A graph opened: batches to answers."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +94,8 @@ def make_batches(model: ir.Model, source: Path | None) -> list[NDArray[np.float3
     assert isinstance(channels, int)
     assert isinstance(height, int)
     assert isinstance(width, int)
-    side = max(height, width)
-    steps = Preprocessing.for_size(side)
-    images = steps.to_input(load_images(source, IMAGES, steps))[:, :channels, :height, :width]
+    steps = Preprocessing.for_size((height, width))
+    images = steps.to_input(load_images(source, IMAGES, steps))[:, :channels]
     noise = np.random.default_rng(0).normal(0, 1, (IMAGES, channels, height, width))
     if isinstance(batch, int):
         given = np.concatenate([images, noise.astype(np.float32)])
@@ -115,10 +118,9 @@ def find_choices(model: ir.Model) -> tuple[Choice, ...]:
     )
 
 
-def answers_of(
-    model: ir.Model, batches: Sequence[NDArray[np.float32]], further: Sequence[str] = ()
-) -> Answers:
-    """What a graph gives in ONNX Runtime, with further values by name where it has them."""
+@contextmanager
+def session_of(model: ir.Model, further: Sequence[str] = ()) -> Iterator[Session]:
+    """A graph opened in ONNX Runtime, which gives further values by name where it has them."""
     there = {str(value.name) for node in model.graph for value in node.outputs}
     probe = with_outputs(model, there.intersection(further))
     fed = next(value for value in probe.graph.inputs if not value.is_initializer())
@@ -128,8 +130,20 @@ def answers_of(
     fed.name = "images"
     names = {str(value.name) for value in probe.graph.outputs}
     with open_runner("onnxruntime", to_bytes(probe)) as runner:
-        told = [runner.run(images) for images in batches]
-    return [{name: array for name, array in one.items() if name in names} for one in told]
+
+        def run(batches: Sequence[NDArray[np.float32]]) -> list[Answer]:
+            told = [runner.run(images) for images in batches]
+            return [{name: array for name, array in one.items() if name in names} for one in told]
+
+        yield run
+
+
+def answers_of(
+    model: ir.Model, batches: Sequence[NDArray[np.float32]], further: Sequence[str] = ()
+) -> list[Answer]:
+    """What a graph gives, batch after batch, see `session_of`."""
+    with session_of(model, further) as run:
+        return run(batches)
 
 
 def make_comparison(

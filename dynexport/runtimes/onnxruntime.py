@@ -13,13 +13,15 @@ from dynexport.progress import are_heard
 from dynexport.requirements import install_command
 from dynexport.runtimes import NO_INPUTS, Further, Library, Machine, Runtime, Use
 from dynexport.runtimes.library import version_of
+from dynexport.runtimes.refusals import in_words
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-WARNINGS, ERRORS = 2, 3
-"""onnxruntime's log severities. Its warnings are about its own optimiser."""
+WARNINGS, FATAL = 2, 4
+"""onnxruntime's log severities. Its warnings are about its own optimiser, and what it logs as an
+error it raises as well."""
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
@@ -112,7 +114,7 @@ class OnnxRuntimeRunner:
         self._owned = ExitStack()
         onnxruntime = _load(provider)
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = WARNINGS if are_heard() else ERRORS
+        options.log_severity_level = WARNINGS if are_heard() else FATAL
         if threads:
             options.intra_op_num_threads = threads
         if in_order:
@@ -138,8 +140,7 @@ class OnnxRuntimeRunner:
         try:
             results = self._session.run(self._outputs, fed)
         except Exception as error:  # the runtime's own exception types are not exported
-            reason = str(error).strip().splitlines()[0]
-            raise ModelFileError(f"ONNX Runtime cannot run the model: {reason}") from None
+            raise ModelFileError(f"ONNX Runtime cannot run the model: {in_words(error)}") from None
         return dict(zip(self._outputs, results, strict=True))
 
     def layers(self) -> dict[str, float]:
@@ -217,8 +218,7 @@ def _open(onnxruntime: Any, model: str | Path | bytes, options: Any, provider: s
             source, options, providers=providers, enable_fallback=0
         )
     except Exception as error:  # the runtime's own exception types are not exported
-        reason = str(error).strip().splitlines()[0]
-        raise ModelFileError(f"ONNX Runtime cannot load the model: {reason}") from None
+        raise ModelFileError(f"ONNX Runtime cannot load the model: {in_words(error)}") from None
     if provider not in session.get_providers():  # it falls back to the CPU silently
         raise DeviceError(
             f"ONNX Runtime cannot use its {provider} here: it needs an NVIDIA GPU, its driver "

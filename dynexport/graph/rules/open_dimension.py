@@ -21,7 +21,7 @@ def find_open_dimensions(view: View) -> Iterator[Finding]:
             what = f"dimension {', '.join(map(str, open_ones))} of this input has no fixed size"
         else:
             continue
-        fix = "fix it when exporting, or with onnx.tools.update_model_dims; the first may stay"
+        fix = "fix it when exporting, or with dynexport optimize --img-size; the first may stay"
         yield Finding("open-dimension", "refused", str(value.name), what, fix)
 
 

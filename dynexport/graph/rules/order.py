@@ -10,6 +10,8 @@ ORDER = (
     "duplicates",
     "fixed_shapes",
     "open_dimension",
+    "baked_batch",
+    "negative_perm",
     "top_k",
     "sorts",
     "data_dependent",

@@ -19,6 +19,7 @@ BUNDLE = "a reference bundle"
 ARRAYS = "an .npz of arrays"
 ARRAY = "a single array"
 ARCHIVE = "a zip archive"
+PACKED = "a packed archive"
 ENGINE = "a TensorRT engine"
 SIDECAR = "the sidecar of an engine"
 JSON = "a JSON file"
@@ -46,6 +47,7 @@ BEGINNINGS: tuple[tuple[str, bytes], ...] = (
     (PICTURE, rb"\x89PNG\r\n|\xff\xd8\xff|GIF8|BM.{4}\0{4}|RIFF.{4}WEBP|II\*\0|MM\0\*"),
     (PAGE, rb"\s*<(!doctype html|html)"),
     (POINTER, rb"version https://git-lfs"),
+    (PACKED, rb"\x1f\x8b\x08|\xfd7zXZ\0|BZh\d|\x28\xb5\x2f\xfd|7z\xbc\xaf|.{257}ustar"),
 )
 """How files of a kind begin; the first that fits is taken."""
 
@@ -69,6 +71,8 @@ ADVICE: dict[str, str] = {
     ENGINE: "an engine is given as `engine`, and stands beside the .onnx it was built from",
     SIDECAR: "give the engine that it stands beside, or its .onnx",
     PAGE: "a server gave it in place of the file; download that again",
+    PACKED: "unpack it, and give what is inside",
+    ARCHIVE: "unpack it, and give what is inside",
     POINTER: "run  git lfs pull  where it was cloned, which brings the file itself",
 }
 """What to do with a file of a kind that was given in another's place."""
@@ -103,11 +107,21 @@ FOLDER = (
 )
 """What Hugging Face's libraries keep a model's weights in, the preferred first."""
 
+WHOLE = "mp_rank_00_model_states.pt"
+"""What DeepSpeed keeps a model in that lies whole on each rank."""
+
 
 def weights_in(folder: Path) -> Path | None:
-    """The weights in a folder of theirs; None where it is none."""
-    there = (folder / name for name in FOLDER)
+    """The weights in a folder of Hugging Face's or DeepSpeed's; None where it is none."""
+    latest = folder / "latest"
+    step = latest.read_text(errors="replace").strip() if latest.is_file() else "."
+    there = (*(folder / name for name in FOLDER), folder / step / WHOLE)
     return next((file for file in there if file.is_file()), None)
+
+
+def is_distributed(folder: Path) -> bool:
+    """Whether a folder holds pieces of tensors, as torch.distributed.checkpoint saves them."""
+    return (folder / ".metadata").is_file() and any(folder.glob("*.distcp"))
 
 
 def other_kind(path: Path, expected: str) -> str | None:

@@ -7,7 +7,7 @@ kept: the tensors' full names are searched for those of a known family.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,13 +72,24 @@ def _parts(value: Any) -> Iterator[tuple[Any, Any]]:
     if isinstance(value, Mapping):
         yield from value.items()
     elif isinstance(value, (list, tuple)):
-        yield from enumerate(value)
+        yield from value if _is_named(value) else enumerate(value)
     elif isinstance(value, Inert):
         yield from value.entries.items()
         yield from enumerate(value.items)
         if value.state is not None:
             yield "", value.state
         yield from (("", argument) for argument in value.made_of)
+
+
+def _is_named(values: Sequence[Any]) -> bool:
+    """Whether these are pairs of a name and a tensor."""
+    return len(values) > 0 and all(
+        isinstance(pair, (list, tuple))
+        and len(pair) == 2
+        and isinstance(pair[0], str)
+        and isinstance(pair[1], (Tensor, Array))
+        for pair in values
+    )
 
 
 def _inside(place: Place, key: Any) -> Place:

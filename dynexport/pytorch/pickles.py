@@ -100,6 +100,13 @@ class _Type(Inert):
     """A numpy type."""
 
 
+def _array(content: Any, kind: Any, shape: Any, order: str) -> Array:
+    """An array as protocol 5 spells it."""
+    made = Array()
+    made.state = (1, shape, kind, order == "F", bytes(content))
+    return made
+
+
 def _as_it_is(function: Callable[..., Any], _: type, arguments: tuple[Any, ...], __: Any) -> Any:
     """A tensor of a class of its own, as a plain one."""
     return function(*arguments)
@@ -136,14 +143,22 @@ def _stand_in(module: str, name: str) -> Any:
         return _calling(getattr(torch, name))
     if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
         return getattr(torch, name)
+    if (module, name) == ("torch.storage", "_load_from_bytes"):
+        return _calling(_read_bytes)
     if (module, name) == ("torch.storage", "UntypedStorage"):
         return type(name, (Inert,), {"dtype": torch.uint8})  # bytes, as PyTorch takes them
+    if module in ("numpy.core.numeric", "numpy._core.numeric") and name == "_frombuffer":
+        return _calling(_array)
     kind: type[Inert] = Inert
     if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
         kind = Array
     elif (module, name) == ("numpy", "dtype"):
         kind = _Type
     return type(name, (kind,), {"__module__": module})  # of its own, so that nothing else changes
+
+
+LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""How files of ``torch.save`` began before they were zips: a pickle of this number alone."""
 
 
 class InertUnpickler(pickle.Unpickler):
@@ -164,12 +179,27 @@ class _Pickles:
 
 
 def read_pickled(path: Path) -> Any:
-    """What a file of ``torch.save`` holds, of either format, stand-ins for what is not known.
+    """What a file of ``torch.save`` holds, of either format, or of ``pickle.dump``.
 
-    Whatever a damaged file makes the unpickler raise is raised.
+    Stand-ins are for what is not known. Whatever a damaged file makes the unpickler raise is
+    raised.
     """
+    with path.open("rb") as file:
+        head = file.read(len(LEGACY))
+        if head[:1] == LEGACY[:1] and head != LEGACY:
+            file.seek(0)
+            return InertUnpickler(file, encoding="latin1").load()
     with unheard():
-        return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_Pickles)
+        return _load(path)
+
+
+def _read_bytes(content: bytes) -> Any:
+    """A tensor's numbers inside a pickle, which are a file of ``torch.save`` themselves."""
+    return _load(io.BytesIO(content))
+
+
+def _load(file: Path | BinaryIO) -> Any:
+    return torch.load(file, map_location="cpu", weights_only=False, pickle_module=_Pickles)
 
 
 def is_script(path: Path) -> bool:

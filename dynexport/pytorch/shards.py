@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dynexport.errors import CheckpointError
 from dynexport.files import sha256_of
-from dynexport.files.kinds import weights_in
+from dynexport.files.kinds import is_distributed, weights_in
 from dynexport.pytorch.pickles import read_pickled
 
 SETTINGS = {
@@ -38,6 +38,12 @@ SETTINGS = {
 def find_file(path: Path) -> Path:
     """The file to read: of a folder its weights, of a shard the index that lists it."""
     if path.is_dir():
+        if is_distributed(path):
+            raise CheckpointError(
+                f"{path} holds pieces of tensors (.distcp): put them together with  python -m "
+                f"torch.distributed.checkpoint.format_utils dcp_to_torch {path} whole.pth  and "
+                "give that file"
+            )
         return weights_in(path) or path
     for index in path.parent.glob("*.index.json"):
         if path != index and path.is_file() and path.name in _files_in(index).values():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,6 +41,8 @@ FILES: dict[str, str | None] = {
     "model.safetensors.index.json": kinds.INDEX,
     "other.json": kinds.JSON,
     "code.zip": kinds.ARCHIVE,
+    "packed.pth.gz": kinds.PACKED,
+    "packed.tar": kinds.PACKED,
     "picture.png": kinds.PICTURE,
     "picture.jpg": kinds.PICTURE,
     "page.pth": kinds.PAGE,
@@ -113,6 +117,9 @@ def folder(
         Image.new("RGB", (28, 28)).save(path / name)
     (path / "page.pth").write_text("<!DOCTYPE html><html><body>404</body></html>")
     (path / "pointer.pth").write_text("version https://git-lfs.github.com/spec/v1\nsize 9\n")
+    (path / "packed.pth.gz").write_bytes(gzip.compress(b"epoch,loss"))
+    with tarfile.open(path / "packed.tar", "w") as packed:
+        packed.add(path / "page.pth", "page.pth")
     (path / "empty.pth").write_bytes(b"")
     (path / "text.pth").write_text("epoch,loss\n")
     return path

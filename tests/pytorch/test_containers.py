@@ -57,6 +57,8 @@ LAYOUTS: dict[str, Callable[[State], Any]] = {
         "state_dict": under("net.", s)
         | {"val_acc.total": torch.tensor(3), "criterion.weight": torch.ones(10)}
     },
+    "pairs of name and tensor": lambda s: {"weights": list(s.items())},
+    "pairs alone": lambda s: [(name, tensor) for name, tensor in s.items()],
     "deepspeed": lambda s: {"module": s, "ds_version": "0.15"},
     "fsdp": lambda s: inside(under("_fsdp_wrapped_module.", s), "_fsdp_wrapped_module"),
     "checkpointed blocks": lambda s: {"model": inside(s, "_checkpoint_wrapped_module")},
@@ -209,6 +211,24 @@ def test_an_index_cannot_lead_out_of_its_folder(sharded: Path, tmp_path: Path) -
     index.write_text(index.read_text().replace(lost.name, f"../{lost.name}"))
     with pytest.raises(CheckpointError, match="which is not beside it"):
         load_checkpoint(sharded)
+
+
+@pytest.mark.parametrize("given", [".", "global_step3"])
+def test_a_folder_of_deepspeed_gives_its_latest_weights(
+    given: str, tmp_path: Path, state: State
+) -> None:
+    for step, held in (("global_step2", other(state)), ("global_step3", state)):
+        (tmp_path / step).mkdir()
+        torch.save({"module": held}, tmp_path / step / "mp_rank_00_model_states.pt")
+    (tmp_path / "latest").write_text("global_step3\n")
+    assert same(load_checkpoint(tmp_path / given).state, state)
+
+
+def test_pieces_of_tensors_are_to_be_put_together(tmp_path: Path) -> None:
+    (tmp_path / ".metadata").touch()
+    (tmp_path / "__0_0.distcp").touch()
+    with pytest.raises(CheckpointError, match=r"pieces of tensors .*dcp_to_torch .* whole\.pth"):
+        load_checkpoint(tmp_path)
 
 
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:

@@ -133,6 +133,33 @@ def test_arrays_are_weights_too(save: Callable[..., Path], state: State) -> None
     assert all(torch.equal(loaded.state[name], state[name]) for name in state)
 
 
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_a_pickle_of_no_pytorch_file_is_read_as_well(
+    tmp_path: Path, state: State, protocol: int
+) -> None:
+    arrays = {name: tensor.numpy() for name, tensor in state.items()}
+    for content in ({"model": arrays, "__author__": "x"}, {"model": state}):
+        path = tmp_path / "model.pkl"
+        path.write_bytes(pickle.dumps(content, protocol))
+        found = load_checkpoint(path).state
+        assert found.keys() == state.keys()
+        assert all(found[name].equal(state[name]) for name in state)
+
+
+def test_bytes_inside_a_pickle_run_nothing_either(tmp_path: Path) -> None:
+    marker, inner = tmp_path / "ran", io.BytesIO()
+    torch.save({"x": harmful(marker)[HARMFUL[0]]}, inner)
+
+    class Storage:
+        def __reduce__(self) -> Any:
+            return torch.storage._load_from_bytes, (inner.getvalue(),)
+
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps({"model": Storage()}))
+    with pytest.raises(CheckpointError):
+        load_checkpoint(tmp_path / "x.pkl")
+    assert not marker.exists()
+
+
 def test_a_script_gives_its_weights_and_runs_none_of_its_code(tmp_path: Path, state: State) -> None:
     class Scripted(nn.Module):
         def __init__(self) -> None:
@@ -204,10 +231,12 @@ def test_nothing_that_a_file_calls_is_run(
     content = {"model": state, "extra": harmful(marker)[name]}
     if way.startswith("pickle"):
         path.write_bytes(pickle.dumps(content, protocol=int(way[-1])))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=way == "zip")
+    if way == "pickle 0":
         with pytest.raises(CheckpointError):
             load_checkpoint(path)
     else:
-        torch.save(content, path, _use_new_zipfile_serialization=way == "zip")
         assert load_checkpoint(path).state.keys() == state.keys()
     assert not marker.exists()
     assert "antigravity" not in sys.modules

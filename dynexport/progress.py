@@ -6,7 +6,10 @@ Such remarks are unheard, unless dynexport's logger is set to DEBUG, as `--verbo
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -69,3 +72,35 @@ def unheard(*loggers: str) -> Iterator[None]:
     finally:
         for logger, level in levels.items():
             logging.getLogger(logger).setLevel(level)
+
+
+@contextmanager
+def unheard_below() -> Iterator[None]:
+    """What compiled code prints by itself, past Python, unless remarks are let through."""
+    if are_heard():
+        yield
+        return
+    library = ctypes.CDLL(None)
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # a daemon has none
+        stream.flush()
+    kept = [(number, os.dup(number)) for number in (1, 2) if _is_open(number)]
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        for number, _ in kept:
+            os.dup2(nowhere, number)
+        yield
+    finally:
+        library.fflush(None)  # what it holds back would be printed later
+        os.close(nowhere)
+        for number, copy in kept:
+            os.dup2(copy, number)
+            os.close(copy)
+
+
+def _is_open(number: int) -> bool:
+    """Whether a file descriptor is: a shell may have closed it."""
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True

@@ -12,6 +12,7 @@ from dynexport.errors import ModelFileError
 from dynexport.files import existing_file
 from dynexport.files.kinds import ONNX, other_kind
 from dynexport.formats.metadata import Metadata
+from dynexport.progress import unheard_below
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +66,15 @@ def _open_negative_sizes(value: ir.Value, name: str = "") -> None:
             (f"{name}_{axis}" if name else None) if isinstance(size, int) and size < 0 else size
             for axis, size in enumerate(sizes)
         )
+
+
+def require_valid(model: ir.Model) -> None:
+    """ModelFileError unless a graph is as ONNX has it, in its checker's words."""
+    try:
+        with unheard_below():
+            onnx.checker.check_model(ir.serde.serialize_model(model))
+    except Exception as error:  # the checker raises its own kind, and others for odd files
+        raise ModelFileError(str(error).strip().splitlines()[0]) from None
 
 
 def _unreadable(path: Path) -> ModelFileError:

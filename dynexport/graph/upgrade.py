@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import re
+
 import onnx
 import onnx.version_converter
 import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass
 
 from dynexport.errors import ModelFileError
 from dynexport.graph.edits import drop_unused, put_in_place
 from dynexport.graph.opset import OLDEST
-from dynexport.graph.patterns import nodes_of, only_user, producer, sizes_of
+from dynexport.graph.patterns import is_standard, nodes_of, only_user, producer, sizes_of
 from dynexport.graph.sizes import learn_sizes
 from dynexport.graph.tidy import open_up
+from dynexport.progress import unheard_below
+
+ASSERTION = re.compile(r"^\S+:\d+: \w+: Assertion `.*?` failed: ")
+"""What the converter says before what is the matter."""
 
 LISTED = 4
 """The version of the file format from which on constants need not be inputs as well."""
@@ -22,16 +29,21 @@ def upgrade_opset(model: ir.Model) -> ir.Model:
 
     ModelFileError where it has no way there.
     """
+    model = model.clone()
     if model.functions:
-        raise ModelFileError("its functions are of an opset that has none")
+        InlinePass()(model)
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        if is_standard(node) and not onnx.defs.has(node.op_type, OLDEST):
+            raise ModelFileError(f"ONNX has no {node.op_type} any more")
     proto = ir.serde.serialize_model(model)
     proto.ir_version = max(proto.ir_version, LISTED)
     try:
-        converted = onnx.version_converter.convert_version(proto, OLDEST)
+        with unheard_below():
+            converted = onnx.version_converter.convert_version(proto, OLDEST)
         upgraded = ir.serde.deserialize_model(converted)
     except Exception as error:  # the converter raises what it likes
-        reason = str(error).strip().splitlines()
-        raise ModelFileError(reason[0] if reason else type(error).__name__) from None
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelFileError(ASSERTION.sub("", lines[0]).rstrip(".")) from None
     for value in [value for value in upgraded.graph.inputs if value.is_initializer()]:
         upgraded.graph.inputs.remove(value)
     for node in ir.traversal.RecursiveGraphIterator(upgraded.graph):

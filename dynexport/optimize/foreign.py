@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
@@ -16,7 +15,7 @@ from dynexport.compare.numbers import largest_error, not_numbers
 from dynexport.compare.selection import tied_rows
 from dynexport.compare.tolerances import Tolerances
 from dynexport.errors import ModelFileError
-from dynexport.formats.onnx_file import read_model, to_bytes
+from dynexport.formats.onnx_file import read_model, require_valid, to_bytes
 from dynexport.graph.patterns import nodes_of, sizes_of
 from dynexport.graph.probe import with_outputs
 from dynexport.images import Preprocessing, fill_batch, load_images
@@ -75,10 +74,9 @@ def read_foreign(path: Path) -> ir.Model:
             f"{path} holds {size / 2**30:.1f} GiB of weights: files up to 2 GiB are optimized"
         )
     try:
-        onnx.checker.check_model(ir.serde.serialize_model(model))  # its nodes in order
-    except Exception as error:  # the checker raises its own kind, and others for odd files
-        reason = str(error).strip().splitlines()[0]
-        raise ModelFileError(f"{path} is no valid ONNX file: {reason}; export it again") from None
+        require_valid(model)
+    except ModelFileError as error:
+        raise ModelFileError(f"{path} is no valid ONNX file: {error}; export it again") from None
     return model
 
 

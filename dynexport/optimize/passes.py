@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import onnx
 import onnx_ir as ir
 
 from dynexport.errors import ModelFileError
+from dynexport.formats.onnx_file import require_valid
 from dynexport.graph.folding import working_nodes
 from dynexport.graph.rule import Rule
 from dynexport.graph.rules.order import LAST, RULES
@@ -85,7 +85,7 @@ def _apply(rule: Rule, model: ir.Model, facts: Facts, before: ir.Model) -> tuple
         count = 0 if rule.apply is None else rule.apply(model)
     if not count:
         return 0, facts
-    onnx.checker.check_model(ir.serde.serialize_model(model))
+    require_valid(model)
     if not model.functions:
         facts = learn_sizes(model)
     for old, new in zip(before.graph.outputs, model.graph.outputs, strict=True):

@@ -9,6 +9,9 @@ LOADED_FROM = re.compile(r"^Load model from .*? failed: ?")
 SOURCE = re.compile(r"\S+\.(?:cc|h|cpp):\d+ (?:\S+ )??onnxruntime::.*?\) (?:const )?(?=\w)")
 """Where in its own source it stood, and in which function."""
 
+ASSERTION = re.compile(r"\S+ (?:==|!=|<=|>=|<|>) \S+ was false\. ?")
+"""What it asserted, in the names of its own source."""
+
 NODES = (
     re.compile(
         r"Node \((?P<node>.*?)\) Op \((?P<operator>\w+)\) (?:\[\w+\] )?(?P<what>.*)", re.DOTALL
@@ -35,8 +38,8 @@ def in_words(error: Exception) -> str:
     for pattern in NODES:
         if found := pattern.search(told):
             name, operator = found["node"], found["operator"]
-            named = f"node {name} ({operator})" if name else f"a {operator} node"
+            named = f"node {name} ({operator})" if name else f"its {operator}"
             told = f"{named}: {found['what']}"
             break
-    lines = SOURCE.sub("", told).strip().splitlines()
+    lines = ASSERTION.sub("", SOURCE.sub("", told)).strip().splitlines()
     return lines[0].rstrip(" .") if lines else type(error).__name__

@@ -50,8 +50,10 @@ _REMARKS = _Remarks()
 
 
 def keep_stderr() -> None:
-    """Have libraries' warnings and logs, tracebacks in them too, on stderr only where remarks are
-    let through; for a program whose stderr is its own, not for a library."""
+    """Have what libraries log and warn of on stderr only where remarks are let through.
+
+    That is for a program, whose stderr is its own.
+    """
     logging.captureWarnings(True)
     logging.getLogger().addHandler(_REMARKS)
 

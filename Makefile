@@ -12,7 +12,7 @@ SOURCES := $(shell find dynexport models calibration -type f -not -name '*.pyc')
 # Neighbouring tests on one worker, whose fixtures they share; compiled tests are kept.
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist worksteal
 
-.PHONY: setup test test-quick test-thorough lint types unit unit-quick demo docs dist pythons bench image-check gpu-check clean
+.PHONY: setup test test-quick test-thorough lint types unit unit-quick fuzz demo docs dist pythons bench image-check gpu-check clean
 
 setup: $(VENV)/.package
 
@@ -57,6 +57,10 @@ unit-quick: setup
 # Golden and trained models in half precision and int8, and the tools that look at what is written.
 test-thorough: setup
 	$(PYTEST) -m 'thorough and not install'
+
+# Damaged and unsound input through every command, for an hour; OPTIONS="--seed S --input N" shows one.
+fuzz: setup
+	cd tests && OMP_NUM_THREADS=1 ../$(BIN)/python -m fuzz $(OPTIONS)
 
 demo: setup
 	$(BIN)/python examples/mnist/demo.py

@@ -129,7 +129,7 @@ def write_variants(
         reroute(inference, make, full_sort=make is two_scatters)
         exported = export_onnx(inference, metadata)
         files[label] = folder / f"{name} {label}.onnx"
-        files[label].write_bytes(exported.to_bytes())
+        exported.write(files[label])
     return files, metadata
 
 

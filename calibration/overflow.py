@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dynexport.calibration.running import static_batch
 from dynexport.errors import ImageError, InputError, ModelFileError
-from dynexport.formats.onnx_file import to_bytes
+from dynexport.formats.onnx_file import as_source
 from dynexport.graph.constants import add_constant, content_of
 from dynexport.graph.edits import named_node, put_behind
 from dynexport.graph.half import Kind, overflowing_constants, require_float32
@@ -148,7 +148,7 @@ def _run(
     """The outputs of each batch; one smaller than a static graph takes is filled up with its own
     images."""
     size, before = static_batch(probe), 0
-    with OnnxRuntimeRunner(to_bytes(probe), in_order=True) as runner:
+    with as_source(probe) as source, OnnxRuntimeRunner(source, in_order=True) as runner:
         for images in batches:
             count = len(images)
             if not np.isfinite(images).all():

@@ -15,7 +15,6 @@ from dynexport.compare.selection import largest_inversion
 from dynexport.compare.tolerances import OwnRounding
 from dynexport.errors import CalibrationError
 from dynexport.formats.metadata import Metadata
-from dynexport.formats.onnx_file import to_bytes
 from dynexport.graph.emulation import computes_in_half, emulate_half
 from dynexport.graph.replay import emit_choices, replay_selection
 from dynexport.images import fill_batch
@@ -61,8 +60,8 @@ def _answer_in_turn(
     theirs_emit, ours_emit = emit_choices(free, metadata), emit_choices(told, metadata)
     ready = emulate_half(told) if computes_in_half(told) else told
     with (
-        open_runner("onnxruntime", to_bytes(free)) as theirs,
-        open_runner("onnxruntime", to_bytes(ready)) as ours,
+        open_runner("onnxruntime", free) as theirs,
+        open_runner("onnxruntime", ready) as ours,
     ):
         size = static_batch(model)
         for images in batches:

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from dynexport.calibration import Observation
 from dynexport.formats.metadata import Batch, Metadata
-from dynexport.formats.onnx_file import to_bytes
 from dynexport.graph.probe import with_outputs
 from dynexport.images import fill_batch
 from dynexport.runtimes import open_runner
@@ -30,7 +29,7 @@ def observe(model: ir.Model, names: Collection[str], batches: Batches) -> dict[s
 def run_batches(model: ir.Model, batches: Batches) -> Iterator[Mapping[str, NDArray[np.generic]]]:
     """Outputs by name for each batch, whose size may be less than a static graph takes."""
     size = static_batch(model)
-    with open_runner("onnxruntime", to_bytes(model)) as runner:
+    with open_runner("onnxruntime", model) as runner:
         for images in batches:
             count = len(images)
             if size is not None and count < size:

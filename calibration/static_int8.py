@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -18,7 +17,7 @@ from dynexport.calibration.sensitivity import Sensitivity, raise_layers, rank_la
 from dynexport.calibration.smooth import choose_factors, find_norms, fold
 from dynexport.errors import InputError
 from dynexport.formats.metadata import Metadata
-from dynexport.formats.onnx_file import to_bytes
+from dynexport.formats.onnx_file import fingerprint_of
 from dynexport.graph.linear_layers import LinearLayer, find_linear_layers
 from dynexport.graph.quantise import STEPS, WEIGHT_STEPS, quantise
 from dynexport.images import ImageSet
@@ -188,7 +187,7 @@ def _observe(
     on_progress: OnProgress,
 ) -> Iterator[dict[str, Observation]]:
     """What these values hold on each set of images, kept for the next time."""
-    digest = hashlib.sha256(to_bytes(model)).hexdigest()
+    digest = fingerprint_of(model)
     for images in sets:
         cache = RangeCache.keyed_by(digest, images.digest, {"names": sorted(names)})
         known = cache.load()

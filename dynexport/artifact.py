@@ -18,7 +18,7 @@ from dynexport.engine.sidecar import Sidecar
 from dynexport.errors import InputError, ModelFileError
 from dynexport.files import existing_file
 from dynexport.formats.metadata import Batch, Metadata
-from dynexport.formats.onnx_file import read_metadata, read_model, to_bytes
+from dynexport.formats.onnx_file import read_metadata, read_model
 from dynexport.graph.emulation import computes_in_half, emulate_half
 from dynexport.precision import precision_of
 from dynexport.runtimes import Runner, find_runtime, open_runner
@@ -155,7 +155,7 @@ class Artifact:
         if self.engine is not None:
             return open_engine(self.engine, trust=self.trust, profile=profile)
         if self.emulated:
-            return open_runner(self.runtime, to_bytes(emulate_half(self.graph)), threads, profile)
+            return open_runner(self.runtime, emulate_half(self.graph), threads, profile)
         return open_runner(self.runtime, self._require_onnx(), threads, profile)
 
     def open_probe(self, graph: ir.Model) -> Runner:
@@ -166,7 +166,7 @@ class Artifact:
         """
         if self.sidecar is not None:
             return open_alike(self.sidecar, graph)
-        return open_runner(self.runtime, to_bytes(emulate_half(graph) if self.emulated else graph))
+        return open_runner(self.runtime, emulate_half(graph) if self.emulated else graph)
 
     def _require_onnx(self) -> Path:
         if self.onnx is None:

@@ -100,3 +100,11 @@ def unknown_choice(kind: str, found: str, choices: Iterable[str]) -> str:
     ]
     hint = f"did you mean {lower[near[0]]!r}? " if near else ""
     return f"unknown {kind} {found!r}: {hint}choose from {', '.join(names)}"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, in one line: that of its first cause."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -11,7 +11,7 @@ from dynexport.artifact import Artifact, find_artifact
 from dynexport.bench.stopwatch import Candidate, Openable, TimedRunner
 from dynexport.engine import build_engine, require_runnable
 from dynexport.formats.metadata import Metadata
-from dynexport.formats.onnx_file import to_bytes
+from dynexport.formats.onnx_file import write_model
 from dynexport.graph.twin import dense_twin
 from dynexport.runtimes import find_runtime, require_runtime
 
@@ -90,7 +90,7 @@ def write_twin(artifact: Artifact, folder: Path) -> Path | None:
         return None
     marks = artifact.require_metadata().dense_twin
     twin = folder / "dense.onnx"
-    twin.write_bytes(to_bytes(dense_twin(artifact.graph.clone(), marks)))
+    write_model(dense_twin(artifact.graph.clone(), marks), twin)
     return twin
 
 

@@ -15,8 +15,8 @@ from typing import Any
 import onnx_ir as ir
 
 from dynexport.errors import BuildError, DeviceError, MissingExtraError
-from dynexport.formats.onnx_file import read_model
-from dynexport.graph.functions import standard_bytes
+from dynexport.formats.onnx_file import as_source, read_model
+from dynexport.graph.functions import in_standard
 from dynexport.graph.patterns import STANDARD, given_name, label
 from dynexport.graph.rule import SEVERITIES, Finding
 from dynexport.graph.rules.order import RULES
@@ -72,7 +72,8 @@ def check_model(path: str | Path, *, edition: str = "auto") -> Preflight:
     try:
         chosen = _parser(tuple(EDITIONS) if edition == "auto" else (edition,))
         tensorrt = f"{chosen.name} {chosen.version()}"
-        problems = parse(chosen, standard_bytes(model))
+        with as_source(in_standard(model)) as source:
+            problems = parse(chosen, source)
         findings = _with_problems(model, findings, problems, chosen)
     except (MissingExtraError, BuildError, DeviceError) as error:
         if edition != "auto":

@@ -13,6 +13,7 @@ from dynexport.conversion.recipe import Recipe
 from dynexport.engine.sidecar import Sidecar
 from dynexport.errors import CheckpointError, InputError, ScheduleError
 from dynexport.files import name_checkpoint, require_kept, require_onnx_target, require_writable
+from dynexport.formats.onnx_file import data_beside
 from dynexport.formats.reference import REFERENCE_IMAGES, ReferenceBundle
 from dynexport.images import ImageSet, Preprocessing, load_images
 from dynexport.pytorch import require_convert_extras
@@ -154,7 +155,9 @@ def choose_targets(recipe: Recipe, keep: KeepSchedule | None, edition: str | Non
     reference = ReferenceBundle.path_beside(onnx)
     require_writable(reference)
     read = (recipe.checkpoint, recipe.images, recipe.typing().calibration_data)
-    require_kept(read, onnx, reference)
+    data = data_beside(onnx)
+    require_writable(data)
+    require_kept(read, onnx, reference, data)
     engine = onnx.with_suffix(".engine") if recipe.engine is None else Path(recipe.engine)
     if engine.suffix != ".engine":
         raise InputError(

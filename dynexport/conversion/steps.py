@@ -18,7 +18,7 @@ from dynexport.conversion.inputs import Targets, TrainedModel
 from dynexport.conversion.recipe import Recipe
 from dynexport.files import written_whole
 from dynexport.formats.metadata import ExportSpec, as_json
-from dynexport.formats.onnx_file import Exported
+from dynexport.formats.onnx_file import Exported, data_beside, is_large
 from dynexport.formats.reference import ReferenceBundle
 from dynexport.graph.counts import recount
 from dynexport.graph.fuse import fuse_operators
@@ -132,9 +132,9 @@ def write_verified(
     """
     if exported.metadata.target == "any":
         fuse_operators(exported.graph)
-    content = exported.to_bytes()
-    with written_whole(targets.onnx, targets.reference) as (onnx_draft, bundle_draft):
-        onnx_draft.write_bytes(content)
+    data = [data_beside(targets.onnx)] if is_large(exported.graph) else []
+    with written_whole(targets.onnx, targets.reference, *data) as (onnx_draft, bundle_draft, *_):
+        size = exported.write(onnx_draft)
         artifact = onnx_artifact(onnx_draft, exported.graph, exported.metadata)
         if exported.metadata.precision["rounding"] is not None:
             bundle = dataclasses.replace(bundle, own=record_own(artifact, bundle))
@@ -142,4 +142,4 @@ def write_verified(
         outcome = verify_artifact(artifact, bundle, str(targets.reference), original=original)
         outcome = dataclasses.replace(outcome, model=str(targets.onnx))
         outcome.require_passed()
-    return len(content), outcome
+    return size, outcome

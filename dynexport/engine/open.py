@@ -12,7 +12,7 @@ from dynexport.engine.sidecar import REBUILD, Sidecar, read_plan
 from dynexport.errors import EngineError
 from dynexport.files import cache_folder, existing_file
 from dynexport.formats.onnx_file import read_model
-from dynexport.graph.functions import standard_bytes
+from dynexport.graph.functions import in_standard
 from dynexport.runtimes import cuda
 from dynexport.runtimes.tensorrt import EDITIONS, find_edition
 from dynexport.runtimes.tensorrt.editions import fits
@@ -48,20 +48,20 @@ def open_alike(facts: Sidecar, graph: ir.Model) -> EngineRunner:
     """Build another graph as an engine was built, in memory, and open it."""
     edition = find_edition(facts.flavour)
     ranges = batch_ranges(graph, facts.onnx, facts.batches)
-    weights = standard_bytes(graph) if facts.options.strip_weights else None
+    weights = in_standard(graph) if facts.options.strip_weights else None
     return EngineRunner(
         edition, build_plan(edition, graph, ranges, facts.options).content, weights=weights
     )
 
 
-def _weights(engine: Path, facts: Sidecar) -> bytes:
+def _weights(engine: Path, facts: Sidecar) -> ir.Model:
     """The ONNX file beside an engine that was built without its weights."""
     beside = facts.onnx_beside(engine)
     if beside is None:
         raise EngineError(
             f"{engine} holds no weights: put {facts.onnx}, which it was built from, beside it"
         )
-    return standard_bytes(read_model(beside))
+    return in_standard(read_model(beside))
 
 
 def require_runnable(engine: Path, facts: Sidecar, trust: bool = False) -> None:

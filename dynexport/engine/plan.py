@@ -10,7 +10,8 @@ from dynexport.check import fixes_for
 from dynexport.engine.batches import profiles_of
 from dynexport.errors import BuildError
 from dynexport.formats.metadata import Batch
-from dynexport.graph.functions import standard_bytes
+from dynexport.formats.onnx_file import as_source
+from dynexport.graph.functions import in_standard
 from dynexport.progress import OnProgress
 from dynexport.runtimes.tensorrt import Edition
 from dynexport.runtimes.tensorrt.builder import EnginePlan, build
@@ -27,7 +28,8 @@ def build_plan(
     """Build a graph in memory; a BuildError tells what to change, where a rule knows it."""
     profiles = profiles_of(graph, ranges)
     try:
-        return build(edition, standard_bytes(graph), profiles, options, on_progress)
+        with as_source(in_standard(graph)) as source:
+            return build(edition, source, profiles, options, on_progress)
     except BuildError as error:
         fixes = fixes_for(graph, str(error))
         if not fixes:

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import os
 import pkgutil
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -25,7 +26,7 @@ def name_checkpoint(checkpoint: str | Path) -> str:
 
 
 def existing_file(path: str | Path, kind: str) -> Path:
-    """The path, if a readable file stands there; InputError names what was expected."""
+    """The path, if a readable regular file stands there; InputError names what was expected."""
     path = Path(path)
     try:
         if path.is_dir():
@@ -35,6 +36,8 @@ def existing_file(path: str | Path, kind: str) -> Path:
         there = False
     if not there:
         raise InputError(f"{path} does not exist: expected {kind}")
+    if not path.is_file():  # a pipe gives its content once, a device without end
+        raise InputError(f"{path} is no regular file: expected {kind}")
     if not os.access(path, os.R_OK):
         raise InputError(f"{path} cannot be read: check its permissions")
     return path
@@ -42,29 +45,35 @@ def existing_file(path: str | Path, kind: str) -> Path:
 
 @contextmanager
 def written_whole(*targets: Path) -> Iterator[tuple[Path, ...]]:
-    """Temporary paths beside ``targets``, renamed onto them together when the block succeeds.
+    """Temporary paths, moved onto ``targets`` together when the block succeeds.
 
-    A target that is a link stays one: the file it leads to is written, and the temporary path is
-    beside that.
+    They bear the targets' own names, in a temporary folder beside each: files may name each other.
+    A target that is a link stays one: the file it leads to is written, and the folder is beside
+    that.
 
     When it raises or is interrupted, the targets stay as they were, and the temporary files and
     the folders made for them are removed.
     """
-    drafts: list[Path] = []
+    drafts: dict[tuple[Path, Path], Path] = {}
+    paths: list[Path] = []
     made: list[Path] = []
     try:
         for target in targets:
             made += _make_folder(target)
-            drafts.append(_draft_beside(target))
-        yield tuple(drafts)
-        for draft, target in zip(drafts, targets, strict=True):
-            os.replace(draft, _written(target))
+            place = target.parent, _written(target).parent
+            if place not in drafts:
+                drafts[place] = _folder_in(place[1], target)
+            paths.append(drafts[place] / target.name)
+            paths[-1].touch()
+        yield tuple(paths)
+        for path, target in zip(paths, targets, strict=True):
+            os.replace(path, _written(target))
         made.clear()
     except OSError as error:  # a full disk, a folder taken away
         raise _cannot_write(targets[0], error.strerror) from None
     finally:
-        for draft in drafts:
-            draft.unlink(missing_ok=True)
+        for draft in drafts.values():
+            shutil.rmtree(draft, ignore_errors=True)
         for folder in made:  # the innermost first
             folder.rmdir()
 
@@ -137,17 +146,12 @@ def _cannot_write(target: Path, reason: str | None) -> InputError:
     return InputError(f"cannot write {target}: {reason}; choose another place with -o")
 
 
-def _draft_beside(target: Path) -> Path:
+def _folder_in(folder: Path, target: Path) -> Path:
+    """A temporary folder in the one that ``target`` goes into."""
     try:
-        folder = _written(target).parent
-        handle, name = tempfile.mkstemp(dir=folder, prefix=".", suffix=target.suffix)
+        return Path(tempfile.mkdtemp(dir=folder, prefix="."))
     except OSError as error:
         raise _cannot_write(target, error.strerror) from None
-    os.close(handle)
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(name, 0o666 & ~umask)
-    return Path(name)
 
 
 def cache_folder() -> Path:

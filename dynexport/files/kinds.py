@@ -153,5 +153,5 @@ def _entries(path: Path, head: bytes) -> list[str]:
     try:
         with ZipFile(path) as archive:
             return archive.namelist()
-    except (OSError, ValueError, BadZipFile):
+    except (OSError, ValueError, RuntimeError, BadZipFile):  # RuntimeError: of a later version
         return []

@@ -124,17 +124,19 @@ class ReferenceBundle:
             path, "a reference bundle; give one with `reference`, or ask PyTorch with `checkpoint`"
         )
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                facts = json.loads(arrays["facts"].tobytes().decode())
-                if facts.pop("format") != FORMAT:
-                    raise ValueError("format")
-                made_by = facts.pop("own", None)
-                return cls(
-                    images=arrays["images"],
-                    **_from_arrays(arrays, ""),
-                    made_for=facts,
-                    own=made_by and OwnAnswers(**_from_arrays(arrays, OWN), precision=made_by),
-                )
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            facts = json.loads(arrays["facts"].tobytes().decode())
+            if facts.pop("format") != FORMAT:
+                raise ValueError("format")
+            made_by = facts.pop("own", None)
+            _require_types(arrays, path)
+            return cls(
+                images=arrays["images"],
+                **_from_arrays(arrays, ""),
+                made_for=facts,
+                own=made_by and OwnAnswers(**_from_arrays(arrays, OWN), precision=made_by),
+            )
         except DAMAGED_NPZ:
             other = other_kind(path, BUNDLE)
             raise ModelFileError(other) if other else _incomplete(path) from None
@@ -215,6 +217,32 @@ def _from_arrays(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, A
         "kept": tuple(arrays[f"{prefix}kept_{stage}"] for stage in stages),
         "scores": tuple(arrays[f"{prefix}scores_{stage}"] for stage in stages),
     }
+
+
+TYPES: Mapping[str, tuple[str, ...]] = {
+    "images": ("uint8", "float32"),
+    OUTPUT: ("float32",),
+    "kept_": ("int64",),
+    "scores_": ("float32",),
+}
+"""What arrays are of, by how their names begin."""
+
+
+def _require_types(arrays: Mapping[str, NDArray[Any]], path: Path) -> None:
+    """ModelFileError names the first array that is of another type than `save` writes, or empty."""
+    for name, array in arrays.items():
+        begins = (start for start in TYPES if name.removeprefix(OWN).startswith(start))
+        expected = TYPES.get(next(begins, ""), (str(array.dtype),))
+        if str(array.dtype) not in expected:
+            found = f"is of {array.dtype}, expected {' or '.join(expected)}"
+        elif array.size == 0:
+            found = f"is empty, of shape {list(array.shape)}"
+        else:
+            continue
+        raise ModelFileError(
+            f"{path}: {name!r} {found}: another tool changed the bundle; convert the checkpoint "
+            "again, or give another with `reference`"
+        )
 
 
 def _chosen_from(

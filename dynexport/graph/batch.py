@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 import onnx_ir as ir
-from onnx_ir.passes.common import ShapeInferencePass
 
 from dynexport.errors import DynexportError, ModelFileError
 from dynexport.formats.metadata import PREFIX, Batch, Metadata
 from dynexport.graph.constants import int64_constant
+from dynexport.graph.follow import follow_shapes
 
 
 def free_batch(model: ir.Model) -> int:
@@ -76,7 +76,7 @@ def infer_shapes(model: ir.Model) -> None:
         for value in node.outputs:
             if value not in ends:
                 value.shape = None
-    ShapeInferencePass()(model)
+    follow_shapes(model)
     for node in model.graph:
         if any(value.shape is None for value in node.outputs if value.uses()):
             found = (

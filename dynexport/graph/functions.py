@@ -12,10 +12,10 @@ from collections import Counter
 
 import onnx.parser
 import onnx_ir as ir
-from onnx_ir.passes.common import InlinePass, ShapeInferencePass
+from onnx_ir.passes.common import InlinePass
 
-from dynexport.formats.onnx_file import to_bytes
 from dynexport.graph.constants import int64_constant
+from dynexport.graph.follow import follow_shapes
 from dynexport.graph.names import unique
 
 ONNXRUNTIME = "com.microsoft"
@@ -65,10 +65,10 @@ def inline_functions(model: ir.Model) -> ir.Model:
             numbers = int64_constant(model, list(node.attributes.get_ints("value_ints")))
             ir.convenience.replace_all_uses_with(node.outputs[0], numbers)
             model.graph.remove(node, safe=True)
-    ShapeInferencePass()(model)
+    follow_shapes(model)
     return model
 
 
-def standard_bytes(model: ir.Model) -> bytes:
-    """The ONNX file of a graph in standard operators alone, for what knows no others."""
-    return to_bytes(inline_functions(model.clone()) if model.functions else model)
+def in_standard(model: ir.Model) -> ir.Model:
+    """A graph in standard operators alone, for what knows no others; itself, if it is."""
+    return inline_functions(model.clone()) if model.functions else model

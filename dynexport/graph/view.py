@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
-from onnx_ir.passes.common import InlinePass, ShapeInferencePass
+from onnx_ir.passes.common import InlinePass
 
 from dynexport.graph.folding import fold_sizes
+from dynexport.graph.follow import follow_shapes
 from dynexport.graph.inputs import reason_to_leave
 from dynexport.graph.patterns import has_branches, is_fixed, is_standard
-from dynexport.progress import unheard
 
 HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 SHAPES = ("Shape", "Size")
@@ -58,7 +58,7 @@ class View:
             model.graph.inputs.remove(value)  # what may be fed, and as a rule is not
         if optimizable:
             model, optimizable = _folded(model)
-        _infer_shapes(model)
+        follow_shapes(model, strict=False)  # a rule is silent about a size it cannot know
         nodes = tuple(ir.traversal.RecursiveGraphIterator(model.graph))
         known: set[ir.Value] = set(model.graph.initializers.values())
         fed: set[ir.Value] = set(model.graph.inputs) - known
@@ -95,12 +95,6 @@ def _folded(model: ir.Model) -> tuple[ir.Model, bool]:
     except Exception:  # a graph unlike those it was written for
         return model, False
     return copy, True
-
-
-def _infer_shapes(model: ir.Model) -> None:
-    """As far as they follow; a rule is silent about a size it cannot know."""
-    with unheard(ShapeInferencePass.__module__):  # a traceback where they do not follow
-        ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
 
 
 def _same_each_run(node: ir.Node, inputs: list[ir.Value], known: set[ir.Value]) -> bool:

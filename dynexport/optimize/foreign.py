@@ -15,7 +15,12 @@ from dynexport.compare.numbers import largest_error, not_numbers
 from dynexport.compare.selection import tied_rows
 from dynexport.compare.tolerances import Tolerances
 from dynexport.errors import ModelFileError
-from dynexport.formats.onnx_file import read_model, require_valid, to_bytes
+from dynexport.formats.onnx_file import (
+    is_large,
+    read_model,
+    require_valid,
+    size_of_weights,
+)
 from dynexport.graph.patterns import nodes_of, sizes_of
 from dynexport.graph.probe import with_outputs
 from dynexport.images import Preprocessing, fill_batch, load_images
@@ -23,9 +28,6 @@ from dynexport.runtimes import open_runner
 
 IMAGES = 8
 """Images it is compared on, and as many arrays of random numbers."""
-
-LARGEST_FILE = 2**31 - 2**20
-"""Bytes of the largest ONNX file (protocol buffers), with some room."""
 
 Answer = Mapping[str, NDArray[np.generic]]
 """What a graph gives for a batch, by name."""
@@ -67,11 +69,10 @@ class Comparison:
 def read_foreign(path: Path) -> ir.Model:
     """Load and check an ONNX file; ModelFileError if it is none, or one no runtime can take."""
     model = read_model(path)
-    constants = (*model.graph.initializers.values(),)
-    size = sum(value.const_value.nbytes for value in constants if value.const_value is not None)
-    if size > LARGEST_FILE:
+    if is_large(model):
+        size = size_of_weights(model) / 2**30
         raise ModelFileError(
-            f"{path} holds {size / 2**30:.1f} GiB of weights: files up to 2 GiB are optimized"
+            f"{path} holds {size:.1f} GiB of weights: files up to 2 GiB are optimized"
         )
     try:
         require_valid(model)
@@ -127,7 +128,7 @@ def session_of(model: ir.Model, further: Sequence[str] = ()) -> Iterator[Session
         values["images"].name = "images/computed"
     fed.name = "images"
     names = {str(value.name) for value in probe.graph.outputs}
-    with open_runner("onnxruntime", to_bytes(probe)) as runner:
+    with open_runner("onnxruntime", probe) as runner:
 
         def run(batches: Sequence[NDArray[np.float32]]) -> list[Answer]:
             told = [runner.run(images) for images in batches]

@@ -46,6 +46,7 @@ class Checkpoint:
     args       what was recorded beside the weights, plain values only
     weights    which set of the file was taken, by its place: "model", "a.b", or "bare"
     available  places that hold weights
+    heads      words in front of a head's tensors beside the weights, where they are a backbone's
     """
 
     path: Path
@@ -54,6 +55,7 @@ class Checkpoint:
     args: dict[str, Any]
     weights: str
     available: tuple[str, ...]
+    heads: tuple[str, ...] = ()
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -76,7 +78,8 @@ def load_checkpoint(path: str | Path, weights: str | None = None) -> Checkpoint:
         raise CheckpointError(f"{path} has no weights under {weights!r}: found {told}")
     _require_finite(path, chosen.state)
     settings = {**read_settings(path), **_settings_in(content)}
-    return Checkpoint(path, digest_of(path), chosen.state, settings, chosen.place, available)
+    facts = digest_of(path), chosen.state, settings, chosen.place, available, chosen.heads
+    return Checkpoint(path, *facts)
 
 
 def _find_named(path: Path, content: Any, weights: str | None) -> list[Weights]:

@@ -7,8 +7,8 @@ kept: the tensors' full names are searched for those of a known family.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -41,10 +41,12 @@ class Weights:
 
     place  where it stands, keys and words in front of names joined by dots; "bare" at the top
     state  tensor by the family's name for it
+    heads  words in front of a head's tensors that stand beside a backbone, as "decode_head"
     """
 
     place: str
     state: dict[str, Tensor]
+    heads: tuple[str, ...] = ()
 
 
 def flatten(content: Any) -> Iterator[tuple[Place, Tensor]]:
@@ -114,10 +116,11 @@ def find_weights(content: Any, known: Mapping[str, Family]) -> list[Weights]:
         if any(family.matches(inside) for family in known.values()):
             state = {name: named[front + name][1] for name in inside}
             state |= {name: named[there][1] for name, there in _head_beside(front, named).items()}
-            found.append((front, Weights(_told(front, named), state)))
+            heads = _heads_beside(front, named)
+            found.append((front, Weights(_told(front, named), state, heads)))
     labels = [weights.place for _, weights in found]
     settled = [
-        one if labels.count(one.place) == 1 else Weights(front.removesuffix("."), one.state)
+        one if labels.count(one.place) == 1 else replace(one, place=front.removesuffix("."))
         for front, one in found
     ]
     return sorted(settled, key=_is_second)
@@ -130,6 +133,14 @@ def _head_beside(front: str, named: Mapping[str, Any]) -> dict[str, str]:
         return {}
     heads = ((f"head.{leaf}", f"{base}{head}.{leaf}") for head in HEADS for leaf in LEAVES)
     return {name: there for name, there in heads if there in named}
+
+
+def _heads_beside(front: str, named: Iterable[str]) -> tuple[str, ...]:
+    """What stands beside a backbone and is called a head, which no classifier is."""
+    base = front.removesuffix(f"{BACKBONE}.")
+    words = (name.removeprefix(base).split(".")[0] for name in named if name.startswith(base))
+    heads = dict.fromkeys(word for word in words if word.endswith("_head"))
+    return tuple(heads) if base != front else ()
 
 
 def _fronts(names: Mapping[str, Any]) -> list[str]:

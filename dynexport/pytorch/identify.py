@@ -66,7 +66,7 @@ def identify(
     except ModelError as error:
         if model in variants():
             raise _no_such(checkpoint, str(model), error) from None
-        raise CheckpointError(f"{checkpoint.path}: {error}") from None
+        raise CheckpointError(f"{checkpoint.path}: {error}{_heads_of(checkpoint, task)}") from None
     if config.in_chans != 3:
         raise CheckpointError(
             f"{checkpoint.path}: the model takes {config.in_chans} channels: pictures have 3"
@@ -118,6 +118,17 @@ def _hints_of(
         "num_heads": _whole(args.get("num_heads")) if num_heads is None else num_heads,
         "trained_size": _size(args.get("input_size")),
     }
+
+
+def _heads_of(checkpoint: Checkpoint, task: str | None) -> str:
+    """Where the head of a backbone stands, for whoever did not ask for what it reads."""
+    if not checkpoint.heads or task is not None:
+        return ""
+    places = " and ".join(f"{word}." for word in checkpoint.heads)
+    return (
+        f"; the head stands in the same file, under {places}, and is not converted: give `task` "
+        "features for the maps that it reads"
+    )
 
 
 def _no_such(checkpoint: Checkpoint, model: str, error: ModelError) -> CheckpointError:

@@ -22,6 +22,7 @@ from dynexport.runtimes.library import Library, Machine, Use
 
 if TYPE_CHECKING:
     import numpy as np
+    import onnx_ir as ir
     from numpy.typing import NDArray
 
 __all__ = [
@@ -142,10 +143,16 @@ def require_runtime(name: str) -> None:
 
 
 def open_runner(
-    name: str, model: str | Path | bytes, threads: int | None = None, profile: bool = False
+    name: str, model: str | Path | ir.Model, threads: int | None = None, profile: bool = False
 ) -> Runner:
-    """Open an ONNX file (or its bytes); MissingExtraError if the runtime is not installed.
+    """Open an ONNX file, or a graph in hand; MissingExtraError if the runtime is not installed.
 
     threads: cores to use, None for the runtime's choice; profile: time layers, see `LayerRunner`.
     """
-    return find_runtime(name).open(model, threads, profile)
+    runtime = find_runtime(name)
+    if isinstance(model, (str, Path)):
+        return runtime.open(model, threads, profile)
+    from dynexport.formats.onnx_file import as_source
+
+    with as_source(model) as source:
+        return runtime.open(source, threads, profile)

@@ -19,7 +19,7 @@ from dynexport.bench import Gain, bench_model
 from dynexport.compare.numbers import best_classes, require_numbers, share_of
 from dynexport.conversion import Recipe, TrainedModel, convert
 from dynexport.formats.metadata import Batch
-from dynexport.formats.onnx_file import read_metadata, read_model, to_bytes
+from dynexport.formats.onnx_file import read_metadata, read_model, write_model
 from dynexport.formats.reference import ReferenceBundle
 from dynexport.graph.batch import change_batch
 from dynexport.images import ImageSet, fill_batch
@@ -106,10 +106,9 @@ def make_at_batch(made: Made, batch: int, target: Path) -> Made:
     """The same file for another batch size, its reference bundle beside it."""
     graph = read_model(made.onnx)
     change_batch(graph, read_metadata(made.onnx, graph), Batch.parse(str(batch)))
-    content = to_bytes(graph)
-    target.write_bytes(content)
+    size = write_model(graph, target)
     shutil.copyfile(ReferenceBundle.path_beside(made.onnx), ReferenceBundle.path_beside(target))
-    return dataclasses.replace(made, onnx=target, size_bytes=len(content))
+    return dataclasses.replace(made, onnx=target, size_bytes=size)
 
 
 def judge_file(made: Made, backend: str, images: ImageSet, dense: NDArray[np.int64]) -> Quality:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from dynexport.compare.numbers import relative_error
 from dynexport.compare.tolerances import Tolerances
-from dynexport.formats.onnx_file import Exported, to_bytes
+from dynexport.formats.onnx_file import Exported
 from dynexport.graph.probe import with_outputs
 from dynexport.graph.replay import replay_selection
 from dynexport.runtimes import open_runner
@@ -90,7 +90,7 @@ def bisect(
     producers = _common_values(reference, candidate, smoothed)
     errors: dict[str, float] = {}
     for names in _chunks(producers, len(batch)):
-        with open_runner("onnxruntime", to_bytes(with_outputs(reference, names))) as runner:
+        with open_runner("onnxruntime", with_outputs(reference, names)) as runner:
             expected = run_batches(runner, plan.images, [batch], feeds[0])
         with plan.artifact.open_probe(with_outputs(candidate, names)) as runner:
             found = run_batches(runner, plan.images, [batch], feeds[1])

@@ -36,10 +36,12 @@ def test_both_files_appear_with_their_content_and_nothing_else(tmp_path: Path, f
     assert sorted(os.listdir(first.parent)) == ["a b.npz", "a b.onnx"]
 
 
-def test_drafts_stand_beside_their_targets_with_the_same_suffix(tmp_path: Path) -> None:
+def test_drafts_bear_the_names_of_their_targets_in_a_folder_beside_them(tmp_path: Path) -> None:
     with written_whole(tmp_path / "a.onnx", tmp_path / "a.npz") as drafts:
-        assert [draft.parent for draft in drafts] == [tmp_path, tmp_path]
-        assert [draft.suffix for draft in drafts] == [".onnx", ".npz"]
+        assert [draft.name for draft in drafts] == ["a.onnx", "a.npz"]
+        (folder,) = {draft.parent for draft in drafts}
+        assert folder.parent == tmp_path
+        assert folder.name.startswith(".")
 
 
 def test_existing_files_are_replaced_together(tmp_path: Path) -> None:
@@ -189,7 +191,7 @@ def test_a_link_is_written_through(tmp_path: Path) -> None:
     link.symlink_to("store/blob")
     second.symlink_to(link)
     with written_whole(second) as (draft,):
-        assert (draft.parent, draft.suffix) == (blob.parent, ".png")
+        assert (draft.parent.parent, draft.name) == (blob.parent, "b.png")
         draft.write_bytes(b"new")
     assert (blob.read_bytes(), link.is_symlink(), second.is_symlink()) == (b"new", True, True)
     assert names_in(tmp_path) == ["a.png", "b.png", "store", "store/blob"]

@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 import torch
 from made.saved import State, filled
+from made.tiny import build
 from safetensors.torch import save_file
 from torch import nn
 
 from dynexport.errors import CheckpointError
 from dynexport.pytorch.checkpoint import Checkpoint, load_checkpoint
+from dynexport.pytorch.containers import LEAVES
+from dynexport.pytorch.identify import identify
 
 
 def under(front: str, state: State) -> State:
@@ -242,3 +245,32 @@ def test_a_single_safetensors_of_a_folder_takes_its_settings(tmp_path: Path, sta
     loaded: Checkpoint = load_checkpoint(tmp_path)
     assert loaded.path == tmp_path / "model.safetensors"
     assert loaded.args == {"num_heads": 1}
+
+
+def test_a_backbone_is_told_where_its_head_stands(tmp_path: Path) -> None:
+    """Toolboxes for segmentation keep both in one file, and the backbone alone is converted."""
+    state = {
+        f"backbone.{name}": tensor
+        for name, tensor in build("swin", 0).state_dict().items()
+        if not name.startswith(("head.", "norm."))
+    }
+    for head in ("decode_head", "auxiliary_head"):
+        state |= {f"{head}.conv_seg.{leaf}": torch.zeros(150, 64, 1, 1) for leaf in LEAVES}
+    torch.save({"state_dict": state}, tmp_path / "segmentation.pth")
+    loaded = load_checkpoint(tmp_path / "segmentation.pth")
+    assert loaded.heads == ("decode_head", "auxiliary_head")
+    told = (
+        r"under decode_head\. and auxiliary_head\., and is not converted: give `task` features for"
+    )
+    with pytest.raises(CheckpointError, match=rf"say it, as in .*; the head stands .* {told}"):
+        identify(loaded)
+    with pytest.raises(CheckpointError, match=rf"it is a backbone, .*; the head stands .* {told}"):
+        identify(loaded, prune_at=(1, 2, 3))
+    assert identify(loaded, prune_at=(1, 2, 3), task="features")[0].name == "swin"
+
+
+def test_a_classifier_apart_from_its_backbone_is_no_head_beside(tmp_path: Path) -> None:
+    state = build("swin", 0).state_dict()
+    front = {n: n if n.startswith("head.") else f"backbone.{n}" for n in state}
+    torch.save({front[name]: tensor for name, tensor in state.items()}, tmp_path / "mm.pth")
+    assert load_checkpoint(tmp_path / "mm.pth").heads == ()

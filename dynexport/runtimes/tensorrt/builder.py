@@ -46,7 +46,7 @@ class EnginePlan:
 
 def build(
     edition: Edition,
-    model: bytes,
+    model: bytes | Path,
     profiles: tuple[Mapping[str, Shapes], ...],
     options: BuildOptions,
     on_progress: OnProgress = lambda phase, done, steps: None,

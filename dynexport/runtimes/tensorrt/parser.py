@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dynexport.runtimes.tensorrt.editions import Api, Edition
@@ -39,8 +40,8 @@ class Layer:
     nodes: tuple[str, ...]
 
 
-def parse(edition: Edition, model: bytes) -> tuple[Problem, ...]:
-    """What the parser of a edition refuses of an ONNX file; nothing where it takes it whole."""
+def parse(edition: Edition, model: bytes | Path) -> tuple[Problem, ...]:
+    """What the parser of a edition refuses of an ONNX file, or of its bytes."""
     return Network(edition.load(), model).problems
 
 
@@ -77,14 +78,17 @@ class BuildLog:
 class Network:
     """A parsed ONNX file, with the builder and the log that must live as long as it does."""
 
-    def __init__(self, api: Api, model: bytes) -> None:
+    def __init__(self, api: Api, model: bytes | Path) -> None:
         self.log = BuildLog()
         logger = make_logger(api, self.log)
         self.builder = api.Builder(logger)
         typed = getattr(api.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
         self.definition = self.builder.create_network(0 if typed is None else 1 << int(typed))
         self._parser = api.OnnxParser(self.definition, logger)
-        taken = bool(self._parser.parse(model))
+        if isinstance(model, bytes):
+            taken = bool(self._parser.parse(model))
+        else:
+            taken = bool(self._parser.parse_from_file(str(model)))
         errors = [self._parser.get_error(place) for place in range(self._parser.num_errors)]
         self.problems = tuple(_problem(error) for error in errors)
         if not taken and not self.problems:

@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 
 from dynexport.errors import DeviceError, InputError
 from dynexport.files import save
+from dynexport.formats.onnx_file import as_source
 from dynexport.runtimes import NO_INPUTS, Further
 from dynexport.runtimes.cuda import Cuda, Graph
 from dynexport.runtimes.tensorrt.editions import Api, Edition
 from dynexport.runtimes.tensorrt.parser import BuildLog, make_logger
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
     import tensorrt
 
 
@@ -54,14 +56,14 @@ class EngineRunner:
         edition: Edition,
         plan: bytes,
         *,
-        weights: bytes | None = None,
+        weights: ir.Model | None = None,
         host_code: bool = False,
         kernels: Path | None = None,
         profile: bool = False,
     ) -> None:
         """Deserialise ``plan``, which runs native code: check first where it comes from.
 
-        weights    the ONNX file whose weights go into an engine built without any
+        weights    the graph whose weights go into an engine built without any
         host_code  run what a version-compatible engine brings for the CPU
         kernels    file that keeps what is compiled at the first run
         profile    time layers, without graphs
@@ -200,10 +202,15 @@ class EngineRunner:
             raise DeviceError(f"the GPU has no room for the engine: {self._log.complaint()}")
         return context
 
-    def _fill(self, weights: bytes) -> None:
+    def _fill(self, weights: ir.Model) -> None:
         refitter = self._api.Refitter(self._engine, self._logger)
         reader = self._api.OnnxParserRefitter(refitter, self._logger)
-        if not (reader.refit_from_bytes(weights) and refitter.refit_cuda_engine()):
+        with as_source(weights) as source:
+            inside = isinstance(source, bytes)
+            taken = (
+                reader.refit_from_bytes(source) if inside else reader.refit_from_file(str(source))
+            )
+        if not (taken and refitter.refit_cuda_engine()):
             raise DeviceError(f"the engine does not take the weights: {self._log.complaint()}")
 
     def _is_input(self, name: str) -> bool:

@@ -108,9 +108,7 @@ def test_it_is_drawn(onnx: Path, tiny: Tiny, tmp_path: Path) -> None:
 def test_it_is_typed(precision: str, onnx: Path, tiny: Tiny, tmp_path: Path) -> None:
     images = tmp_path / "drawn.npz"
     np.savez(images, images=synthetic_images(32, tiny.metadata.preprocessing.img_size, seed=1))
-    how = Precision(precision)
-    if precision == "int8":
-        how = Precision(precision, calibration_data=images, methods=("min-max",))
+    how = Precision(precision, calibration_data=images, methods=("min-max",))
     result = convert(
         Recipe(
             onnx.with_suffix(".pth"),

@@ -28,8 +28,9 @@ def add_class_and_position(
     """
     count = leading.shape[1]
     if unplaced:
-        placed, grid = pos_embed.split([count - unplaced, patches.shape[1]], dim=1)
-        pos_embed = torch.cat([F.pad(placed, (0, 0, 0, unplaced)), grid], dim=1)
+        placed = count - unplaced
+        first = F.pad(pos_embed[:, :placed], (0, 0, 0, unplaced))
+        pos_embed = torch.cat([first, pos_embed[:, placed:]], dim=1)
     if count == 0:
         return patches + pos_embed
     offset = pos_embed + F.pad(leading, (0, 0, 0, pos_embed.shape[1] - count))

@@ -43,7 +43,8 @@ def _mean_alive(tokens: Tokens, leading: int) -> Tensor:
 def require_pooling(kind: str, class_token: bool) -> None:
     """ModelError unless there is such a pooling, and what it reads."""
     if kind not in POOLINGS:
-        raise ModelError(unknown_choice("global_pool", kind, POOLINGS))
+        choices = unknown_choice("global_pool", kind, POOLINGS)
+        raise ModelError(f"{choices}, as in `args` global_pool={MEAN}")
     if kind != MEAN and not class_token:
         raise ModelError(
             f"global_pool {kind!r} reads a class token, and the model has none: its tensors "

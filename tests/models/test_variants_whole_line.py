@@ -59,6 +59,8 @@ def test_the_file_is_what_the_model_is(name: str, tiny: Tiny, onnx: Path) -> Non
     assert {key: facts.config[key] for key in changes} == changes
     if name in LEADING:
         assert facts.selection == Selection(nested=True, leading=LEADING[name])
+    initializers = set(tiny.graph.graph.initializers.values())
+    assert all(set(node.inputs) - initializers for node in tiny.graph.graph), "computes constants"
     report = verify_model(onnx, checkpoint=onnx.with_suffix(".pth"))
     assert report.passed
     assert [stage.overlap for stage in report.stages] == [1.0, 1.0, 1.0]

@@ -5,10 +5,10 @@ own files and their building blocks in `dynexport.models.layers`.
 """
 
 from dynexport.errors import ModelError, ScheduleError
+from dynexport.models.alternatives import usual_alternatives
 from dynexport.models.assumptions import assumed_usual, read_activation, read_norm_eps
 from dynexport.models.operators import in_dense_twin, take_rows
 from dynexport.models.protocol import (
-    Assumption,
     Config,
     Family,
     Hints,
@@ -40,10 +40,12 @@ from dynexport.models.sparsifiers import (
     pin_class_token,
     replayed_rows,
 )
+from dynexport.models.untold import Alternative, Assumption
 from dynexport.schedule import KeepSchedule, Selection
 
 __all__ = [
     "CLASS_TOKEN_SCORE",
+    "Alternative",
     "Assumption",
     "Config",
     "Family",
@@ -77,6 +79,7 @@ __all__ = [
     "shape_of",
     "square_side",
     "take_rows",
+    "usual_alternatives",
     "variant_name",
     "variants",
 ]

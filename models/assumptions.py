@@ -11,7 +11,8 @@ from typing import Any
 
 from dynexport.errors import ModelError
 from dynexport.models.activations import DESCRIBED
-from dynexport.models.protocol import Assumption, Hints
+from dynexport.models.protocol import Hints
+from dynexport.models.untold import Assumption
 
 ALSO_CALLED = {
     "tanh": "gelu_tanh",

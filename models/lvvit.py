@@ -29,7 +29,6 @@ from dynexport.models.layers import (
     resize_positions,
 )
 from dynexport.models.protocol import (
-    Assumption,
     Family,
     Hints,
     Output,
@@ -42,6 +41,7 @@ from dynexport.models.protocol import (
     shape_of,
 )
 from dynexport.models.sparsifiers import GumbelMask, Tokens, through_blocks
+from dynexport.models.untold import Alternative, Assumption
 from dynexport.schedule import Selection, power_schedule
 
 SKIP_LAM = {(240, 12): 1.0, (768, 24): 3.0}
@@ -234,6 +234,13 @@ def assumptions(config: LVViTConfig, hints: Hints) -> Iterator[Assumption]:
         yield Assumption(told, "args", "skip_lam=1")
 
 
+def alternatives(config: LVViTConfig) -> Iterator[Alternative]:
+    """Other residual factors: those of the public code's models."""
+    for told in (1.0, 2.0, 3.0):
+        if told != config.skip_lam:
+            yield Alternative(f"`args` skip_lam={told:g}", {"skip_lam": told})
+
+
 VARIANTS = {
     "lvvit-s": LVViTConfig(embed_dim=384, num_heads=6, depth=16, prune_at=(4, 8, 12)),
     "lvvit-m": LVViTConfig(embed_dim=512, num_heads=8, depth=20, prune_at=(5, 10, 15)),
@@ -248,6 +255,7 @@ FAMILY = Family(
     matches=matches,
     read_config=read_config,
     assumptions=assumptions,
+    alternatives=alternatives,
     fit=resize_positions,
     published_top1={"lvvit-s": 83.08, "lvvit-m": 83.82},
 )

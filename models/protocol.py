@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dynexport.errors import ModelError
 from dynexport.images import ImageSize
 from dynexport.models.sparsifiers import Tokens
+from dynexport.models.untold import Alternative, Assumption
 from dynexport.schedule import KeepSchedule, Schedule, Selection
 from dynexport.tasks import LOGITS, Task
 from dynexport.tasks.classify import CLASSIFY
@@ -95,21 +96,6 @@ class SparseModel(nn.Module):
 
 
 @dataclass(frozen=True)
-class Assumption:
-    """What was taken to be so, as nothing in a checkpoint tells it.
-
-    parameter, value  what says otherwise: a setting of the conversion, and an example for it
-    """
-
-    what: str
-    parameter: str
-    value: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.what} (else `{self.parameter}`{' ' * bool(self.value)}{self.value})"
-
-
-@dataclass(frozen=True)
 class Family:
     """One family of sparse models.
 
@@ -122,6 +108,8 @@ class Family:
     read_config     the configuration they describe; ModelError where it cannot be settled
     read_values     further hints, from what is in the tensors; by default none
     assumptions     of a configuration that was read, with the hints, what they did not settle
+    alternatives    readings of a configuration beside those that all families have, the likelier
+                    first; see `dynexport.models.alternatives`
     fit             a checkpoint's tensors, those that depend on the image size or the task fitted
                     to a configuration; by default none does
     tasks           what its models can be exported for
@@ -137,6 +125,7 @@ class Family:
     read_config: Callable[[Shapes, Hints], Any]
     read_values: Callable[[Mapping[str, Tensor]], Hints] = lambda state: {}
     assumptions: Callable[[Any, Hints], Iterable[Assumption]] = lambda config, hints: ()
+    alternatives: Callable[[Any], Iterable[Alternative]] = lambda config: ()
     fit: Callable[[Mapping[str, Tensor], Any], Mapping[str, Tensor]] = lambda state, _: state
     tasks: tuple[Task, ...] = (CLASSIFY,)
     published_top1: Mapping[str, float] = field(default_factory=dict)

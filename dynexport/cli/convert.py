@@ -20,6 +20,7 @@ from dynexport.cli.options import (
     CalibrationData,
     CalibrationImages,
     Checkpoint,
+    Expect,
     ImgSize,
     Json,
     Model,
@@ -73,6 +74,7 @@ def convert(
             rich_help_panel=WRITTEN,
         ),
     ] = None,
+    expect: Expect = None,
     images: Annotated[
         Path | None,
         typer.Option(
@@ -229,6 +231,7 @@ def convert(
         plugins=tuple(plugin or ()),
         args=tuple(args or ()),
         strict=strict,
+        expect=expect,
     )
     with build_progress(quiet, verbose) as (step, progress):
         result = conversion.convert(recipe, on_step=step, on_warning=warn, on_progress=progress)

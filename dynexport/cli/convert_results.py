@@ -11,7 +11,7 @@ from rich.markup import escape
 from dynexport.cli.build import show_build
 from dynexport.cli.console import macs_unit, make_table, stdout
 from dynexport.cli.options import as_options
-from dynexport.cli.verify import show_verification
+from dynexport.cli.verify import describe_fit, show_verification
 from dynexport.schedule import format_ratios
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ def show_conversion(result: Conversion) -> None:
         f"rewrite proved on {result.proof.images} images: error {result.proof.max_abs_error:.1e} "
         f"against the dense masked form, outputs up to {result.proof.scale:.3g}"
     )
+    if result.expected is not None:
+        console.print(describe_fit(result.expected))
     _print_precision(console, result.precision)
     show_verification(result.verification)
     seconds, megabytes = sum(result.seconds.values()), result.size_bytes / 1e6

@@ -73,6 +73,14 @@ NumHeads = Annotated[
     int | None,
     typer.Option(help="Attention heads, where not 64 channels each.", rich_help_panel=MODEL),
 ]
+Expect = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="NPZ",
+        help="What your own model answered, images and logits: other answers are refused.",
+        rich_help_panel=ORIGINAL,
+    ),
+]
 ImgSize = Annotated[
     str | None,
     typer.Option(

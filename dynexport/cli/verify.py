@@ -15,6 +15,7 @@ from dynexport.cli.options import (
     ORIGINAL,
     Backend,
     Engine,
+    Expect,
     Json,
     OnnxFile,
     Plugins,
@@ -26,6 +27,7 @@ from dynexport.cli.options import (
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from dynexport.compare.expected import Fit
     from dynexport.compare.numbers import Agreement, Errors
     from dynexport.compare.tolerances import Tolerances
     from dynexport.verify import Verification
@@ -46,6 +48,7 @@ def verify(
         Path | None,
         typer.Option(help="Ask PyTorch afresh, from this checkpoint.", rich_help_panel=ORIGINAL),
     ] = None,
+    expect: Expect = None,
     plugin: Plugins = None,
     tolerance: Annotated[
         float | None,
@@ -123,6 +126,7 @@ def verify(
             limits=Limits(tolerance, tie_margin, min_agreement, max_drop),
             data=data,
             data_images=data_images,
+            expect=expect,
             bisect=bisect,
             plugins=plugin or (),
             on_step=on_step,
@@ -157,6 +161,8 @@ def show_verification(result: Verification) -> None:
                 f"{escape(name)} beside its own when it was made: error {error:.1e} of its length "
                 f"({allowed:.1e} allowed)"
             )
+    if result.expected is not None:
+        console.print(describe_fit(result.expected))
     if result.accuracy is not None:
         console.print(_accuracy(result.accuracy))
     for failure in result.failures:
@@ -174,6 +180,15 @@ def _error(errors: Errors, tolerances: Tolerances) -> str:
     if tolerances.measure == "l2":
         return f"error {error:.1e} of its length ({allowed:.1e} allowed), {spread}"
     return f"error {spread} ({allowed:.1e} allowed)"
+
+
+def describe_fit(fit: Fit) -> str:
+    """Beside what the user's own model answered."""
+    ties = "" if fit.settled == fit.images else f", {fit.images - fit.settled} of them with ties"
+    return (
+        f"beside your own model's answers on {fit.images} images{ties}: error {fit.error:.1e} of "
+        f"the largest value; cosine {fit.cosine:.6f}"
+    )
 
 
 def _agreement(found: Agreement | None) -> str:

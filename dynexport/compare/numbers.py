@@ -272,12 +272,13 @@ def hits(logits: NDArray[Any], classes: NDArray[np.int64], among: int) -> float:
 
 def divergences(theirs: NDArray[np.float64], ours: NDArray[np.float64]) -> NDArray[np.float64]:
     """KL(PyTorch || candidate) of the softmax of logits (B, classes), nats: (B,)."""
-    p, q = _log_softmax(theirs), _log_softmax(ours)
+    p, q = log_softmax(theirs), log_softmax(ours)
     apart: NDArray[np.float64] = (np.exp(p) * (p - q)).sum(axis=1)
     return np.asarray(np.maximum(apart, 0.0))  # it is below by rounding alone
 
 
-def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+def log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Logarithms of the probabilities that logits (B, classes) stand for."""
     shifted = logits - logits.max(axis=1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 

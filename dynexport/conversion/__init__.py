@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dynexport.compare.expected import Fit
 from dynexport.conversion.inputs import (
     TrainedModel,
     find_builder,
@@ -20,6 +21,7 @@ from dynexport.conversion.inputs import (
 from dynexport.conversion.recipe import Recipe, as_recipe
 from dynexport.conversion.steps import (
     Clock,
+    check_expected,
     describe_export,
     give_warnings,
     type_export,
@@ -48,6 +50,7 @@ class Conversion:
     verification       ONNX against PyTorch
     precision          what was done to type it
     warnings           what else the checkpoint holds, and what a runtime is known to refuse
+    expected           how it fits what the user's own model answered, where that was told
     assumed            what of the model nothing told, and what says otherwise
     engine             built of it, where one was asked for
     seconds            per step, in order
@@ -64,6 +67,7 @@ class Conversion:
     engine: EngineBuild | None
     assumed: tuple[Assumption, ...]
     seconds: dict[str, float]
+    expected: Fit | None = None
 
 
 def convert(
@@ -91,12 +95,13 @@ def convert(
 
     clock, edition = Clock(on_step), find_builder(recipe)
     with clock("read the checkpoint"):
-        trained, keep, targets, steps, images = read_inputs(recipe, edition)
+        trained, keep, targets, steps, images = inputs = read_inputs(recipe, edition)
     with clock("rewrite masks to top-k gathers"):
         inference = rewrite(trained.model, keep)
         pictures = read_pictures(recipe, steps)
     with clock("prove it against the training form"):
         proof = prove(trained.model, inference, keep, steps.to_input(pictures[:2]))
+    expected = check_expected(recipe, inputs, inference, proof.outputs, clock)
     with clock("record PyTorch's answers"):
         spec = describe_export(recipe, trained, keep, proof.outputs)
         warnings = give_warnings(recipe, trained, spec, on_warning)
@@ -106,8 +111,8 @@ def convert(
     report, engine = PrecisionReport("fp32"), None
     if recipe.typing().name != report.name:
         with clock(f"convert to {recipe.typing().name}"):
-            inputs = steps.to_input(pictures)
-            exported, report = type_export(exported, recipe, images, inputs, on_progress)
+            given = steps.to_input(pictures)
+            exported, report = type_export(exported, recipe, images, given, on_progress)
     with clock("verify ONNX against PyTorch"):
         original = describe_original(inference, spec)
         size, verification = write_verified(exported, bundle, targets, original)
@@ -118,4 +123,4 @@ def convert(
             )
     made = (str(targets.onnx), str(targets.reference), size, exported.metadata)
     found = (proof, verification, report, warnings)
-    return Conversion(*made, *found, engine, trained.assumed, clock.seconds)
+    return Conversion(*made, *found, engine, trained.assumed, clock.seconds, expected)

@@ -154,7 +154,7 @@ def choose_targets(recipe: Recipe, keep: KeepSchedule | None, edition: str | Non
     require_onnx_target(onnx)
     reference = ReferenceBundle.path_beside(onnx)
     require_writable(reference)
-    read = (recipe.checkpoint, recipe.images, recipe.typing().calibration_data)
+    read = (recipe.checkpoint, recipe.images, recipe.expect, recipe.typing().calibration_data)
     data = data_beside(onnx)
     require_writable(data)
     require_kept(read, onnx, reference, data)

@@ -36,6 +36,8 @@ class Recipe:
     model, prune_at, num_heads, weights  settle what the checkpoint leaves open
     args           more of what its args might have said, each as "skip_lam=1"; values are numbers,
                    true or false, texts, or several with commas between
+    expect         .npz of what the user's own model answered to a few images: a conversion that
+                   does not give that is refused, and the likeliest cause named
     strict         refuse what would have to be assumed
     img_size       another image size than it was trained at, pixels: 224, or "224x448", the height
                    first; or, where tensors leave it open, that one
@@ -80,6 +82,7 @@ class Recipe:
     plugins: tuple[str | Path, ...] = ()
     args: tuple[str, ...] = ()
     strict: bool = False
+    expect: str | Path | None = None
 
     def __post_init__(self) -> None:
         if self.img_size is not None:

@@ -7,16 +7,18 @@ import importlib.metadata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dynexport.artifact import onnx_artifact
+from dynexport.compare.expected import Fit
 from dynexport.compare.original import Original
-from dynexport.conversion.inputs import Targets, TrainedModel
+from dynexport.conversion.inputs import Inputs, Targets, TrainedModel
 from dynexport.conversion.recipe import Recipe
 from dynexport.files import written_whole
+from dynexport.formats.expectation import Expectation
 from dynexport.formats.metadata import ExportSpec, as_json
 from dynexport.formats.onnx_file import Exported, data_beside, is_large
 from dynexport.formats.reference import ReferenceBundle
@@ -30,6 +32,9 @@ from dynexport.schedule import KeepSchedule
 from dynexport.verify import Verification, verify_artifact
 from dynexport.verify.own import record_own
 
+if TYPE_CHECKING:
+    from dynexport.models import SparseModel
+
 PACKAGES = ("dynexport", "torch", "onnx", "onnxscript", "onnx-ir")
 """Whose versions a file tells: what made it."""
 
@@ -39,11 +44,11 @@ class Clock:
 
     def __init__(self, on_step: OnStep) -> None:
         self.seconds: dict[str, float] = {}
-        self._on_step = on_step
+        self.on_step = on_step
 
     @contextmanager
     def __call__(self, step: str) -> Iterator[None]:
-        self._on_step(step)
+        self.on_step(step)
         start = perf_counter()
         yield
         self.seconds[step] = perf_counter() - start
@@ -104,6 +109,28 @@ def _warn_of_others(recipe: Recipe, trained: TrainedModel) -> Iterator[str]:
             f"{recipe.checkpoint} holds weights under {taken}, which are taken, and under "
             f"{', '.join(others)}: `weights` takes others"
         )
+
+
+def check_expected(
+    recipe: Recipe,
+    inputs: Inputs,
+    inference: SparseModel,
+    outputs: Mapping[str, tuple[int, ...]],
+    clock: Clock,
+) -> Fit | None:
+    """How the inference form fits what the user's own model answered; None where nothing is told.
+
+    VerificationError, with the likeliest cause, where it does not.
+    """
+    if recipe.expect is None:
+        return None
+    from dynexport.pytorch.expecting import Reading, require_expected
+
+    trained, keep, _, steps, _ = inputs
+    with clock("compare with what is expected"):
+        expectation = Expectation.load(recipe.expect, steps, outputs)
+        reading = Reading(trained.checkpoint, trained.family, trained.config, keep, steps)
+        return require_expected(reading, expectation, inference, clock.on_step)
 
 
 def type_export(

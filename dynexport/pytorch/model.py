@@ -15,6 +15,7 @@ from dynexport.formats.metadata import ExportSpec, Metadata
 from dynexport.formats.reference import ReferenceBundle
 from dynexport.models import SparseModel, find_family, load_plugins
 from dynexport.pytorch.checkpoint import load_checkpoint
+from dynexport.pytorch.expecting import Reading
 from dynexport.pytorch.export import export_onnx, record_reference
 from dynexport.pytorch.identify import build_model
 from dynexport.pytorch.rewrite import rewrite, schedule_of, takes_replay, with_replay
@@ -28,16 +29,28 @@ def open_original(
     ModelFileError if the file was made from another checkpoint.
     """
     load_plugins(plugins)
-    weights = None if metadata.weights == "bare" else metadata.weights
-    loaded = load_checkpoint(checkpoint, weights)
+    reading = reading_of(checkpoint, metadata)
+    loaded = reading.checkpoint
     if loaded.sha256 != metadata.checkpoint_sha256:
         raise ModelFileError(
             f"{model} was not made from {checkpoint}: it names a checkpoint with SHA-256 "
             f"{metadata.checkpoint_sha256[:12]}, this one has {loaded.sha256[:12]}"
         )
+    trained = build_model(loaded, reading.family, reading.config)
+    return describe_original(rewrite(trained, reading.keep), metadata)
+
+
+def reading_of(checkpoint: Path, metadata: Metadata) -> Reading:
+    """A checkpoint as it was read for an ONNX file."""
+    weights = None if metadata.weights == "bare" else metadata.weights
     family = find_family(metadata.family)
-    trained = build_model(loaded, family, family.config(**metadata.config))
-    return describe_original(rewrite(trained, schedule_of(metadata)), metadata)
+    return Reading(
+        checkpoint=load_checkpoint(checkpoint, weights),
+        family=family,
+        config=family.config(**metadata.config),
+        keep=schedule_of(metadata),
+        steps=metadata.preprocessing,
+    )
 
 
 def describe_original(inference: SparseModel, spec: ExportSpec) -> Original:

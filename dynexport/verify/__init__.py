@@ -23,6 +23,7 @@ from dynexport.compare.original import Original
 from dynexport.compare.tolerances import AS_USUAL, Limits, Tolerances
 from dynexport.errors import InputError
 from dynexport.files import existing_file
+from dynexport.formats.expectation import Expectation
 from dynexport.formats.reference import REFERENCE_IMAGES, ReferenceBundle
 from dynexport.images import synthetic_images
 from dynexport.precision import choose_tolerances
@@ -30,6 +31,7 @@ from dynexport.progress import OnStep, silent
 from dynexport.pytorch import require_convert_extras
 from dynexport.verify.accuracy import open_data
 from dynexport.verify.comparing import tolerances_for, verify_artifact
+from dynexport.verify.expected import open_expectation
 from dynexport.verify.outcome import Verification
 
 __all__ = [
@@ -55,6 +57,7 @@ def verify_model(
     limits: Limits = AS_USUAL,
     data: str | Path | None = None,
     data_images: int | None = None,
+    expect: str | Path | None = None,
     bisect: bool = False,
     plugins: Sequence[str | Path] = (),
     on_step: OnStep = silent,
@@ -68,12 +71,15 @@ def verify_model(
                        its place, and ``trust`` opens that whatever its sidecar says
     limits             what may differ, where that is not as usual for the file's precision
     data, data_images  labelled images to measure accuracy on, all or up to so many
+    expect             .npz of what the user's own model answered to a few images; with a checkpoint
+                       the likeliest cause is named where the answers are others
     bisect             name the first node that departs from a sound graph
     """
     _require_consistent(reference, checkpoint, limits, data, bisect)
     path = existing_file(model, "an ONNX file")
     artifact = find_artifact(path, backend, engine, trust)
     images = open_data(data, data_images, artifact)
+    expectation = open_expectation(expect, artifact.require_metadata()) if expect else None
     if checkpoint is None:
         original, at = None, Path(reference or ReferenceBundle.path_beside(path))
         bundle = ReferenceBundle.load(at)
@@ -81,6 +87,8 @@ def verify_model(
     else:
         at = Path(checkpoint)
         original, bundle = _ask_pytorch(at, artifact, path, plugins)
+        if expectation is not None:
+            _explain(at, artifact, expectation, on_step)
     return verify_artifact(
         artifact,
         bundle,
@@ -88,8 +96,21 @@ def verify_model(
         tolerances_for(artifact, bundle, limits),
         original=original,
         data=images,
+        expectation=expectation,
         find_departure=bisect,
         on_step=on_step,
+    )
+
+
+def _explain(
+    checkpoint: Path, artifact: Artifact, expectation: Expectation, on_step: OnStep
+) -> None:
+    """VerificationError that names the likeliest cause where PyTorch answers otherwise, too."""
+    from dynexport.pytorch.expecting import require_expected
+    from dynexport.pytorch.model import reading_of
+
+    require_expected(
+        reading_of(checkpoint, artifact.require_metadata()), expectation, on_step=on_step
     )
 
 

@@ -19,6 +19,7 @@ from dynexport.compare.numbers import (
 from dynexport.compare.original import Original
 from dynexport.compare.selection import overlap_of
 from dynexport.compare.tolerances import AS_USUAL, Limits, Tolerances
+from dynexport.formats.expectation import Expectation
 from dynexport.formats.reference import ReferenceBundle
 from dynexport.images import ImageSet
 from dynexport.precision import choose_tolerances, held_tolerances
@@ -28,6 +29,7 @@ from dynexport.verify.accuracy import measure_accuracy, require_measurable, shar
 from dynexport.verify.batches import VerifyPlan, plan_verification, require_outputs
 from dynexport.verify.bisect import bisect
 from dynexport.verify.dead import dead_stages
+from dynexport.verify.expected import fit_failures, judge_candidate
 from dynexport.verify.outcome import StageOverlap, Verification
 from dynexport.verify.own import Repetition, compare_with_own
 from dynexport.verify.replay import (
@@ -71,6 +73,7 @@ def verify_artifact(
     *,
     original: Original | None = None,
     data: ImageSet | None = None,
+    expectation: Expectation | None = None,
     find_departure: bool = False,
     on_step: OnStep = silent,
 ) -> Verification:
@@ -79,6 +82,7 @@ def verify_artifact(
     tolerances      by default `tolerances_for` it
     original        PyTorch, where it is at hand: then the candidate's choice is replayed there
     data            images to measure accuracy on
+    expectation     what the user's own model answered
     find_departure  name the first node that departs from ``original``
     """
     tolerances = tolerances or tolerances_for(artifact, bundle)
@@ -94,7 +98,9 @@ def verify_artifact(
         on_step("find the first node that departs")
         worst = _worst_batch(plan, judged.shared)
         bisection = bisect(plan, original.export(), worst, tolerances)
+    fit = judge_candidate(artifact, expectation, tolerances)
     failures = (*judged.failures, *share_failures(judged.agreement, accuracy, tolerances))
+    failures += fit_failures(fit, expectation)
     return Verification(
         model=artifact.name,
         reference=reference,
@@ -111,6 +117,7 @@ def verify_artifact(
         accuracy=accuracy,
         bisection=bisection,
         own=judged.own,
+        expected=fit,
         passed=not failures,
         failures=failures,
     )

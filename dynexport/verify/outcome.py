@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dynexport.compare.expected import Fit
 from dynexport.compare.numbers import Agreement, Errors
 from dynexport.compare.tolerances import Tolerances
 from dynexport.errors import VerificationError
@@ -47,6 +48,7 @@ class Verification:
     accuracy     on images of the user's, where given
     bisection    where the candidate departs, where asked for
     own          the file beside its own answers, where the bundle holds them
+    expected     the file beside what the user's own model answered, where that was told
     """
 
     model: str
@@ -66,6 +68,7 @@ class Verification:
     passed: bool
     failures: tuple[str, ...]
     own: Repetition | None = None
+    expected: Fit | None = None
 
     def require_passed(self) -> None:
         """VerificationError that says what failed, if anything did."""

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynexport.models import (
+    Alternative,
     Assumption,
     Family,
     Hints,
@@ -289,6 +290,12 @@ def assumptions(config: EViTConfig, hints: Hints) -> Iterator[Assumption]:
         yield Assumption("dropped tokens fused into one", "args", "fuse_token=false")
 
 
+def alternatives(config: EViTConfig) -> Iterator[Alternative]:
+    """What else it may be."""
+    other = not config.fuse_token
+    yield Alternative(f"`args` fuse_token={str(other).lower()}", {"fuse_token": other})
+
+
 FAMILY = Family(
     name="evit",
     model=EViT,
@@ -302,5 +309,6 @@ FAMILY = Family(
     matches=matches,
     read_config=read_config,
     assumptions=assumptions,
+    alternatives=alternatives,
     fit=resize_positions,
 )

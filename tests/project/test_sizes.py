@@ -17,7 +17,9 @@ LONGEST_BODY = 40
 MOST_PARAMETERS = 12
 """Outside of cli/, whose signatures are the command line."""
 
-ALLOWED: dict[str, str] = {}
+ALLOWED = {
+    "dynexport/verify/__init__.py:verify_model": "a keyword for each option of `verify`",
+}
 """Longer than that, and why: files by path, functions by path and name."""
 
 

@@ -30,7 +30,6 @@ from dynexport.models.layers import (
 )
 from dynexport.models.leading import LEADING, assumed_positions, read_leading, read_positions
 from dynexport.models.protocol import (
-    Assumption,
     Family,
     Hints,
     Output,
@@ -45,12 +44,14 @@ from dynexport.models.readout import (
     BOTH,
     TOKEN,
     assumed_pooling,
+    other_poolings,
     pool,
     pre_logits,
     read_pooling,
     require_pooling,
 )
 from dynexport.models.sparsifiers import GumbelMask, Tokens, through_blocks
+from dynexport.models.untold import Assumption
 from dynexport.schedule import Selection, power_schedule
 
 EPS = 1e-6
@@ -301,6 +302,7 @@ FAMILY = Family(
     matches=matches,
     read_config=read_config,
     assumptions=assumptions,
+    alternatives=other_poolings,
     fit=fit,
     published_top1={"deit-256": 76.53, "deit-s": 79.32, "deit-b": 81.43},
 )

@@ -10,7 +10,8 @@ from typing import Any
 
 from dynexport.errors import ModelError
 from dynexport.images.size import ImageSize
-from dynexport.models.protocol import Assumption, Hints, Shapes, read_size, shape_of
+from dynexport.models.protocol import Hints, Shapes, read_size, shape_of
+from dynexport.models.untold import Assumption
 
 LEADING = ("cls_token", "dist_token", "reg_token")
 """Parameters that hold them, in the order of their rows."""

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from dynexport.errors import ModelError, unknown_choice
-from dynexport.models.protocol import Assumption, Hints, Shapes
+from dynexport.models.protocol import Hints, Shapes
 from dynexport.models.sparsifiers import Tokens
+from dynexport.models.untold import Alternative, Assumption
 
 TOKEN, MEAN, BOTH = POOLINGS = ("token", "avg", "token+avg")
 
@@ -95,3 +96,10 @@ def pre_logits(dim: int, width: int) -> tuple[nn.Module, int]:
     module.add_module("fc", nn.Linear(dim, width))
     module.add_module("act", nn.Tanh())
     return module, width
+
+
+def other_poolings(config: Any) -> Iterator[Alternative]:
+    """What else the head may read."""
+    for kind in (TOKEN, MEAN):
+        if kind != config.global_pool:
+            yield Alternative(f"`args` global_pool={kind}", {"global_pool": kind})

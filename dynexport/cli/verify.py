@@ -22,6 +22,7 @@ from dynexport.cli.options import (
     Quiet,
     Trust,
     Verbose,
+    as_options,
 )
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def show_verification(result: Verification) -> None:
     if result.accuracy is not None:
         console.print(_accuracy(result.accuracy))
     for failure in result.failures:
-        console.print(f"[red]failed:[/] {escape(failure)}")
+        console.print(f"[red]failed:[/] {escape(as_options(failure))}")
     if result.bisection is not None:
         _print_bisection(console, result.bisection)
 

@@ -150,7 +150,7 @@ def _try_others(reading: Reading, expectation: Expectation) -> list[_Tried]:
     return sorted(tried, key=lambda one: one.order)
 
 
-def _pairs(singles: Sequence[_Tried]) -> list[tuple[Change, ...]]:
+def _pairs(singles: Sequence[_Tried]) -> list[tuple[Change, Change]]:
     """Two changes of different kinds, of those that came nearest each by itself."""
     counted: dict[str, int] = {}
     likely = []

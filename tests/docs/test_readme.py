@@ -5,7 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+
+from dynexport.formats.expectation import Expectation
+from dynexport.images import Preprocessing
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
@@ -25,6 +30,23 @@ def test_links_lead_somewhere(link: str) -> None:
 
 def test_it_is_short() -> None:
     assert len(README.splitlines()) <= 130
+
+
+def test_the_three_lines_record_what_is_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a loader and a model as training has them; the pages show the same three."""
+    (lines,) = re.findall(r"^```text\n(images = .*?)^```$", README, re.M | re.S)
+    assert len(lines.splitlines()) == 3
+    for page in ("quick-start", "what-can-be-converted"):
+        assert lines in (Path(__file__).parents[2] / "docs" / f"{page}.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    own = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 28 * 28, 10))
+    seen = torch.randn(20, 3, 28, 28)
+    exec(lines, {"numpy": np, "loader": [(seen, torch.zeros(20))], "model": own})
+    found = Expectation.load("expect.npz", Preprocessing.for_size(28), {"logits": (10,)})
+    assert found.recorded == 8
+    assert torch.equal(torch.from_numpy(found.outputs["logits"]), own(seen[:8]).detach())
 
 
 def sentences() -> list[str]:

@@ -69,6 +69,17 @@ class Facts:
         array = self.array(value)
         return None if array is None or array.size > 64 else array.astype(object)
 
+    def of_copy(self, model: ir.Model, copy: ir.Model) -> Facts:
+        """The same of a copy of the graph, not changed since."""
+        there: dict[ir.Value, ir.Value] = {}
+        for node, same in zip(model.graph, copy.graph, strict=True):
+            there.update(zip(node.outputs, same.outputs, strict=True))
+        known, partly = (
+            {there[value]: array for value, array in found.items() if value in there}
+            for found in (self.known, self.partly)
+        )
+        return Facts(known, partly)
+
 
 @contextmanager
 def handed_over(model: ir.Model, facts: Facts) -> Iterator[None]:

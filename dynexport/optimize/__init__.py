@@ -159,20 +159,22 @@ def _make_lean(
         ready = raise_to_known(ready, batches, limits)
         opened = ready.model.clone()
         open_up(opened)
-        learn_sizes(opened)
+        facts = learn_sizes(opened)
         compare, reason = make_comparison(opened, batches, limits)
     except ModelFileError as error:
         raise ModelFileError(f"{path}: {error}; {who_wrote(ready.model)}") from None
     if reason := ready.reason or reason:
         return Lean(replace(ready, reason=reason), opened, opened, (), None)
     on_step("make it lean")
-    graph, passes = apply_rules(opened, lambda changed: "")
+    graph, passes = apply_rules(opened, facts, lambda changed: "")
     wanted = bool(ready.changes)
     gained = has_gained(passes, ready.model, graph)
     outcome = compare(graph) if gained or wanted else None
     if outcome is not None and not outcome.passes(limits):
         on_step("find the pass that changes the outputs")
-        graph, passes = apply_rules(opened, lambda changed: _disagreement(compare(changed), limits))
+        graph, passes = apply_rules(
+            opened, facts, lambda changed: _disagreement(compare(changed), limits)
+        )
         gained = has_gained(passes, ready.model, graph)
         outcome = compare(graph) if gained or wanted else None
     if not gained:

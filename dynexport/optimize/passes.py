@@ -29,10 +29,11 @@ class PassReport:
 
 
 def apply_rules(
-    model: ir.Model, problem_with: Callable[[ir.Model], str]
+    model: ir.Model, facts: Facts, problem_with: Callable[[ir.Model], str]
 ) -> tuple[ir.Model, tuple[PassReport, ...]]:
     """A copy with every rule applied that leaves a sound graph, and what each rule did.
 
+    ``facts`` are what `learn_sizes` told of the graph.
     ``problem_with`` says what is wrong with a graph, and nothing where nothing is. Rules that
     neither applied nor were left out are not reported.
     """
@@ -42,7 +43,7 @@ def apply_rules(
     rules = [rule for rule in RULES if rule.apply is not None]
     turns = [rule for rule in rules if rule is not LAST] * ROUNDS
     sound, model = model, model.clone()
-    facts = learn_sizes(model)
+    facts = facts.of_copy(sound, model)
     for rule in (*turns, LAST):
         changes = sum(counts.values())
         if rule.name in left_out or asked_at.get(rule.name) == changes:

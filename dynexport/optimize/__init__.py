@@ -22,7 +22,7 @@ from dynexport.graph.tidy import open_up
 from dynexport.images import ImageSize
 from dynexport.optimize.foreign import Comparison, make_batches, make_comparison, read_foreign
 from dynexport.optimize.passes import PassReport, apply_rules, has_gained
-from dynexport.optimize.ready import Ready, make_ready, raise_to_known, settle_batch, who_wrote
+from dynexport.optimize.ready import Ready, make_ready, raise_to_known, settle_batch
 from dynexport.precision import choose_tolerances, precision_of
 from dynexport.progress import OnStep, silent
 
@@ -162,7 +162,7 @@ def _make_lean(
         facts = learn_sizes(opened)
         compare, reason = make_comparison(opened, batches, limits)
     except ModelFileError as error:
-        raise ModelFileError(f"{path}: {error}; {who_wrote(ready.model)}") from None
+        raise ModelFileError(f"{path}: {error}; {ready.blame}") from None
     if reason := ready.reason or reason:
         return Lean(replace(ready, reason=reason), opened, opened, (), None)
     on_step("make it lean")

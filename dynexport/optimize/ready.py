@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -35,11 +35,13 @@ class Ready:
     """A graph that images can be fed to, of an opset that the rules know.
 
     changes  what was done to it for that, a sentence each
+    blame    whose fault it is, and what to do, where it gives no answers
     reason   why nothing can be done to it; empty where it can
     """
 
     model: ir.Model
     changes: tuple[str, ...]
+    blame: str
     reason: str = ""
 
 
@@ -56,7 +58,10 @@ def make_ready(model: ir.Model, img_size: ImageSize | None) -> Ready:
         )
     if told := _fix_sizes(model, img_size):
         changes.append(told)
-    return Ready(model, tuple(changes), reason_not_to_compare(model))
+    blame = who_wrote(model)
+    if img_size is not None:
+        blame = f"{img_size} may be no size it can be run at: give the one it was exported at"
+    return Ready(model, tuple(changes), blame, reason_not_to_compare(model))
 
 
 def _fix_sizes(model: ir.Model, img_size: ImageSize | None) -> str:
@@ -120,7 +125,7 @@ def settle_batch(ready: Ready) -> Ready:
         f"the batch, open in name only, declared as {batch}: {found}; for others export it "
         "again, with no number made of x.shape[0] in the model"
     )
-    return Ready(ready.model, (*ready.changes, change))
+    return replace(ready, changes=(*ready.changes, change))
 
 
 def _first(value: ir.Value) -> int | str | None:
@@ -164,15 +169,15 @@ def raise_to_known(
         raised = upgrade_opset(model)
     except ModelFileError as error:
         reason = f"{known} does not bring it there ({error}): export it with opset 17 or later"
-        return Ready(model, ready.changes, reason)
+        return replace(ready, reason=reason)
     compare, reason = make_comparison(model, batches, limits)
     if not reason and not (outcome := compare(raised)).passes(limits):
         found = outcome.failed or f"by {outcome.error:.1e}"
         reason = f"{known} changes its outputs ({found}): export it with opset 17 or later"
     if reason:
-        return Ready(model, ready.changes, reason)
+        return replace(ready, reason=reason)
     change = f"opset {opset} raised to {OLDEST} by ONNX's converter"
-    return Ready(raised, (*ready.changes, change))
+    return replace(ready, model=raised, changes=(*ready.changes, change))
 
 
 def who_wrote(model: ir.Model) -> str:

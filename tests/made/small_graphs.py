@@ -12,7 +12,6 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from dynexport.formats.onnx_file import to_bytes
 from dynexport.graph.tidy import open_up
 from dynexport.runtimes import open_runner
 
@@ -62,7 +61,7 @@ def operators(model: ir.Model) -> Counter[str]:
 
 def answers(model: ir.Model, batch: int = 2) -> list[NDArray[np.generic]]:
     images = np.random.default_rng(1).normal(0, 1, (batch, 3, 4, 4)).astype(np.float32)
-    with open_runner("onnxruntime", to_bytes(model)) as runner:
+    with open_runner("onnxruntime", model) as runner:
         return list(runner.run(images).values())
 
 

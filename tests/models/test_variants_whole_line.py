@@ -14,7 +14,6 @@ from dynexport.bench import bench_model
 from dynexport.bench.timing import Plan
 from dynexport.conversion import Recipe, convert
 from dynexport.engine import build_engine
-from dynexport.formats.onnx_file import to_bytes
 from dynexport.graph.selection import add_kept_outputs
 from dynexport.graph.twin import dense_twin
 from dynexport.images import synthetic_images
@@ -71,7 +70,7 @@ def test_its_outputs_and_positions_are_pytorchs(tiny: Tiny) -> None:
     graph = tiny.graph.clone()
     add_kept_outputs(graph, tiny.metadata)
     images = tiny.bundle.inputs(tiny.metadata.preprocessing)[:5]
-    with open_runner("onnxruntime", to_bytes(graph)) as runner:
+    with open_runner("onnxruntime", graph) as runner:
         found = runner.run(images)
     expected = tiny.lean(torch.from_numpy(images))
     assert np.abs(found["logits"] - expected.logits.numpy()).max() < 2e-5
@@ -85,7 +84,7 @@ def test_its_dense_twin_is_the_dense_model(name: str, tiny: Tiny) -> None:
     images = tiny.bundle.inputs(tiny.metadata.preprocessing)[:5]
     twin = dense_twin(tiny.graph, tiny.metadata.dense_twin)
     assert twin.graph.num_nodes() == tiny.metadata.nodes_dense
-    with open_runner("onnxruntime", to_bytes(twin)) as runner:
+    with open_runner("onnxruntime", twin) as runner:
         found = runner.run(images)["logits"]
     expected = rewrite(trained, None)(torch.from_numpy(images)).logits.numpy()
     assert np.abs(found - expected).max() < 2e-5

@@ -143,14 +143,19 @@ def require_runtime(name: str) -> None:
 
 
 def open_runner(
-    name: str, model: str | Path | ir.Model, threads: int | None = None, profile: bool = False
+    name: str,
+    model: str | Path | bytes | ir.Model,
+    threads: int | None = None,
+    profile: bool = False,
 ) -> Runner:
-    """Open an ONNX file, or a graph in hand; MissingExtraError if the runtime is not installed.
+    """Open an ONNX file, its bytes, or a graph in hand.
+
+    MissingExtraError if the runtime is not installed.
 
     threads: cores to use, None for the runtime's choice; profile: time layers, see `LayerRunner`.
     """
     runtime = find_runtime(name)
-    if isinstance(model, (str, Path)):
+    if isinstance(model, (str, Path, bytes)):
         return runtime.open(model, threads, profile)
     from dynexport.formats.onnx_file import as_source
 

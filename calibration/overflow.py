@@ -43,7 +43,7 @@ def find_overflow(
     *,
     half_io: bool = False,
 ) -> dict[str, float]:
-    """Run a float32 graph on batches (B, 3, H, W) in ONNX Runtime, and find what does not fit.
+    """Run a float32 graph on batches (B, C, H, W) in ONNX Runtime, and find what does not fit.
 
     Returns, in the graph's order, the names of the nodes that compute a value too large for
     ``kind`` (`HEADROOM`), or compute with one, be it a constant, and the largest finite magnitude

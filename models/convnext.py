@@ -189,7 +189,7 @@ def layer_scale(config: ConvNeXtConfig, dim: int) -> Tensor | None:
 class DynamicConvNeXt(SparseModel):
     """ConvNeXt with a sparsifier before each block of ``config.prune_at`` in its third stage.
 
-    images (B, 3, H, W) -> `Output`: logits (B, classes) or, for the task "features", every
+    images (B, C, H, W) -> `Output`: logits (B, classes) or, for the task "features", every
     stage's map (B, C, H, W), normalised; the history of decisions; and where a classifier is
     trained the last map, normalised (B, N/4, C), which distillation compares.
     """

@@ -129,7 +129,7 @@ class DeiTConfig:
 
 
 class PatchEmbed(nn.Module):
-    """Image (B, 3, H, W) to patch tokens (B, N, C) with one strided convolution."""
+    """Image (B, C, H, W) to patch tokens (B, N, C) with one strided convolution."""
 
     def __init__(self, in_chans: int, embed_dim: int, patch_size: int) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ class PatchEmbed(nn.Module):
 class DynamicDeiT(SparseModel):
     """DeiT with a sparsifier before each block of ``config.prune_at``.
 
-    images (B, 3, H, W) -> `Output`: logits (B, classes), the tokens' history, and in training
+    images (B, C, H, W) -> `Output`: logits (B, classes), the tokens' history, and in training
     mode the normalised patch features (B, N, C) that distillation compares.
     """
 

@@ -108,7 +108,7 @@ class LVViTConfig:
 
 
 class ConvStem(nn.Module):
-    """Image (B, 3, H, W) to patch tokens (B, N, C): three convolutions, then a strided one."""
+    """Image (B, C, H, W) to patch tokens (B, N, C): three convolutions, then a strided one."""
 
     def __init__(self, config: LVViTConfig) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class ConvStem(nn.Module):
 class DynamicLVViT(SparseModel):
     """LV-ViT with a sparsifier before each block of ``config.prune_at``.
 
-    images (B, 3, H, W) -> `Output`: logits (B, classes), the tokens' history, and in training
+    images (B, C, H, W) -> `Output`: logits (B, classes), the tokens' history, and in training
     mode the auxiliary head's logits for every patch (B, N, classes), which distillation compares;
     without that head the normalised patches (B, N, C).
     """

@@ -24,7 +24,7 @@ POSITIONS = "absolute_pos_embed"
 
 
 class PatchEmbed(nn.Module):
-    """Image (B, 3, H, W) to a map of rows (B, H/p * W/p, C), normalised where there is a norm."""
+    """Image (B, C, H, W) to a map of rows (B, H/p * W/p, C), normalised where there is a norm."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class Downsample(nn.Sequential):
         self.size = config.map_size(stage - 1) if stage else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Image (B, 3, H, W) in the stem, else rows (B, N, C) -> rows (B, N/4, C')."""
+        """Image (B, C, H, W) in the stem, else rows (B, N, C) -> rows (B, N/4, C')."""
         if self.size is None:
             return self[1](to_rows(self[0](x)))
         # over two axes, as a sum and a norm of (B, N, C) are joined in ONNX Runtime, and slower so

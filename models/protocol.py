@@ -67,7 +67,7 @@ class Output(NamedTuple):
 
 
 class SparseModel(nn.Module):
-    """Base of every training form, called with images (B, 3, H, W) and returning `Output`.
+    """Base of every training form, called with images (B, C, H, W) and returning `Output`.
 
     config       its configuration
     sparsifiers  path of the ModuleList of sparsifiers, one a stage, which converting swaps

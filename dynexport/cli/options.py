@@ -15,6 +15,7 @@ from dynexport.progress import let_through
 
 KEPT = "How much is kept"
 MODEL = "What is converted"
+PICTURES = "How pictures were prepared"
 PRECISION = "Precision"
 WRITTEN = "What is written"
 ORIGINAL = "What it is compared with"
@@ -87,6 +88,36 @@ ImgSize = Annotated[
         metavar="SIZE",
         help="Another image size than it was trained at, pixels: 224, or HEIGHTxWIDTH, 224x448.",
         rich_help_panel=MODEL,
+    ),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        metavar="M,M,M",
+        help="Mean of each channel of pictures in training, from 0 to 1, or one for all.",
+        rich_help_panel=PICTURES,
+    ),
+]
+Std = Annotated[
+    str | None,
+    typer.Option(
+        metavar="S,S,S", help="Their standard deviation, likewise.", rich_help_panel=PICTURES
+    ),
+]
+CropPct = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE",
+        help="Share of the resized picture, a side, whose centre is cut out: 0.875.",
+        rich_help_panel=PICTURES,
+    ),
+]
+Warp = Annotated[
+    bool,
+    typer.Option(
+        "--warp",
+        help="Stretch pictures to the input's shape; without --crop-pct nothing is cut away.",
+        rich_help_panel=PICTURES,
     ),
 ]
 Weights = Annotated[
@@ -181,6 +212,25 @@ def parse_numbers(option: str, text: str | None) -> tuple[int, ...] | None:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise InputError(f"{option} {text!r} is no list of numbers: write it as 3,6,9") from None
+
+
+def told_of_pictures(
+    mean: str | None, std: str | None, crop_pct: float | None, warp: bool
+) -> dict[str, Any]:
+    """What a `Recipe` takes of how pictures were prepared, by name."""
+    scales = {"mean": _parse_scale("--mean", mean), "std": _parse_scale("--std", std)}
+    return {**scales, "crop_pct": crop_pct, "warp": warp}
+
+
+def _parse_scale(option: str, text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(
+            f"{option} {text!r} is no list of numbers: write it as 0.485,0.456,0.406"
+        ) from None
 
 
 def parse_latency(text: str) -> float:

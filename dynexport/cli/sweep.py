@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -22,26 +21,27 @@ from dynexport.cli.options import (
     CalibrationData,
     CalibrationImages,
     Checkpoint,
+    CropPct,
     ImgSize,
     Json,
+    Mean,
     Model,
     NumHeads,
     Plugins,
     PruneAt,
     Quiet,
+    Std,
     Verbose,
+    Warp,
     Weights,
     parse_latency,
     parse_numbers,
+    told_of_pictures,
     warn,
 )
+from dynexport.cli.sweep_inputs import make_precisions, make_recipe, make_rig, only_one
 from dynexport.cli.sweep_results import row_printer, show_search, show_sweep
 from dynexport.errors import InputError
-
-if TYPE_CHECKING:
-    from dynexport.conversion import Recipe
-    from dynexport.precision import Precision
-    from dynexport.sweep import Rig
 
 
 def sweep(
@@ -163,6 +163,10 @@ def sweep(
     prune_at: PruneAt = None,
     num_heads: NumHeads = None,
     img_size: ImgSize = None,
+    mean: Mean = None,
+    std: Std = None,
+    crop_pct: CropPct = None,
+    warp: Warp = False,
     weights: Weights = None,
     plugin: Plugins = None,
     json: Json = False,
@@ -176,10 +180,11 @@ def sweep(
     from dynexport.sweep import search_schedule, sweep_checkpoint
 
     _require_one_use(ratios, target_latency, max_drop, step, keep_models, retry_failed)
-    recipe = _recipe(checkpoint, model, prune_at, num_heads, img_size, weights, align, data, plugin)
-    kinds = _precisions(precision, calibration_data, calibration_images)
+    told = (checkpoint, model, prune_at, num_heads, img_size, weights, align, data, plugin)
+    recipe = make_recipe(*told, told_of_pictures(mean, std, crop_pct, warp))
+    kinds = make_precisions(precision, calibration_data, calibration_images)
     sizes = parse_numbers("--batch", batch) or ()
-    rig = _rig(backend, threads, rounds, round_seconds)
+    rig = make_rig(backend, threads, rounds, round_seconds)
     if ratios is not None:
         with _stopped_softly(quiet), progress(quiet, verbose) as on_step:
             swept = sweep_checkpoint(
@@ -197,12 +202,10 @@ def sweep(
                 on_row=row_printer(quiet),
             )
         (print_json if json else show_sweep)(swept)
-        if not swept.passed:
-            raise typer.Exit(1)
-        return
+        raise typer.Exit(0 if swept.passed else 1)
     with progress(quiet, verbose) as on_step:
         found = search_schedule(
-            _only(recipe, kinds, sizes),
+            only_one(recipe, kinds, sizes),
             target_latency=None if target_latency is None else parse_latency(target_latency),
             max_drop=max_drop,
             data_images=data_images,
@@ -213,48 +216,6 @@ def sweep(
             on_warning=warn,
         )
     (print_json if json else show_search)(found)
-
-
-def _recipe(
-    checkpoint: Path,
-    model: str | None,
-    prune_at: str | None,
-    num_heads: int | None,
-    img_size: str | None,
-    weights: str | None,
-    align: int,
-    data: Path | None,
-    plugin: list[Path] | None,
-) -> Recipe:
-    """The checkpoint, and what it leaves open."""
-    from dynexport.conversion import Recipe
-
-    return Recipe(
-        checkpoint,
-        model=model,
-        prune_at=parse_numbers("--prune-at", prune_at),
-        num_heads=num_heads,
-        img_size=img_size,
-        weights=weights,
-        align=align,
-        images=data,
-        plugins=tuple(plugin or ()),
-    )
-
-
-def _only(recipe: Recipe, kinds: list[Precision], sizes: tuple[int, ...]) -> Recipe:
-    """The recipe at its one precision and batch size; InputError where several were given."""
-    if len(kinds) != 1 or len(sizes) != 1:
-        raise InputError("a search is for one precision and one batch size: give one of each")
-    return replace(recipe, precision=kinds[0], batch=sizes[0])
-
-
-def _rig(backend: str, threads: int | None, rounds: int, round_seconds: float) -> Rig:
-    """How latencies are measured."""
-    from dynexport.bench.timing import Plan
-    from dynexport.sweep import Rig
-
-    return Rig(backend, threads, Plan(rounds=rounds, round_seconds=round_seconds))
 
 
 @contextmanager
@@ -289,15 +250,3 @@ def _require_one_use(
     for option, given in (("--keep-models", keep_models), ("--retry-failed", retry_failed)):
         if given:
             raise InputError(f"{option} is of a sweep over --ratios: leave it out")
-
-
-def _precisions(text: str, calibration: Path | None, images: int) -> list[Precision]:
-    """Precisions by name, with calibration images where they look at some."""
-    from dynexport.precision import Precision, find_precision
-
-    return [
-        Precision(name)
-        if find_precision(name).images == "none"
-        else Precision(name, calibration_data=calibration, calibration_images=images)
-        for name in text.replace(" ", "").split(",")
-    ]

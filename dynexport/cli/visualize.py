@@ -79,11 +79,15 @@ def visualize(
 
 def show_visualization(result: Visualization) -> None:
     """How much is kept, what each image was taken for, and where the picture is."""
+    from dynexport.visualize.look import drawn_of
+
     console = stdout()
     left = " -> ".join(map(str, (result.num_tokens, *result.keep_counts)))
     console.print(f"[bold]{escape(result.variant)}[/] in {result.backend}: {left} tokens")
     if not result.keep_counts:
         console.print("a dense model: nothing is dropped, so there is no stage to draw")
+    if told := drawn_of(result.channels):
+        console.print(f"drawn: {told.removeprefix(', ')}")
     table = make_table("image", "classes")
     table.columns[1].justify = "left"
     for image in result.images:

@@ -32,13 +32,15 @@ if TYPE_CHECKING:
 class TrainedModel:
     """A checkpoint as the model it holds: the file, what it is, and its training form.
 
-    assumed  what of it nothing told
+    preprocessing  from a picture to its input
+    assumed        what of all that nothing told
     """
 
     checkpoint: Checkpoint
     family: Family
     config: Config
     model: SparseModel
+    preprocessing: Preprocessing
     assumed: tuple[Assumption, ...]
 
 
@@ -72,7 +74,7 @@ def read_inputs(recipe: Recipe, edition: str | None) -> Inputs:
     trained = open_checkpoint(recipe)
     keep = choose_schedule(recipe, trained)
     targets = choose_targets(recipe, keep, edition)
-    steps = Preprocessing.for_size(trained.config.img_size)
+    steps = trained.preprocessing
     return Inputs(trained, keep, targets, steps, recipe.typing().open_images(steps))
 
 
@@ -91,19 +93,29 @@ def open_checkpoint(recipe: Recipe) -> TrainedModel:
     from dynexport.models import load_plugins
     from dynexport.pytorch.checkpoint import load_checkpoint
     from dynexport.pytorch.identify import build_model, find_assumptions, identify
+    from dynexport.pytorch.transform import read_preprocessing
 
     load_plugins(recipe.plugins)
     loaded = load_checkpoint(recipe.checkpoint, recipe.weights)
     loaded = dataclasses.replace(loaded, args={**loaded.args, **recipe.told_args()})
     told = (recipe.model, recipe.prune_at, recipe.num_heads, recipe.img_size)
     family, config = identify(loaded, *told, recipe.task)
-    assumed = find_assumptions(loaded, family, config, *told)
+    steps, of_pictures = read_preprocessing(
+        loaded.args,
+        config,
+        mean=recipe.mean,
+        std=recipe.std,
+        crop_pct=recipe.crop_pct,
+        warp=recipe.warp,
+    )
+    assumed = (*find_assumptions(loaded, family, config, *told), *of_pictures)
     if assumed and recipe.strict:
         raise CheckpointError(
             f"{loaded.path} does not say all of what it is; assumed would be: "
             + "; ".join(map(str, assumed))
         )
-    return TrainedModel(loaded, family, config, build_model(loaded, family, config), assumed)
+    model = build_model(loaded, family, config)
+    return TrainedModel(loaded, family, config, model, steps, assumed)
 
 
 def choose_schedule(recipe: Recipe, trained: TrainedModel) -> KeepSchedule | None:

@@ -17,6 +17,7 @@ from dynexport.formats.metadata import Batch
 from dynexport.graph.fuse import require_target
 from dynexport.graph.opset import require_opset
 from dynexport.images import ImageSize
+from dynexport.images.preprocessing import is_scale
 from dynexport.precision import Precision
 from dynexport.schedule import KeepSchedule, parse_ratios
 
@@ -41,6 +42,9 @@ class Recipe:
     strict         refuse what would have to be assumed
     img_size       another image size than it was trained at, pixels: 224, or "224x448", the height
                    first; or, where tensors leave it open, that one
+    mean, std      of each channel of pictures in training, on the scale from 0 to 1, or one for all
+    crop_pct       share of the resized picture, a side, whose centre the model is given
+    warp           pictures are stretched to the shape of the input
     task           what the model is for: "classify" (the default), "features" ...; see
                    `dynexport.tasks`
     batch          "8" (static) or "1:8:64" (dynamic: smallest, optimal, largest); by default
@@ -68,6 +72,10 @@ class Recipe:
     prune_at: tuple[int, ...] | None = None
     num_heads: int | None = None
     img_size: int | str | ImageSize | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    crop_pct: float | None = None
+    warp: bool = False
     task: str | None = None
     weights: str | None = None
     batch: str | int | None = None
@@ -97,6 +105,7 @@ class Recipe:
         self.stage_ratios()
         self.typing()
         self.told_args()
+        _require_transform(self)
         require_target(self.target)
         require_opset(self.opset)
 
@@ -148,6 +157,21 @@ class Recipe:
                 field.default
             ):
                 yield field.name, value
+
+
+def _require_transform(recipe: Recipe) -> None:
+    """InputError unless what is said of pictures makes sense."""
+    for name, values in (("mean", recipe.mean), ("std", recipe.std)):
+        if values is not None and not is_scale(name, values):
+            raise InputError(
+                f"`{name}` {', '.join(map(str, values))} is not between 0 and 1: pixels are taken "
+                "from 0 to 1, so divide what is on the scale to 255"
+            )
+    if recipe.crop_pct is not None and not 0 < recipe.crop_pct <= 1:
+        raise InputError(
+            f"`crop_pct` is {recipe.crop_pct}: give the share of a picture's side that the crop "
+            "leaves, as 0.875"
+        )
 
 
 def _parse_arg(text: str) -> tuple[str, Any]:

@@ -24,7 +24,7 @@ from dynexport.formats.onnx_file import Exported, data_beside, is_large
 from dynexport.formats.reference import ReferenceBundle
 from dynexport.graph.counts import recount
 from dynexport.graph.fuse import fuse_operators
-from dynexport.images import ImageSet, Preprocessing
+from dynexport.images import ImageSet
 from dynexport.precision import PrecisionReport, convert_precision
 from dynexport.progress import OnProgress, OnStep
 from dynexport.runtimes.tensorrt.limits import top_k_warnings
@@ -76,7 +76,7 @@ def describe_export(
         selection=trained.model.selection,
         batch=str(recipe.sizes()),
         outputs=dict(outputs),
-        preprocessing=Preprocessing.for_size(config.img_size),
+        preprocessing=trained.preprocessing,
         checkpoint_sha256=trained.checkpoint.sha256,
         weights=trained.checkpoint.weights,
         precision=as_json(PrecisionReport("fp32")),

@@ -179,12 +179,15 @@ class Metadata(ExportSpec):
         shapes = [size for shape in self.outputs.values() for size in shape]
         counts = (*self.keep_counts, *shapes, self.num_tokens, self.macs_dense, self.macs_sparse)
         sizes = (self.config.get("in_chans"), *self.preprocessing.img_size, self.align)
-        scales = (*self.preprocessing.mean, *self.preprocessing.std, *(self.ratios or ()))
+        steps = self.preprocessing
+        scales = (*steps.mean, *steps.std, *(self.ratios or ()))
         return (
             all(isinstance(text, str) for text in every)
             and len(self.outputs) > 0
             and all(isinstance(size, int) and size > 0 for size in (*counts, *sizes))
             and all(isinstance(number, (int, float)) for number in scales)
+            and len(steps.mean) == len(steps.std) == self.config["in_chans"]
+            and isinstance(steps.warp, bool)
             and len(self.keep_counts) == len(self.ratios or ()) == len(self.selected)
             and isinstance(self.versions, dict)
             and isinstance(self.precision.get("name"), str)

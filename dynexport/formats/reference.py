@@ -63,7 +63,7 @@ class OwnAnswers:
 class ReferenceBundle:
     """PyTorch's answers for P images.
 
-    images    uint8 (P, H, W, 3) cropped to the input size, or float32 (P, 3, H, W) normalised
+    images    uint8 (P, H, W, C) cropped to the input size, or float32 (P, C, H, W) normalised
     outputs   by name, float32: logits (P, classes), or feat_0 ... (P, C, H, W)
     kept      per stage int64 (P, K), positions, ascending; none for a dense model
     scores    per stage float32 (P, positions), -inf where a stage did not rank a token
@@ -95,7 +95,7 @@ class ReferenceBundle:
         return onnx.with_suffix(".reference.npz")
 
     def inputs(self, preprocessing: Preprocessing) -> NDArray[np.float32]:
-        """The model's input for every image, float32 (P, 3, H, W)."""
+        """The model's input for every image, float32 (P, C, H, W)."""
         return preprocessing.to_input(self.images)
 
     def of_file(self, metadata: Metadata) -> ReferenceBundle | None:

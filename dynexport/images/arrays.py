@@ -15,7 +15,6 @@ from typing import IO, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from dynexport.errors import ImageError
 from dynexport.files.kinds import ARRAYS, kind_of
@@ -59,7 +58,7 @@ class _Header:
 
 @dataclass(frozen=True, eq=False)
 class ImageArray:
-    """An .npz whose ``images`` are uint8 (N, H, W, 3), or float32 (N, 3, H, W) and normalised.
+    """An .npz whose ``images`` are uint8 (N, H, W, C), or float32 (N, C, H, W) and normalised.
 
     labels  int64 (N,), from ``labels`` where there are any
     """
@@ -70,8 +69,8 @@ class ImageArray:
     told_by: ClassVar[str] = ""
 
     @classmethod
-    def open(cls, path: Path) -> ImageArray:
-        """Read the headers and the labels; ImageError if the file is something else."""
+    def open(cls, path: Path, channels: int) -> ImageArray:
+        """Read the headers and the labels; ImageError unless images have so many channels."""
         other = _no_images(path)
         with _reading(other), zipfile.ZipFile(path) as archive:
             header = _read_header(archive, "images")
@@ -81,10 +80,10 @@ class ImageArray:
                 f"{path}: 'images' is stored column by column, expected row by row: save "
                 "np.ascontiguousarray(images)"
             )
-        if not _is_pictures(header) and not _is_inputs(header):
+        if not _is_pictures(header, channels) and not _is_inputs(header, channels):
             raise ImageError(
-                f"{path}: 'images' is {header}, expected uint8 (N, H, W, 3), or float32 "
-                "(N, 3, H, W) already normalised"
+                f"{path}: 'images' is {header}, expected uint8 (N, H, W, {channels}), or float32 "
+                f"(N, {channels}, H, W) already normalised"
             )
         if labels is not None and len(labels) != header.shape[0]:
             raise ImageError(
@@ -114,12 +113,12 @@ class ImageArray:
     def read(self, places: Sequence[int], steps: Preprocessing) -> Iterator[NDArray[Any]]:
         """The images at these places (ascending).
 
-        uint8 (H, W, 3) of the model's input size, or float32 (3, H, W). ImageError if the file is
+        uint8 (H, W, C) of the model's input size, or float32 (C, H, W). ImageError if the file is
         damaged or a value is no number.
         """
         for place, row in zip(places, self._rows(places), strict=True):
             if not self._normalised:
-                yield steps.crop(Image.fromarray(row), f"{self.path}, image {place},")
+                yield steps.crop_pixels(row, f"{self.path}, image {place},")
             elif np.isfinite(row).all():
                 yield row
             else:
@@ -197,21 +196,24 @@ def _read_labels(archive: zipfile.ZipFile, path: Path) -> NDArray[np.int64]:
     return np.frombuffer(values, dtype=header.dtype).astype(np.int64)
 
 
-def _is_pictures(header: _Header) -> bool:
-    return header.dtype == np.uint8 and _fits(header.shape, channels=3, pixels=(1, 2))
+def _is_pictures(header: _Header, channels: int) -> bool:
+    """Whether it is of uint8 (N, H, W, C)."""
+    shape = header.shape
+    return header.dtype == np.uint8 and _fits((*shape[:1], *shape[3:], *shape[1:3]), channels)
 
 
-def _is_inputs(header: _Header) -> bool:
-    return header.dtype.newbyteorder("=") == np.float32 and _fits(header.shape, 1, (2, 3))
+def _is_inputs(header: _Header, channels: int) -> bool:
+    """Whether it is of float32 (N, C, H, W)."""
+    return header.dtype.newbyteorder("=") == np.float32 and _fits(header.shape, channels)
 
 
-def _fits(shape: tuple[int, ...], channels: int, pixels: tuple[int, int]) -> bool:
-    """Whether these are images of three channels, none empty, none beyond all bounds."""
+def _fits(shape: tuple[int, ...], channels: int) -> bool:
+    """Whether (N, C, H, W) are images of so many channels, none empty, none beyond all bounds."""
     return (
         len(shape) == 4
-        and shape[channels] == 3
+        and shape[1] == channels
         and min(shape) > 0
-        and shape[pixels[0]] * shape[pixels[1]] <= LARGEST_PICTURE
+        and shape[2] * shape[3] <= LARGEST_PICTURE
     )
 
 

@@ -47,7 +47,7 @@ def number_folders(path: Path, names: Sequence[str], classes: int) -> Numbering:
     if unknown:
         raise ImageError(
             f"{path} has {len(names)} folders, and {unknown[0]!r} tells none of the model's "
-            f"{classes} classes, 0 to {classes - 1}: write {LISTING} into it, one folder name a "
+            f"{classes} classes, 0 to {classes - 1}: write classes.txt into it, one folder name a "
             "line in the order of the classes"
         )
     return Numbering({name: numbers[name] for name in names}, how)

@@ -65,11 +65,12 @@ class ImageFolder:
 
     def check(self, places: Sequence[int], steps: Preprocessing) -> None:
         """ImageError that names the files that cannot be used, as far as their heads tell."""
+        steps.require_pictures()
         found = (_problem_with(self.files[place], steps) for place in places)
         _require_none([problem for problem in found if problem], len(places))
 
     def read(self, places: Sequence[int], steps: Preprocessing) -> Iterator[NDArray[Any]]:
-        """The images at these places, uint8 (H, W, 3) of the model's input size.
+        """The images at these places, uint8 (H, W, C) of the model's input size.
 
         After one that cannot be read the others are still tried, so that the ImageError names
         them all.

@@ -76,13 +76,13 @@ class ImageSet:
     def pictures(self) -> Iterator[NDArray[Any]]:
         """The pictures, one by one, of the model's input size.
 
-        uint8 (H, W, 3), or float32 (3, H, W) where the source holds normalised ones. ImageError if
+        uint8 (H, W, C), or float32 (C, H, W) where the source holds normalised ones. ImageError if
         one cannot be read.
         """
         return self.images.read(self.places, self.preprocessing)
 
     def batches(self, size: int) -> Iterator[NDArray[np.float32]]:
-        """The model's input, float32 (B, 3, H, W), B = ``size`` but for a shorter last one.
+        """The model's input, float32 (B, C, H, W), B = ``size`` but for a shorter last one.
 
         No more than one batch is in memory. ImageError if an image cannot be read.
         """
@@ -137,7 +137,7 @@ def open_images(
     """Choose images for a model: all, or up to ``count`` of them.
 
     ``source`` is a folder, searched through its subfolders, or an .npz with ``images`` uint8
-    (N, H, W, 3) or float32 (N, 3, H, W) already normalised, and maybe ``labels`` (N,); None for
+    (N, H, W, C) or float32 (N, C, H, W) already normalised, and maybe ``labels`` (N,); None for
     ``count`` synthetic ones, or `SYNTHETIC`. Those chosen are spread evenly over it, or with a
     ``seed`` drawn at random; either way they come in the order of the source. ImageError where
     there are fewer than ``at_least``, or some are seen to be unusable without decoding them.
@@ -154,7 +154,7 @@ def open_images(
         there = folder = False
     if not there:
         raise ImageError(f"{path} does not exist: give a folder of images or an .npz")
-    images = ImageFolder.open(path) if folder else ImageArray.open(path)
+    images = ImageFolder.open(path) if folder else ImageArray.open(path, preprocessing.channels)
     if images.total < at_least:
         raise ImageError(f"{path} holds {images.total} images, at least {at_least} are needed")
     places = _choose(images.total, images.total if count is None else count, seed)
@@ -163,7 +163,7 @@ def open_images(
 
 
 def fill_batch(images: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    """Images (B, 3, H, W) made up to a batch of ``size``, from the front again."""
+    """Images (B, C, H, W) made up to a batch of ``size``, from the front again."""
     return np.take(images, np.arange(size) % len(images), axis=0)
 
 
@@ -172,7 +172,7 @@ def load_images(
 ) -> NDArray[Any]:
     """Up to ``count`` images at once, spread evenly over ``source``, as `open_images` takes it.
 
-    uint8 (B, H, W, 3) of the model's input size, or float32 (B, 3, H, W) where the source holds
+    uint8 (B, H, W, C) of the model's input size, or float32 (B, C, H, W) where the source holds
     normalised ones. ImageError where there are none or one cannot be read.
     """
     return np.stack(list(open_images(source, preprocessing, count=count).pictures()))

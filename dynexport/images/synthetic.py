@@ -40,9 +40,11 @@ class SyntheticImages:
         """Nothing can be wrong with them."""
 
     def read(self, places: Sequence[int], steps: Preprocessing) -> Iterator[NDArray[Any]]:
-        """The images at these places (ascending), uint8 (H, W, 3) of the model's input size."""
+        """The images at these places (ascending), uint8 (H, W, C) of the model's input size."""
         wanted = set(places)
-        drawn = islice(_draw(steps.img_size, self.seed), max(wanted, default=-1) + 1)
+        drawn = islice(
+            _draw(steps.img_size, self.seed, steps.channels), max(wanted, default=-1) + 1
+        )
         return (image for place, image in enumerate(drawn) if place in wanted)
 
     def fingerprints(self, places: Sequence[int]) -> Iterator[bytes]:
@@ -51,19 +53,26 @@ class SyntheticImages:
             yield hashlib.sha256(f"synthetic {self.seed} {place}".encode()).digest()
 
 
-def synthetic_images(count: int, img_size: int | Sequence[int], seed: int = 0) -> NDArray[np.uint8]:
-    """Smooth coloured noise, uint8 (count, H, W, 3), the same for the same seed.
+def synthetic_images(
+    count: int, img_size: int | Sequence[int], seed: int = 0, channels: int = 3
+) -> NDArray[np.uint8]:
+    """Smooth coloured noise, uint8 (count, H, W, channels), the same for the same seed.
 
     Smooth, because neighbouring patches of real images are alike; different from one image to
     the next, so that a mix-up inside a batch shows.
     """
-    return np.stack(list(islice(_draw(ImageSize.of(img_size), seed), count)))
+    return np.stack(list(islice(_draw(ImageSize.of(img_size), seed, channels), count)))
 
 
-def _draw(size: ImageSize, seed: int) -> Iterator[NDArray[np.uint8]]:
+def _draw(size: ImageSize, seed: int, channels: int) -> Iterator[NDArray[np.uint8]]:
     rng = np.random.default_rng(seed)
     while True:
-        coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
-        smooth = coarse.resize((size.width, size.height), Image.Resampling.BICUBIC)
-        noisy = np.asarray(smooth, dtype=np.float64) + rng.normal(0, 12, (*size, 3))
+        coarse = rng.integers(0, 256, (8, 8, channels), dtype=np.uint8)
+        smooth = [
+            Image.fromarray(band).resize((size.width, size.height), Image.Resampling.BICUBIC)
+            for band in np.ascontiguousarray(coarse.transpose(2, 0, 1))
+        ]
+        noisy = np.stack(list(map(np.asarray, smooth)), axis=2) + rng.normal(
+            0, 12, (*size, channels)
+        )
         yield np.clip(noisy, 0, 255).astype(np.uint8)

@@ -95,6 +95,7 @@ def _inspect_checkpoint(path: Path, plugins: Sequence[str | Path]) -> dict[str, 
     from dynexport.models import load_plugins, variant_name
     from dynexport.pytorch.checkpoint import load_checkpoint
     from dynexport.pytorch.identify import find_assumptions, identify
+    from dynexport.pytorch.transform import read_preprocessing
 
     load_plugins(plugins)
     loaded = load_checkpoint(path)
@@ -111,11 +112,14 @@ def _inspect_checkpoint(path: Path, plugins: Sequence[str | Path]) -> dict[str, 
     }
     try:
         family, config = identify(loaded)
+        steps, of_pictures = read_preprocessing(loaded.args, config)
+        assumed = (*find_assumptions(loaded, family, config), *of_pictures)
         facts |= {
             "family": family.name,
             "variant": variant_name(family, config),
             "config": dataclasses.asdict(config),  # type: ignore[call-overload]
-            "assumed": [str(one) for one in find_assumptions(loaded, family, config)],
+            "preprocessing": dataclasses.asdict(steps),
+            "assumed": [str(one) for one in assumed],
         }
     except CheckpointError as error:
         facts |= {"family": None, "undecided": str(error)}

@@ -219,7 +219,7 @@ def convert_precision(
 ) -> tuple[ir.Model, PrecisionReport]:
     """A typed copy of a float32 graph (for fp32 the graph itself), and what was done.
 
-    images    `Precision.open_images`'s; where there are none ``pictures``, float32 (P, 3, H, W),
+    images    `Precision.open_images`'s; where there are none ``pictures``, float32 (P, C, H, W),
               are looked over for values that half precision cannot hold
     """
     return precision.kind.convert(model, Job(precision, metadata, images, pictures, on_progress))

@@ -48,7 +48,7 @@ class Job:
     precision  what was asked for
     metadata   of the graph
     images     `Precision.open_images`'s; None where it has none
-    pictures   float32 (P, 3, H, W), to look on where there are no images
+    pictures   float32 (P, C, H, W), to look on where there are no images
     """
 
     precision: Precision
@@ -65,7 +65,7 @@ class Job:
         return f"{self.images.count} images of {self.images.source.name}"
 
     def batches(self) -> Iterable[NDArray[np.float32]]:
-        """Images, or the pictures, float32 (B, 3, H, W), in batches that the graph takes."""
+        """Images, or the pictures, float32 (B, C, H, W), in batches that the graph takes."""
         from dynexport.calibration.running import batch_size
 
         size = batch_size(self.metadata)

@@ -102,7 +102,7 @@ class OutputsOnly(nn.Module):
 def export_onnx(
     model: SparseModel, spec: ExportSpec, *, emit_kept: bool = False, opset: int = USUAL
 ) -> Exported:
-    """The graph of an inference form: ``images`` float32 (B, 3, H, W) -> its outputs by name.
+    """The graph of an inference form: ``images`` float32 (B, C, H, W) -> its outputs by name.
 
     With ``emit_kept`` also ``kept_0 ...`` int64 (B, K), see `dynexport.graph.selection`. The
     metadata are ``spec`` and what is counted on the graph. The same model gives the same bytes.
@@ -219,7 +219,7 @@ def _decompose_only_if_needed(program: torch.export.ExportedProgram) -> None:
 def record_reference(model: SparseModel, spec: ExportSpec, images: NDArray[Any]) -> ReferenceBundle:
     """What an inference form says of images: outputs, kept sets and scores.
 
-    images: uint8 (P, H, W, 3), or float32 (P, 3, H, W) already normalised.
+    images: uint8 (P, H, W, C), or float32 (P, C, H, W) already normalised.
     """
     positions = spec.selection.positions(spec.num_tokens, len(spec.keep_counts))
     output = model(torch.from_numpy(spec.preprocessing.to_input(images)))

@@ -31,8 +31,12 @@ SETTINGS = {
     "norm_eps": "norm_eps",
     "hidden_act": "hidden_act",
     "activation": "activation",
+    "mean": "mean",
+    "std": "std",
+    "crop_pct": "crop_pct",
+    "crop_mode": "crop_mode",
 }
-"""Fields of a config.json, and what the public code's args call them."""
+"""Fields of a config.json, and what the public code's args, or timm, call them."""
 
 
 def find_file(path: Path) -> Path:
@@ -80,12 +84,45 @@ def digest_of(path: Path) -> str:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """What a config.json beside the weights tells, by the names of the public code's args."""
-    config = path.parent / "config.json"
-    if path.suffix not in (".safetensors", ".bin", ".json") or not config.is_file():
+    """What is told beside the weights, by the names of the public code's args.
+
+    By config.json, timm's ``pretrained_cfg`` in it, and preprocessor_config.json.
+    """
+    if path.suffix not in (".safetensors", ".bin", ".json"):
         return {}
-    told = _read_json(config)
-    return {known: told[name] for name, known in SETTINGS.items() if name in told}
+    config = _read_json(path.parent / "config.json")
+    inner = config.get("pretrained_cfg")
+    told = {**(inner if isinstance(inner, dict) else {}), **config}
+    prepared = _read_json(path.parent / "preprocessor_config.json")
+    return {
+        **{known: told[name] for name, known in SETTINGS.items() if name in told},
+        **_read_preprocessor(prepared),
+    }
+
+
+def _read_preprocessor(told: dict[str, Any]) -> dict[str, Any]:
+    """What a preprocessor_config.json says, in timm's words.
+
+    ``size`` is what pictures are resized to: a height and a width, or the shortest edge.
+    """
+    found = {name: told[f"image_{name}"] for name in ("mean", "std") if f"image_{name}" in told}
+    if "crop_pct" in told:
+        return found | {"crop_pct": told["crop_pct"]}
+    size, crop = (_sides(told.get(name)) for name in ("size", "crop_size"))
+    if size and told.get("do_resize", True):
+        cut = crop if told.get("do_center_crop") and crop else size
+        stretched = isinstance(told["size"], dict) and "height" in told["size"]
+        found["crop_pct"] = min(1.0, cut[0] / size[0])
+        found["crop_mode"] = "squash" if stretched else "center"
+    return found
+
+
+def _sides(size: Any) -> tuple[int, ...]:
+    """Its numbers, the height first; of none of these forms: none."""
+    if isinstance(size, dict):
+        size = [size[name] for name in ("height", "width", "shortest_edge") if name in size]
+    sides = size if isinstance(size, list) else [size]
+    return tuple(side for side in sides if isinstance(side, int) and side > 0)
 
 
 def _files_in(index: Path) -> dict[str, str]:

@@ -22,7 +22,7 @@ from dynexport.errors import DynexportError, InputError, ModelFileError
 from dynexport.formats.metadata import Metadata
 from dynexport.formats.onnx_file import read_metadata, read_model
 from dynexport.formats.reference import ReferenceBundle
-from dynexport.images import synthetic_images
+from dynexport.images import load_images
 from dynexport.progress import OnStep, silent
 from dynexport.report.facts import EngineFacts, ModelFacts, Picture
 from dynexport.report.pictures import draw_pictures, find_shown
@@ -118,7 +118,7 @@ def _count_pictured(path: Path, metadata: Metadata) -> int:
         images = ReferenceBundle.load(ReferenceBundle.path_beside(path)).images
     except DynexportError:
         return 0
-    drawn = synthetic_images(len(images), metadata.preprocessing.img_size)
+    drawn = load_images(None, len(images), metadata.preprocessing)
     return 0 if np.array_equal(images, drawn) else len(images)
 
 

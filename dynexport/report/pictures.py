@@ -40,7 +40,7 @@ def draw_pictures(
 def find_shown(model: Path, metadata: Metadata, source: Path | None) -> tuple[NDArray[Any], str]:
     """Images to show, and where they are from: a folder or an .npz, else the reference bundle.
 
-    uint8 (B, H, W, 3) or float32 (B, 3, H, W); DynexportError where there are none.
+    uint8 (B, H, W, C) or float32 (B, C, H, W); DynexportError where there are none.
     """
     if source is not None:
         chosen = open_images(source, metadata.preprocessing, count=SHOWN)

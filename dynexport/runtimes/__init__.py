@@ -57,7 +57,7 @@ class Runner(Protocol):
     def run(
         self, images: NDArray[np.float32], further: Further = NO_INPUTS
     ) -> Mapping[str, NDArray[np.generic]]:
-        """images float32 (B, 3, H, W), and by name what else the graph takes -> outputs by name."""
+        """images float32 (B, C, H, W), and by name what else the graph takes -> outputs by name."""
         ...
 
     def __enter__(self) -> Runner: ...

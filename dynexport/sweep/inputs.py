@@ -5,19 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from dynexport.bench.timing import Plan
-from dynexport.conversion import Recipe
+from dynexport.conversion import Recipe, TrainedModel
 from dynexport.conversion.recipe import ONE_SIZE
 from dynexport.errors import InputError
 from dynexport.formats.metadata import Batch
-from dynexport.images import ImageSet, Preprocessing, open_images
+from dynexport.images import ImageSet, open_images
 from dynexport.runtimes import require_runtime
 from dynexport.tasks import find_task
-
-if TYPE_CHECKING:
-    from dynexport.models import Config
 
 CHOSEN = ("ratio", "ratios", "dense", "engine", "edition", "output")
 """What a sweep or a search chooses itself."""
@@ -52,13 +48,13 @@ def require_variable(recipe: Recipe) -> None:
         )
 
 
-def open_judged(recipe: Recipe, count: int | None, config: Config) -> ImageSet:
+def open_judged(recipe: Recipe, count: int | None, trained: TrainedModel) -> ImageSet:
     """The recipe's images, all or up to ``count`` evenly spread.
 
     Without any, as many synthetic ones. ImageError if a label is none of the model's.
     """
-    images = open_images(recipe.images, Preprocessing.for_size(config.img_size), count=count)
-    return images.labelled(config.num_classes)
+    images = open_images(recipe.images, trained.preprocessing, count=count)
+    return images.labelled(trained.config.num_classes)
 
 
 def require_batches(batches: Sequence[int]) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from typing import Any
 from dynexport.conversion import Recipe, TrainedModel, open_checkpoint
 from dynexport.errors import InputError
 from dynexport.files import name_checkpoint, require_kept, require_writable
-from dynexport.images import ImageSet, Preprocessing
+from dynexport.images import ImageSet
 from dynexport.precision import Precision
 from dynexport.runtimes import find_runtime
 from dynexport.runtimes.library import UNKNOWN
@@ -85,7 +85,7 @@ def plan_sweep(
         settings={name: _digest(kind, trained) for name, kind in kinds.items()},
         batches=sizes,
         trained=trained,
-        images=open_judged(recipe, count, trained.config),
+        images=open_judged(recipe, count, trained),
         folder=folder,
         keys=tuple((ratio, kind, size) for kind in kinds for size in sizes for ratio in values),
     )
@@ -114,6 +114,7 @@ def describe_sweep(plan: SweepPlan) -> dict[str, Any]:
         "weights": trained.checkpoint.weights,
         "model": json.dumps({"family": trained.family.name, **dataclasses.asdict(config)}),
         "align": plan.recipe.align,
+        "preprocessing": json.dumps(dataclasses.asdict(trained.preprocessing)),
         "images": identified(
             images.described, images.described if images.synthetic else images.digest
         ),
@@ -145,6 +146,6 @@ def _version(module: str) -> str:
 def _digest(kind: Precision, trained: TrainedModel) -> str:
     """Of a precision's settings, calibration images by what they hold; ImageError where there are
     too few."""
-    images = kind.open_images(Preprocessing.for_size(trained.config.img_size))
+    images = kind.open_images(trained.preprocessing)
     told = {**dataclasses.asdict(kind), "calibration_data": images and images.digest}
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()

@@ -176,7 +176,7 @@ def _open_job(
     on_warning: OnStep,
 ) -> SearchJob:
     """The images to judge on, and the dense model's classes of them."""
-    images = open_judged(recipe, count, trained.config)
+    images = open_judged(recipe, count, trained)
     on_step(f"ask the dense model for the classes of {images.described}")
     dense = best_classes(answer_densely(trained, images))
     return SearchJob(recipe, rig, images, dense, on_step, on_warning)
@@ -185,7 +185,7 @@ def _open_job(
 def _open_way(job: SearchJob, trained: TrainedModel, step: int | None) -> Way:
     """The way down, on a few of the images; each point is told of as it is found."""
     config = trained.config
-    few = open_judged(job.recipe, min(SEARCH_IMAGES, job.images.count), config)
+    few = open_judged(job.recipe, min(SEARCH_IMAGES, job.images.count), trained)
     job.on_step("count the multiply-accumulates of a few schedules")
     judge = judge_schedules(trained, few)
     return Way(_tell(walk_down(judge, config.num_tokens, len(config.prune_at), step), job.on_step))

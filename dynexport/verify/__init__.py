@@ -25,7 +25,7 @@ from dynexport.errors import InputError
 from dynexport.files import existing_file
 from dynexport.formats.expectation import Expectation
 from dynexport.formats.reference import REFERENCE_IMAGES, ReferenceBundle
-from dynexport.images import synthetic_images
+from dynexport.images import load_images
 from dynexport.precision import choose_tolerances
 from dynexport.progress import OnStep, silent
 from dynexport.pytorch import require_convert_extras
@@ -143,6 +143,6 @@ def _ask_pytorch(
     original = open_original(checkpoint, metadata, model, plugins)
     recorded = recorded_bundle(model, metadata)
     if recorded is None:
-        pictures = synthetic_images(REFERENCE_IMAGES, metadata.preprocessing.img_size)
+        pictures = load_images(None, REFERENCE_IMAGES, metadata.preprocessing)
         return original, original.answer(pictures)
     return original, replace(original.answer(recorded.images), own=recorded.own)

@@ -29,7 +29,7 @@ class VerifyPlan:
 
     artifact, metadata  the candidate, and what its file says of itself
     bundle              PyTorch's answers
-    images              float32 (P, 3, H, W), those of the bundle
+    images              float32 (P, C, H, W), those of the bundle
     batches             which of them go into each batch, as `plan_batches` has it
     """
 

@@ -42,6 +42,7 @@ class Visualization:
     """What `visualize_images` wrote, and what it shows.
 
     output, size  the picture: its file, its width and height in pixels
+    channels      of the images: of one or two the first is drawn, of others the first three
     keep_counts   tokens left after each stage, of a grid of ``num_tokens``; empty for a dense
                   model, of which only the images are drawn
     """
@@ -54,6 +55,7 @@ class Visualization:
     images: tuple[Seen, ...]
     output: str
     size: tuple[int, int]
+    channels: int = 3
 
 
 def visualize_images(
@@ -126,6 +128,7 @@ def _describe(
         images=images,
         output=str(target),
         size=size,
+        channels=metadata.preprocessing.channels,
     )
 
 

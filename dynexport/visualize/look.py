@@ -35,13 +35,13 @@ def look_at(
 ) -> tuple[View, ...]:
     """Run images and tell what was kept of each, and what it was taken for.
 
-    images: pictures uint8 (B, H, W, 3) of the model's input size, any number of them, or float32
-    (B, 3, H, W) already normalised; names: one each. The rest as `visualize_images` takes it.
+    images: pictures uint8 (B, H, W, C) of the model's input size, any number of them, or float32
+    (B, C, H, W) already normalised; names: one each. The rest as `visualize_images` takes it.
     """
     metadata = artifact.require_metadata()
     steps = metadata.preprocessing
     inputs = steps.to_input(images)
-    pictures = images if images.dtype == np.uint8 else to_pictures(inputs, steps)
+    pictures = in_colours(images if images.dtype == np.uint8 else to_pictures(inputs, steps))
     classes = names_of_classes(metadata, labels)
     answers, kept, ranked = _ask(artifact, metadata, inputs)
     best = _name_best(answers[LOGITS], classes, top) if classes else ((),) * len(inputs)
@@ -58,10 +58,23 @@ def look_at(
 
 
 def to_pictures(inputs: NDArray[np.float32], steps: Preprocessing) -> NDArray[np.uint8]:
-    """What is normalised, float32 (B, 3, H, W), to be looked at: uint8 (B, H, W, 3)."""
+    """What is normalised, float32 (B, C, H, W), to be looked at: uint8 (B, H, W, C)."""
     mean, std = np.asarray(steps.mean), np.asarray(steps.std)
     scaled = inputs.transpose(0, 2, 3, 1) * std + mean
     return np.asarray(np.round(255.0 * np.clip(scaled, 0.0, 1.0)), dtype=np.uint8)
+
+
+def in_colours(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Pictures (B, H, W, C) as red, green and blue, (B, H, W, 3).
+
+    The first three channels; of one or two the first, in grey.
+    """
+    return pictures[..., :3] if pictures.shape[-1] >= 3 else pictures[..., :1].repeat(3, axis=-1)
+
+
+def drawn_of(channels: int) -> str:
+    """Which channels are drawn, where those are not all, behind a size."""
+    return "" if channels in (1, 3) else f", channels 1{'-3' * (channels > 3)} of {channels}"
 
 
 def _ask(

@@ -26,6 +26,8 @@ from dynexport.visualize.drawing import (
     enlarge,
     viridis,
 )
+from dynexport.visualize.lettering import class_height, line_of, open_font
+from dynexport.visualize.look import drawn_of
 
 LARGEST_SIDE = 65_000
 """Pixels: a JPEG holds little more."""
@@ -159,31 +161,6 @@ def require_grid(metadata: Metadata) -> tuple[int, int]:
     return metadata.grid
 
 
-def line_of(text: int) -> int:
-    """From one line to the next in a font of this size."""
-    return round(1.35 * text)
-
-
-def class_height(text: int) -> int:
-    """Of one class: its name, and the bar of its probability."""
-    return line_of(text) + text // 2 + 4
-
-
-def open_font(file: Path | None, size: int) -> ImageFont.FreeTypeFont:
-    """A font of this size, Pillow's own where no file is given.
-
-    So a picture needs none of the machine's; InputError if the file is no font.
-    """
-    if file is None:
-        font = ImageFont.load_default(size)
-        assert isinstance(font, ImageFont.FreeTypeFont)  # else Pillow was built without FreeType
-        return font
-    try:
-        return ImageFont.truetype(str(file), size)
-    except OSError:
-        raise InputError(f"{file} is no font that can be read: give a .ttf or .otf file") from None
-
-
 def _layout_for(
     view: View, metadata: Metadata, tile: int, font: str | Path | None, images: int
 ) -> Layout:
@@ -225,7 +202,8 @@ def _titles(metadata: Metadata) -> tuple[tuple[str, str], ...]:
         (f"stage {stage}", f"{count} of {tokens}, {count / tokens:.0%}")
         for stage, count in enumerate(metadata.keep_counts, start=1)
     )
-    return (("input", f"{size.width} x {size.height}"), *stages)
+    channels = drawn_of(metadata.preprocessing.channels)
+    return (("input", f"{size.width} x {size.height}{channels}"), *stages)
 
 
 def _draw_row(view: View, metadata: Metadata, layout: Layout) -> Image.Image:

@@ -28,6 +28,7 @@ struct Picture {
 struct Facts {
   int height, width;             // of the input, pixels
   std::vector<float> covered;    // what a picture just covers; empty: it is taken as it is
+  bool warp;                     // it is stretched to that instead
   std::vector<float> mean, std;  // of each channel, on the scale from 0 to 1
   std::size_t smallest, usual;   // sizes of a batch
 };
@@ -64,6 +65,7 @@ Facts read_facts(const Ort::Session& session) {
   facts.height = int(size.at(0));
   facts.width = int(size.back());
   facts.covered = numbers(steps, "resize");
+  facts.warp = steps.find("\"warp\": true") != std::string::npos;
   facts.mean = numbers(steps, "mean");
   facts.std = numbers(steps, "std");
   // "8" for a file of one size, "1:8:64" for one that takes 1 to 64 and likes 8 best
@@ -130,12 +132,14 @@ Picture resize_axis(const Picture& from, int length, bool across) {
   return to;
 }
 
-// Scaled to cover, the centre of it, from 0 to 1, normalised; (3, height, width) behind `input`.
+// Resized, the centre of it, from 0 to 1, normalised; (3, height, width) behind `input`.
 void prepare(const std::string& path, const Facts& facts, std::vector<float>& input) {
   Picture picture = read_ppm(path);
   if (!facts.covered.empty()) {
     int height = int(facts.covered[0]), width = int(facts.covered.back());
-    if (double(height) * picture.width >= double(width) * picture.height) {
+    if (facts.warp) {
+      // as large as it says, whatever the picture's shape
+    } else if (double(height) * picture.width >= double(width) * picture.height) {
       width = int(double(height) * picture.width / picture.height);
     } else {
       height = int(double(width) * picture.height / picture.width);

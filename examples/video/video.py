@@ -67,6 +67,7 @@ class Looker:
         steps = told["preprocessing"]
         self._height, self._width = steps["img_size"]
         self._covered = steps["resize"] or steps["img_size"]
+        self._warp = steps.get("warp", False)
         self._mean, self._std = np.float32(steps["mean"]), np.float32(steps["std"])
         self._grid = told["grid"]
         self._smallest = int(told["batch"].split(":")[0])
@@ -106,6 +107,8 @@ class Looker:
             max(least, int(scale * side + 1e-6))
             for least, side in zip((self._width, self._height), frame.size, strict=True)
         )
+        if self._warp:
+            width, height = wide, high
         frame = frame.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
         left, top = (width - self._width) // 2, (height - self._height) // 2
         return np.asarray(frame.crop((left, top, left + self._width, top + self._height)))

@@ -34,6 +34,7 @@ RECIPES = (
     Recipe("c.pth", precision=HALF, engine="a.engine", edition="tensorrt-rtx"),
     Recipe("c.pth", ratio=0.5, precision=INT8),
     Recipe("c.pth", precision="int8-dynamic", edition="auto"),
+    Recipe("c.pth", mean=(0.5,), std=(0.25, 0.5, 0.125), crop_pct=0.9, warp=True),
 )
 
 

@@ -20,7 +20,12 @@ from dynexport.graph.batch import change_batch
 from dynexport.images import fill_batch, open_images
 from dynexport.runtimes import open_runner
 
-STEPS = {"img_size": [28, 28], "resize": [32, 40], "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.1]}
+STEPS = {
+    "img_size": [28, 28],
+    "resize": [32, 40],
+    "mean": [0.4, 0.5, 0.6],
+    "std": [0.2, 0.3, 0.1],
+}
 
 
 def take_four(path: Path) -> None:
@@ -31,10 +36,20 @@ def take_four(path: Path) -> None:
 
 
 def resize_first(path: Path) -> None:
-    """Pictures are resized and cropped, and normalised otherwise."""
+    """Pictures are resized and cropped, and normalised otherwise; as old files say it."""
+    change_steps(path, STEPS)
+
+
+def warp(path: Path) -> None:
+    """Pictures are stretched, and the centre is cut out."""
+    change_steps(path, {**STEPS, "warp": True})
+
+
+def change_steps(path: Path, steps: Mapping[str, Any]) -> None:
+    """Another preprocessing in the metadata."""
     model = onnx.load(path)
     entry: Any = next(e for e in model.metadata_props if e.key == "dynexport.preprocessing")
-    entry.value = json.dumps(STEPS)
+    entry.value = json.dumps(steps)
     onnx.save(model, path)
 
 
@@ -44,6 +59,7 @@ FORMS: Mapping[str, tuple[Callable[[Path], None] | None, tuple[int, int]]] = Map
         "one size": (take_four, (28, 28)),
         "wide pictures": (resize_first, (45, 61)),
         "tall pictures": (resize_first, (64, 31)),
+        "warped pictures": (warp, (64, 31)),
     }
 )
 """A form of a file of 28 pixels, and height and width of the pictures it is given."""

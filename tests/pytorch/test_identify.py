@@ -235,8 +235,13 @@ def test_position_embeddings_of_no_square_grid_are_refused(
         identify(in_hand(state, pruning_loc=[1, 2, 3]))
 
 
-@pytest.mark.parametrize("dimension", [1, 4])
-def test_a_model_of_other_than_three_channels_is_refused(state: State, dimension: int) -> None:
-    state["patch_embed.proj.weight"] = torch.zeros(64, dimension, 4, 4)
-    with pytest.raises(CheckpointError, match="channels"):
+@pytest.mark.parametrize("channels", [1, 4, 6])
+def test_a_model_may_take_any_number_of_channels(state: State, channels: int) -> None:
+    state["patch_embed.proj.weight"] = torch.zeros(64, channels, 4, 4)
+    assert identify(in_hand(state, pruning_loc=[1, 2, 3]))[1].in_chans == channels
+
+
+def test_a_model_without_channels_is_refused(state: State) -> None:
+    state["patch_embed.proj.weight"] = torch.zeros(64, 0, 4, 4)
+    with pytest.raises(CheckpointError, match="in_chans is 0: it must be at least 1"):
         identify(in_hand(state, pruning_loc=[1, 2, 3]))

@@ -77,7 +77,8 @@ def _report(verdicts: Judged) -> int:
         kind = re.sub(r"\d+|'[^']*'", "#", verdict.fault)[:90]
         kinds[kind] = kinds.get(kind, 0) + 1
         if kinds[kind] == 1:
-            print(f"input {number}: {' '.join(verdict.arguments)}\n    {verdict.fault}", flush=True)
+            told = f"input {number}: {' '.join(verdict.arguments)}\n    {verdict.fault}"
+            print(told[:1000], flush=True)
     ended = ", ".join(f"{count} with {code}" for code, count in sorted(codes.items(), key=str))
     print(f"{sum(codes.values())} inputs ended: {ended}")
     print(f"{sum(kinds.values())} mishandled, in {len(kinds)} ways")

@@ -21,7 +21,7 @@ ODD_TEXTS = (
     "[bold]",
     "{}",
     "%s",
-    "x" * 5000,
+    "x" * 300,
 )
 ODD_VALUES: tuple[Any, ...] = (
     *(None, True, [], {}, [[]], {"": None}, [1, "a", None]),

@@ -52,8 +52,8 @@ def test_both_stay_in_the_inference_form(family: str) -> None:
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
 def test_an_older_opset_spells_out_which_gelu_it_is(tmp_path: Path, approximate: str) -> None:
     proto = onnx.parser.parse_model(
-        '<ir_version: 9, opset_import: ["": 20]> g (float[1, 101] x) => (float[1, 101] y) '
-        f'{{ y = Gelu <approximate = "{approximate}"> (x) }}'
+        '<ir_version: 9, opset_import: ["": 20]> g (float[1, 101] images) => (float[1, 101] y) '
+        f'{{ y = Gelu <approximate = "{approximate}"> (images) }}'
     )
     graph = ir.serde.deserialize_model(proto)
     lower_opset(graph, 17)

@@ -11,13 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from made.saved import State, filled, in_hand
 from made.tiny import build, trained_like
 from torch import Tensor, nn
 
 from dynexport.pytorch.rewrite import rewrite
-
-transformers: Any = pytest.importorskip("transformers")
 
 NAMES: Mapping[str, str] = {
     r"^(vit|deit|dinov2|dinov2_with_registers|swin|convnext)\.": "",

@@ -19,6 +19,12 @@ from dynexport.schedule import Selection
 
 PREFIX = "dynexport."
 
+DAMAGED = (
+    *(ValueError, TypeError, KeyError, AttributeError, RecursionError),
+    *(InputError, ScheduleError),
+)
+"""What reading damaged metadata may raise; JSON may be nested without end."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -165,7 +171,7 @@ class Metadata(ExportSpec):
             if not facts._sound():
                 raise TypeError("a field")
             return facts
-        except (ValueError, TypeError, KeyError, AttributeError, InputError, ScheduleError):
+        except DAMAGED:
             raise ModelFileError(
                 f"the dynexport metadata of {name} is damaged: convert the checkpoint again"
             ) from None

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dynexport.conversion import Conversion
 from dynexport.errors import InputError, ModelFileError
 from dynexport.formats.metadata import PREFIX, Batch, Metadata
-from dynexport.formats.onnx_file import read_metadata
+from dynexport.formats.onnx_file import read_metadata, read_model
 from dynexport.images import Preprocessing
 from dynexport.schedule import Selection
 
@@ -194,3 +194,10 @@ def test_the_exported_file_carries_the_metadata_the_conversion_reports(
     assert metadata.keep_counts == (34, 24, 16)
     assert metadata.batch == "1:3:5"
     assert metadata.weights == "model"
+
+
+def test_json_nested_without_end_is_damaged(tiny_conversion: Conversion) -> None:
+    properties = dict(read_model(tiny_conversion.onnx).metadata_props)
+    properties[f"{PREFIX}config"] = "[" * 100_000
+    with pytest.raises(ModelFileError, match=r"the dynexport metadata of x\.onnx is damaged"):
+        Metadata.from_properties(properties, "x.onnx")

@@ -125,7 +125,7 @@ def test_int8_is_calibrated_on_an_array(folder: Path, channels: int, tmp_path: P
     assert {"mean", "std"} <= {one.parameter for one in made.assumed}
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_it_is_swept_and_reported(folder: Path, channels: int, tmp_path: Path) -> None:
     swept = sweep_checkpoint(
         Recipe(folder / "c.pth", images=folder / "c.npz", mean=(0.5,), std=(0.5,)),
@@ -141,7 +141,7 @@ def test_it_is_swept_and_reported(folder: Path, channels: int, tmp_path: Path) -
     assert Path(page.html).read_text().count("<img") > 0
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_an_engine_takes_as_many(converted: Conversion, channels: int, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
     build_engine(converted.onnx, edition="tensorrt-rtx", output=tmp_path / "c.engine")

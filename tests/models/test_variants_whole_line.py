@@ -24,7 +24,7 @@ from dynexport.schedule import Selection
 from dynexport.verify import verify_model
 from dynexport.visualize import visualize_images
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.thorough
 
 RATIOS = (0.7, 0.5, 0.3)
 

@@ -15,7 +15,7 @@ from typing import Any
 from dynexport.conversion import Recipe, TrainedModel, open_checkpoint
 from dynexport.errors import InputError
 from dynexport.files import name_checkpoint, require_kept, require_writable
-from dynexport.images import ImageSet
+from dynexport.images import ImageSet, Preprocessing
 from dynexport.precision import Precision
 from dynexport.runtimes import find_runtime
 from dynexport.runtimes.library import UNKNOWN
@@ -114,7 +114,6 @@ def describe_sweep(plan: SweepPlan) -> dict[str, Any]:
         "weights": trained.checkpoint.weights,
         "model": json.dumps({"family": trained.family.name, **dataclasses.asdict(config)}),
         "align": plan.recipe.align,
-        "preprocessing": json.dumps(dataclasses.asdict(trained.preprocessing)),
         "images": identified(
             images.described, images.described if images.synthetic else images.digest
         ),
@@ -126,7 +125,15 @@ def describe_sweep(plan: SweepPlan) -> dict[str, Any]:
         "cores": os.cpu_count(),
         **{name: _version(name) for name in dict.fromkeys((*packages, timed_in))},
         **_unusual(plan.recipe),
+        **_unusual_steps(trained),
     }
+
+
+def _unusual_steps(trained: TrainedModel) -> dict[str, str]:
+    """How pictures are prepared, where it is not as usual."""
+    steps, config = trained.preprocessing, trained.config
+    usual = Preprocessing.for_size(config.img_size, config.in_chans)
+    return {} if steps == usual else {"preprocessing": json.dumps(dataclasses.asdict(steps))}
 
 
 def _unusual(recipe: Recipe) -> dict[str, Any]:

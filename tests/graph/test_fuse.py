@@ -16,7 +16,7 @@ from made.onnx_models import FLOAT, HALF, built, model_of, needs_rtx, node
 from dynexport.formats.onnx_file import read_model, to_bytes
 from dynexport.graph.bias_gelu import fuse_bias_gelu
 from dynexport.graph.counts import count_with_twin
-from dynexport.graph.functions import ONNXRUNTIME, inline_functions, standard_bytes
+from dynexport.graph.functions import ONNXRUNTIME, in_standard, inline_functions
 from dynexport.graph.fuse import fuse_operators
 from dynexport.graph.multi_head_attention import fuse_attention
 from dynexport.graph.twin import dense_twin
@@ -184,5 +184,5 @@ def test_onnx_runtime_runs_its_own_kernel(tmp_path: Path) -> None:
 def test_tensorrt_builds_an_engine_of_it() -> None:
     model = small(RNG.standard_normal(8).astype(np.float32))
     fuse_operators(model)
-    for content in (to_bytes(model), standard_bytes(model)):
+    for content in (to_bytes(model), to_bytes(in_standard(model))):
         assert built(onnx.load_from_string(content)).content

@@ -214,7 +214,7 @@ def require_dimmed(
 
 
 def test_a_picture_is_scaled_until_it_covers_an_oblong_input() -> None:
-    steps = Preprocessing.for_size((224, 448))
+    steps = Preprocessing.for_size((224, 448), crop_pct=0.875)
     assert (steps.img_size, steps.resize) == ((224, 448), (256, 512))
     ramp = np.linspace(0, 255, 1000)[None, :, None] * np.ones((300, 1, 3))
     seen = steps.crop(Image.fromarray(ramp.astype(np.uint8)))

@@ -201,7 +201,18 @@ def test_its_sweep_is_gone_on_with(folder: Path, tmp_path: Path) -> None:
     run(folder, command.format("0.9", started))
     now = json.loads((started / "rows.jsonl").read_text().splitlines()[0])["of"]
     assert set(now) == set(recorded)
-    of_here = {"checkpoint", "cores", "dynexport", "onnx", "onnxruntime", "torch"}
+    of_here = {
+        "checkpoint",
+        "cores",
+        "dynexport",
+        "images",
+        "model",
+        "onnx",
+        "onnxruntime",
+        "torch",
+    }
+    then, settings = (json.loads(of["model"]) for of in (recorded, now))
+    assert {**then, "img_size": [28, 28]}.items() <= settings.items()  # others joined them
     assert {k: v for k, v in now.items() if k not in of_here} == {
         k: v for k, v in recorded.items() if k not in of_here
     }

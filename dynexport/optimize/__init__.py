@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -104,11 +106,12 @@ def optimize_model(
     path = existing_file(model, "an ONNX file")
     target = _target(path, output)
     on_step(f"read {path}")
-    original = read_foreign(path)
-    before = (working_nodes(original), original.opset_imports.get("", 0))
-    limits = choose_tolerances(precision_of(original), Limits(tolerance))
-    ready = make_ready(original, None if img_size is None else ImageSize.of(img_size))
-    lean = _make_lean(path, ready, None if images is None else Path(images), limits, on_step)
+    with _uncollected():
+        original = read_foreign(path)
+        before = (working_nodes(original), original.opset_imports.get("", 0))
+        limits = choose_tolerances(precision_of(original), Limits(tolerance))
+        ready = make_ready(original, None if img_size is None else ImageSize.of(img_size))
+        lean = _make_lean(path, ready, None if images is None else Path(images), limits, on_step)
     if lean.outcome is None:
         return _copy(path, target, before, lean, start)
     if not lean.outcome.passes(limits):
@@ -116,6 +119,7 @@ def optimize_model(
             f"{path}: the lean graph's outputs differ ({lean.outcome.error:.1e}, accepted "
             f"{limits.outputs:g}) whichever pass is left out: nothing was written"
         )
+    macs = _macs(lean.opened, lean.graph)
     content = to_bytes(_as_given(lean.graph, lean.ready.model))
     on_step(f"write {target}")
     save(target, content)
@@ -126,7 +130,7 @@ def optimize_model(
         reason="",
         changes=lean.ready.changes,
         nodes=(before[0], working_nodes(lean.graph)),
-        macs=_macs(lean.opened, lean.graph),
+        macs=macs,
         opset=(before[1], lean.graph.opset_imports.get("", 0)),
         passes=lean.passes,
         images=lean.outcome.images,
@@ -136,6 +140,19 @@ def optimize_model(
         size_bytes=len(content),
         seconds=perf_counter() - start,
     )
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Garbage is left till later: to look for it among a large graph's nodes takes a fifth of the
+    time."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _target(path: Path, output: str | Path | None) -> Path:
@@ -195,13 +212,12 @@ def _disagreement(found: Comparison, limits: Tolerances) -> str:
 
 
 def _as_given(lean: ir.Model, original: ir.Model) -> ir.Model:
-    """The graph to write: inputs and outputs as they were, and in between no sizes that only the
-    passes have names for."""
-    written = lean.clone()
-    ends = (*written.graph.inputs, *written.graph.outputs)
+    """The graph to write, which is the one given: inputs and outputs as they were, and in between
+    no sizes that only the passes have names for."""
+    ends = (*lean.graph.inputs, *lean.graph.outputs)
     given = (*original.graph.inputs, *original.graph.outputs)
     named = {size for value in given for size in sizes_of(value) or () if isinstance(size, str)}
-    for node in written.graph:
+    for node in lean.graph:
         for value in node.outputs:
             sizes = sizes_of(value)
             if sizes is not None:
@@ -209,7 +225,7 @@ def _as_given(lean: ir.Model, original: ir.Model) -> ir.Model:
                 value.shape = ir.Shape(known)
     for value, before in zip(ends, given, strict=True):
         value.shape = before.shape
-    return written
+    return lean
 
 
 def _copy(

@@ -20,11 +20,12 @@ from dynexport.formats.onnx_file import (
     read_model,
     require_valid,
     size_of_weights,
+    to_bytes,
 )
 from dynexport.graph.patterns import nodes_of, sizes_of
-from dynexport.graph.probe import with_outputs
 from dynexport.images import Preprocessing, fill_batch, load_images
-from dynexport.runtimes import open_runner
+from dynexport.precision import precision_of
+from dynexport.runtimes.onnxruntime import OnnxRuntimeRunner
 
 IMAGES = 8
 """Images it is compared on, and as many arrays of random numbers."""
@@ -118,17 +119,15 @@ def find_choices(model: ir.Model) -> tuple[Choice, ...]:
 
 
 @contextmanager
-def session_of(model: ir.Model, further: Sequence[str] = ()) -> Iterator[Session]:
-    """A graph opened in ONNX Runtime, which gives further values by name where it has them."""
-    there = {str(value.name) for node in model.graph for value in node.outputs}
-    probe = with_outputs(model, there.intersection(further))
-    fed = next(value for value in probe.graph.inputs if not value.is_initializer())
-    values = {str(value.name): value for node in probe.graph for value in node.outputs}
-    if fed.name != "images" and "images" in values:
-        values["images"].name = "images/computed"
-    fed.name = "images"
-    names = {str(value.name) for value in probe.graph.outputs}
-    with open_runner("onnxruntime", probe) as runner:
+def session_of(
+    model: ir.Model, further: Sequence[str] = (), *, as_written: bool = False
+) -> Iterator[Session]:
+    """A graph opened in ONNX Runtime, which gives further values by name where it has them.
+
+    as_written: nothing is joined or folded for it.
+    """
+    content, names = _probe_of(model, further)
+    with OnnxRuntimeRunner(content, as_written=as_written) as runner:
 
         def run(batches: Sequence[NDArray[np.float32]]) -> list[Answer]:
             told = [runner.run(images) for images in batches]
@@ -137,11 +136,40 @@ def session_of(model: ir.Model, further: Sequence[str] = ()) -> Iterator[Session
         yield run
 
 
+def _probe_of(model: ir.Model, further: Sequence[str]) -> tuple[bytes, set[str]]:
+    """The file of a graph that takes ``images`` and gives further values, and names of all given.
+
+    The graph is changed for as long as it is written, since copies of large ones take time.
+    """
+    outputs = model.graph.outputs
+    fed = next(value for value in model.graph.inputs if not value.is_initializer())
+    values = {str(value.name): value for node in model.graph for value in node.outputs}
+    added = [values[name] for name in sorted(set(further)) if name in values]
+    added = [value for value in added if value not in outputs]
+    given, taken = fed.name, values.get("images")
+    try:
+        outputs.extend(added)
+        if taken is not None and fed is not taken:
+            taken.name = "images/computed"
+        fed.name = "images"
+        return to_bytes(model), {str(value.name) for value in outputs}
+    finally:
+        fed.name = given
+        if taken is not None:
+            taken.name = "images"
+        for value in added:
+            outputs.remove(value)
+
+
 def answers_of(
-    model: ir.Model, batches: Sequence[NDArray[np.float32]], further: Sequence[str] = ()
+    model: ir.Model,
+    batches: Sequence[NDArray[np.float32]],
+    further: Sequence[str] = (),
+    *,
+    as_written: bool = False,
 ) -> list[Answer]:
     """What a graph gives, batch after batch, see `session_of`."""
-    with session_of(model, further) as run:
+    with session_of(model, further, as_written=as_written) as run:
         return run(batches)
 
 
@@ -150,13 +178,14 @@ def make_comparison(
 ) -> tuple[Callable[[ir.Model], Comparison], str]:
     """A function that compares a changed copy of a graph with the graph.
 
-    The graph's answers are asked for once. Returned beside it: why nothing can be compared with
-    them, "" where it can.
+    The graph's answers are asked for once; in float32 as it is written, in other precisions as it
+    is run, since there a runtime rounds otherwise. Returned beside it: why nothing can be compared
+    with them, "" where it can.
     """
     choices = find_choices(model)
     outputs = [str(value.name) for value in model.graph.outputs]
     names = [name for choice in choices for name in (choice.scores, choice.order)]
-    expected = answers_of(model, batches, names)
+    expected = answers_of(model, batches, names, as_written=precision_of(model) == "fp32")
     unsound = (
         problem
         for name in outputs

@@ -61,7 +61,7 @@ def apply_rules(
             facts = learn_sizes(model)
         elif count:
             counts[rule.name] = counts.get(rule.name, 0) + count
-            sound = model.clone()
+            sound = model if rule is LAST else model.clone()
     reports = (
         PassReport(rule.name, counts.get(rule.name, 0), rule.what, left_out.get(rule.name, ""))
         for rule in rules

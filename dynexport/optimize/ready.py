@@ -108,7 +108,7 @@ def settle_batch(ready: Ready) -> Ready:
     images = np.random.default_rng(1).normal(0, 1, (max(TRACED), *shape)).astype(np.float32)
     outputs = ready.model.graph.outputs
     followed = [str(value.name) for value in outputs if _first(value) == sizes[0] is not None]
-    with session_of(ready.model) as run:
+    with session_of(ready.model, as_written=True) as run:
         first, three = (_answers(run, images[:size], followed) for size in TRIED)
         if first and three and not _are_mixed(first, three, _answers(run, images[2:3], followed)):
             return ready

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from math import inf
 from time import sleep
 from typing import TypeVar
 
@@ -84,7 +85,7 @@ class Plan:
     warmup_seconds: float | None = None
 
     def __post_init__(self) -> None:
-        if self.rounds < 1 or self.round_seconds <= 0 or self.warming < 0:
+        if self.rounds < 1 or not 0 < self.round_seconds < inf or not 0 <= self.warming < inf:
             raise InputError(
                 f"a measurement needs at least one round of more than 0 seconds, found "
                 f"{self.rounds} rounds of {self.round_seconds:g} s"

@@ -5,6 +5,7 @@ One that is given in another's place is called what it is, and not damaged.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from pathlib import Path
@@ -113,6 +114,8 @@ WHOLE = "mp_rank_00_model_states.pt"
 
 def weights_in(folder: Path) -> Path | None:
     """The weights in a folder of Hugging Face's or DeepSpeed's; None where it is none."""
+    if not os.path.isdir(folder):  # unlike Path's, it is False of a name that no file can have
+        return None
     latest = folder / "latest"
     step = latest.read_text(errors="replace").strip() if latest.is_file() else "."
     there = (*(folder / name for name in FOLDER), folder / step / WHOLE)

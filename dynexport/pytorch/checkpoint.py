@@ -156,6 +156,20 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, (bool, int, float, str))
 
 
+REPEATED = 1 << 30
+"""Bytes that a tensor may have although its file stores fewer, and repeats them."""
+
+
+def _require_stored(path: Path, name: str, tensor: Tensor) -> None:
+    """CheckpointError for a tensor that only says to be large: to look at it would fill memory."""
+    stored = tensor.untyped_storage().nbytes()
+    if tensor.numel() * tensor.element_size() > max(stored, REPEATED):
+        raise CheckpointError(
+            f"{path}: tensor {name!r} has shape {list(tensor.shape)}, and the file stores "
+            f"{stored:,} bytes of it: it is damaged; copy it again"
+        )
+
+
 def _require_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         plain = tensor.dtype in ORDINARY and tensor.layout == torch.strided and not tensor.is_meta
@@ -164,6 +178,7 @@ def _require_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
                 f"{path}: tensor {name!r} is {tensor.dtype} ({tensor.layout}, on "
                 f"{tensor.device}): expected ordinary dense numbers; save float weights"
             )
+        _require_stored(path, name, tensor)
     broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise CheckpointError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ SETTINGS = {
 
 def find_file(path: Path) -> Path:
     """The file to read: of a folder its weights, of a shard the index that lists it."""
-    if path.is_dir():
+    if os.path.isdir(path):
         if is_distributed(path):
             raise CheckpointError(
                 f"{path} holds pieces of tensors (.distcp): put them together with  python -m "

@@ -42,6 +42,10 @@ def test_bench_times_the_file_and_its_dense_twin(run: Run, exported: Path) -> No
         (("--rounds", "0"), "a measurement needs at least one round of more than 0 seconds"),
         (("--round-seconds", "0"), "a measurement needs at least one round of more than 0 seconds"),
         (
+            ("--round-seconds", "inf"),
+            "a measurement needs at least one round of more than 0 seconds",
+        ),
+        (
             ("--round-seconds", "-1"),
             "a measurement needs at least one round of more than 0 seconds",
         ),

@@ -218,3 +218,14 @@ def test_a_weight_that_is_no_dense_float_is_refused_by_name(
     path = save({"model": {**state, "norm.bias": make(state["norm.bias"])}})
     with pytest.raises(CheckpointError, match=r"norm\.bias"):
         filled(load_checkpoint(path), prune_at=(1, 2, 3))
+
+
+def test_a_tensor_that_only_says_to_be_large_fills_no_memory(
+    save: Callable[..., Path], state: State
+) -> None:
+    """A row that is repeated is stored once, and has a shape all the same."""
+    state["head.weight"] = torch.zeros(1, 64).expand(10**12, 64)
+    with pytest.raises(CheckpointError, match=r"'head\.weight' has shape \[10{12}, 64\], and the"):
+        load_checkpoint(save({"model": state}))
+    state["head.weight"] = torch.ones(1, 64).expand(10, 64)
+    assert load_checkpoint(save({"model": state})).state["head.weight"].shape == (10, 64)

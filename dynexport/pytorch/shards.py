@@ -64,7 +64,7 @@ def read_shards(index: Path) -> dict[str, Tensor]:
         file = index.parent / Path(name).name
         if not file.is_file():
             raise CheckpointError(
-                f"{index} lists {name}, which is not beside it: copy all of its files"
+                f"{index} lists {name!r}, which is not beside it: copy all of its files"
             )
         state |= load_file(file) if file.suffix == ".safetensors" else read_pickled(file)
     missing = [name for name in files if name not in state]

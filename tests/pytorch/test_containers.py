@@ -203,7 +203,7 @@ def test_the_digest_of_shards_is_of_what_they_hold(sharded: Path) -> None:
 def test_a_shard_that_is_missing_is_named(sharded: Path) -> None:
     lost = next(iter(sharded.glob("*-00002-of-*")))
     lost.unlink()
-    with pytest.raises(CheckpointError, match=f"lists {lost.name}, which is not beside it"):
+    with pytest.raises(CheckpointError, match=f"lists '{lost.name}', which is not beside it"):
         load_checkpoint(sharded)
 
 

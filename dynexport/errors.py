@@ -103,8 +103,13 @@ def unknown_choice(kind: str, found: str, choices: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of a library says, in one line: that of its first cause."""
-    while error.__cause__ is not None:
-        error = error.__cause__
+    """What an error of a library says, in one line; its kind where it says nothing."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def root_of(error: BaseException) -> BaseException:
+    """The first cause of an error."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error

@@ -255,7 +255,7 @@ def read_config(shapes: Shapes, hints: Hints) -> DeiTConfig:
         prune_at=prune_at,
         patch_size=patch_size,
         img_size=size,
-        pos_grid=None if size.square else size.patches(patch_size),
+        pos_grid=size.oblong_patches(patch_size),
         num_classes=shape_of(shapes, "head.weight", 2)[0],
         in_chans=in_chans,
         mlp_dim=shape_of(shapes, "blocks.0.mlp.fc1.weight", 2)[0],

@@ -207,7 +207,7 @@ def read_config(shapes: Shapes, hints: Hints) -> LVViTConfig:
         prune_at=prune_at,
         patch_size=2 * half,
         img_size=size,
-        pos_grid=None if size.square else size.patches(2 * half),
+        pos_grid=size.oblong_patches(2 * half),
         num_classes=shape_of(shapes, "head.weight", 2)[0],
         in_chans=shape_of(shapes, "patch_embed.conv1.weight", 4)[1],
         stem_dim=stem_dim,

@@ -237,7 +237,7 @@ def read_config(shapes: Shapes, hints: Hints) -> SwinConfig:
         qkv_bias="layers.0.blocks.0.attn.qkv.bias" in shapes,
         patch_norm="patch_embed.norm.weight" in shapes,
         absolute_positions=POSITIONS in shapes,
-        pos_grid=None if size.square or POSITIONS not in shapes else size.patches(patch_size),
+        pos_grid=size.oblong_patches(patch_size) if POSITIONS in shapes else None,
     )
 
 

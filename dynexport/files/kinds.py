@@ -33,9 +33,12 @@ HEAD = 4096
 
 ZIP = b"PK\x03\x04"
 
+LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""How files of ``torch.save`` began before they were zips: a pickle of this number alone."""
+
 BEGINNINGS: tuple[tuple[str, bytes], ...] = (
     (CHECKPOINT, rb"PK\x03\x04.{26}[^/]*/data\.pkl"),  # as torch.save names a zip's first entry
-    (CHECKPOINT, rb"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19\."),  # the number it began with before
+    (CHECKPOINT, re.escape(LEGACY)),
     (CHECKPOINT, rb'.{4}\0{4}\{"'),  # safetensors: the length of a JSON object, and the object
     (ARRAYS, rb"PK\x03\x04.{26}[^\0]*?\.npy"),
     (ARRAY, rb"\x93NUMPY"),

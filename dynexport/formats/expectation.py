@@ -87,6 +87,14 @@ class Expectation:
             return "log_softmax"
         return None
 
+    @property
+    def told_of_squashing(self) -> str:
+        """What is wrong with logits that fit, but `squashed`."""
+        return (
+            f"{self.path} holds {LOGITS} that went through a {self.squashed}, before which they "
+            "are as expected: record what the model gives before it"
+        )
+
 
 def _all_one(sums: NDArray[np.float64]) -> bool:
     return bool((np.abs(sums - 1) < ROUNDING).all())

@@ -16,7 +16,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from dynexport.errors import ModelFileError, first_line
+from dynexport.errors import ModelFileError, first_line, root_of
 from dynexport.files import existing_file
 from dynexport.files.kinds import ONNX, other_kind
 from dynexport.formats.metadata import PREFIX, Metadata
@@ -90,7 +90,7 @@ def require_valid(model: ir.Model) -> None:
         with unheard_below():
             onnx.checker.check_model(ir.serde.serialize_model(model))
     except Exception as error:  # the checker raises its own kind, and others for odd files
-        raise ModelFileError(str(error).strip().splitlines()[0]) from None
+        raise ModelFileError(first_line(error)) from None
 
 
 def _read_graph(proto: onnx.ModelProto, path: Path) -> ir.Model:
@@ -103,7 +103,7 @@ def _read_graph(proto: onnx.ModelProto, path: Path) -> ir.Model:
     except MemoryError:
         raise
     except Exception as error:  # what nobody thought of
-        problem = first_line(error)
+        problem = first_line(root_of(error))
     raise ModelFileError(f"{path} is no valid ONNX file: {problem}; export it again")
 
 

@@ -9,7 +9,7 @@ import onnx.version_converter
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
-from dynexport.errors import ModelFileError
+from dynexport.errors import ModelFileError, first_line
 from dynexport.graph.edits import drop_unused, put_in_place
 from dynexport.graph.opset import OLDEST
 from dynexport.graph.patterns import is_standard, nodes_of, only_user, producer, sizes_of
@@ -42,8 +42,7 @@ def upgrade_opset(model: ir.Model) -> ir.Model:
             converted = onnx.version_converter.convert_version(proto, OLDEST)
         upgraded = ir.serde.deserialize_model(converted)
     except Exception as error:  # the converter raises what it likes
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ModelFileError(ASSERTION.sub("", lines[0]).rstrip(".")) from None
+        raise ModelFileError(ASSERTION.sub("", first_line(error)).rstrip(".")) from None
     for value in [value for value in upgraded.graph.inputs if value.is_initializer()]:
         upgraded.graph.inputs.remove(value)
     for node in ir.traversal.RecursiveGraphIterator(upgraded.graph):

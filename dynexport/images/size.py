@@ -36,6 +36,10 @@ class ImageSize(NamedTuple):
         """Rows and columns of whole patches."""
         return self.height // patch, self.width // patch
 
+    def oblong_patches(self, patch: int) -> tuple[int, int] | None:
+        """`patches` of a size that is no square; None of one that is."""
+        return None if self.square else self.patches(patch)
+
     def __str__(self) -> str:
         return str(self.height) if self.square else f"{self.height}x{self.width}"
 

@@ -16,6 +16,7 @@ from dynexport.compare.tolerances import Limits, Tolerances
 from dynexport.errors import ModelFileError, VerificationError
 from dynexport.files import existing_file, require_kept, require_onnx_target, save
 from dynexport.formats.onnx_file import to_bytes
+from dynexport.formats.tensors import outside
 from dynexport.graph.folding import working_nodes
 from dynexport.graph.macs import count_macs
 from dynexport.graph.patterns import sizes_of
@@ -232,10 +233,8 @@ def _copy(
     path: Path, target: Path, before: tuple[int, int], lean: Lean, start: float
 ) -> Optimization:
     """Write the file as it is, of so many nodes and that opset."""
-    proto = onnx.load(str(path), load_external_data=False)
-    stored = proto.graph.initializer
-    outside = any(onnx.external_data_helper.uses_external_data(tensor) for tensor in stored)
-    content = to_bytes(read_foreign(path)) if outside else path.read_bytes()
+    apart = outside(onnx.load(str(path), load_external_data=False))
+    content = to_bytes(read_foreign(path)) if apart else path.read_bytes()
     save(target, content)
     return Optimization(
         model=str(path),

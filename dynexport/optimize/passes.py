@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from dynexport.errors import ModelFileError
+from dynexport.errors import ModelFileError, first_line
 from dynexport.formats.onnx_file import require_valid
 from dynexport.graph.folding import working_nodes
 from dynexport.graph.rule import Rule
@@ -53,8 +53,7 @@ def apply_rules(
             count, facts = _apply(rule, model, facts, sound)
             problem = problem_with(model) if count else ""
         except Exception as error:  # a graph unlike those it was written for
-            lines = str(error).strip().splitlines()
-            problem, count = f"it failed: {lines[0] if lines else type(error).__name__}", 0
+            problem, count = f"it failed: {first_line(error)}", 0
         if problem:
             left_out[rule.name] = problem
             model = sound.clone()

@@ -19,6 +19,7 @@ from dynexport.compare.expected import EXACT, Fit, judge_expected, squash
 from dynexport.errors import DynexportError, VerificationError
 from dynexport.formats.expectation import Expectation
 from dynexport.images import Preprocessing
+from dynexport.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from dynexport.models import Family, SparseModel, usual_alternatives
 from dynexport.progress import OnStep, silent
 from dynexport.pytorch.checkpoint import Checkpoint, load_checkpoint
@@ -38,9 +39,10 @@ SCALES = (
     ("`mean` 0 and `std` 1", (0.0,), (1.0,)),
     ("`mean` 0 and `std` 0.00392157, which leaves 0 to 255", (0.0,), (1 / 255,)),
     (
-        "ImageNet's `mean` 0.485,0.456,0.406 and `std` 0.229,0.224,0.225",
-        (0.485, 0.456, 0.406),
-        (0.229, 0.224, 0.225),
+        f"ImageNet's `mean` {','.join(map(str, IMAGENET_MEAN))} and "
+        f"`std` {','.join(map(str, IMAGENET_STD))}",
+        IMAGENET_MEAN,
+        IMAGENET_STD,
     ),
 )
 """Ways to scale a picture: what says so, mean and deviation of each channel, or of all."""
@@ -89,12 +91,8 @@ def require_expected(
     form: a model of it that is at hand, in whatever form; else one is made.
     """
     fit = _measure(reading, expectation, form)
-    squashed = expectation.squashed
-    if fit.passed and squashed:
-        raise VerificationError(
-            f"{expectation.path} holds {LOGITS} that went through a {squashed}, before which they "
-            "are as expected: record what the model gives before it"
-        )
+    if fit.passed and expectation.squashed:
+        raise VerificationError(expectation.told_of_squashing)
     if fit.passed and fit.error <= EXACT:
         return fit
     on_step("look for a reading of the checkpoint that fits better")

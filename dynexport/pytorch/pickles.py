@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dynexport.files.kinds import LEGACY
 from dynexport.progress import unheard
 
 CONTAINERS = {"dict": dict, "list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
@@ -155,10 +156,6 @@ def _stand_in(module: str, name: str) -> Any:
     elif (module, name) == ("numpy", "dtype"):
         kind = _Type
     return type(name, (kind,), {"__module__": module})  # of its own, so that nothing else changes
-
-
-LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""How files of ``torch.save`` began before they were zips: a pickle of this number alone."""
 
 
 class InertUnpickler(pickle.Unpickler):

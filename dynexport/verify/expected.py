@@ -49,10 +49,7 @@ def fit_failures(fit: Fit | None, expectation: Expectation | None) -> tuple[str,
     if fit is None or expectation is None:
         return ()
     if fit.passed and expectation.squashed:
-        return (
-            f"{expectation.path} holds {LOGITS} that went through a {expectation.squashed}, before "
-            "which they are as expected: record what the model gives before it",
-        )
+        return (expectation.told_of_squashing,)
     return tuple(
         f"{expectation.path} expects other answers: {failure}; `checkpoint` has the cause named"
         for failure in fit.failures

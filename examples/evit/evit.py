@@ -268,7 +268,7 @@ def read_config(shapes: Shapes, hints: Hints) -> EViTConfig:
         prune_at=hints.get("prune_at") or quarters,
         patch_size=patch_size,
         img_size=size,
-        pos_grid=None if size.square else size.patches(patch_size),
+        pos_grid=size.oblong_patches(patch_size),
         num_classes=shape_of(shapes, "head.weight", 2)[0],
         in_chans=in_chans,
         fuse_token=_fuse_token(hints) is not False,

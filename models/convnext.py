@@ -8,7 +8,6 @@ with four axes OpenVINO would add and normalise them channel by channel, and reo
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -22,6 +21,7 @@ from dynexport.models.assumptions import assumed_usual, read_activation, read_no
 from dynexport.models.dualpath import (
     SPARSE_STAGE,
     GumbelSplit,
+    MapsConfig,
     PointwiseConv,
     through_two_paths,
 )
@@ -61,7 +61,7 @@ LAYER_SCALE = 1e-6
 
 
 @dataclass(frozen=True)
-class ConvNeXtConfig:
+class ConvNeXtConfig(MapsConfig):
     """Everything that shapes a DynamicConvNeXt. ``prune_at`` counts blocks of the third stage.
 
     layer_scale           whether a learned factor a channel scales each branch
@@ -102,16 +102,6 @@ class ConvNeXtConfig:
     def map_size(self, stage: int) -> tuple[int, int]:
         """Height and width of a stage's map, positions."""
         return self.img_size.patches(self.patch_size * 2**stage)
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of the third stage's map, all of which every sparsifier ranks."""
-        return self.map_size(SPARSE_STAGE)
-
-    @property
-    def num_tokens(self) -> int:
-        """Positions of the third stage's map."""
-        return math.prod(self.grid)
 
 
 class SplitPredictor(GumbelSplit):

@@ -14,6 +14,8 @@ sees a value that inference never sees. Here there is one map in every form.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,6 +34,24 @@ from dynexport.models.sparsifiers import (
 
 SPARSE_STAGE = 2
 """The third stage, where most blocks are, is the one with two paths."""
+
+
+class MapsConfig:
+    """What the configurations of hierarchical models tell alike: the grid that is ranked."""
+
+    def map_size(self, stage: int) -> tuple[int, int]:
+        """Height and width of a stage's map, positions."""
+        raise NotImplementedError
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the third stage's map, all of which every sparsifier ranks."""
+        return self.map_size(SPARSE_STAGE)
+
+    @property
+    def num_tokens(self) -> int:
+        """Positions of the third stage's map."""
+        return math.prod(self.grid)
 
 
 class FastMlp(nn.Module):

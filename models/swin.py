@@ -17,7 +17,7 @@ from dynexport.errors import ModelError
 from dynexport.images.size import USUAL, ImageSize
 from dynexport.models.activations import require_numerics
 from dynexport.models.assumptions import assumed_usual, read_activation, read_norm_eps
-from dynexport.models.dualpath import SPARSE_STAGE, GumbelSplit
+from dynexport.models.dualpath import SPARSE_STAGE, GumbelSplit, MapsConfig
 from dynexport.models.features import TASKS, StageNorms, fit_stage_norms, require_task
 from dynexport.models.layers import drop_path_rates, initialise
 from dynexport.models.patches import (
@@ -50,7 +50,7 @@ EPS = 1e-5
 
 
 @dataclass(frozen=True)
-class SwinConfig:
+class SwinConfig(MapsConfig):
     """Everything that shapes a DynamicSwin. ``prune_at`` counts blocks of the third stage.
 
     windows: side of the attention windows, per stage. Maps they do not fill are padded with
@@ -114,16 +114,6 @@ class SwinConfig:
     def shifts(self, stage: int) -> bool:
         """Whether a stage's map is larger than one window, so that every other block shifts it."""
         return min(self.map_size(stage)) > self.windows[stage] > 1
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of the third stage's map, all of which every sparsifier ranks."""
-        return self.map_size(SPARSE_STAGE)
-
-    @property
-    def num_tokens(self) -> int:
-        """Positions of the third stage's map."""
-        return math.prod(self.grid)
 
 
 class Stage(nn.Module):
